@@ -1,0 +1,23 @@
+"""Hand the metadata of settings.ini to setuptools: nothing is written twice."""
+from configparser import ConfigParser
+
+from setuptools import find_packages, setup
+
+config = ConfigParser(delimiters=["="], interpolation=None)
+config.read("settings.ini", encoding="utf-8")
+meta = config["DEFAULT"]
+
+
+def lines(key: str) -> list[str]:
+    return [line.strip() for line in meta[key].splitlines() if line.strip()]
+
+
+setup(
+    version=meta["version"],
+    install_requires=lines("requirements"),
+    extras_require={"dev": lines("dev_requirements")},
+    packages=find_packages(include=[meta["lib_path"], meta["lib_path"] + ".*"]),
+    package_data={meta["lib_path"]: ["data/*.csv", "data/*.md"]},
+    entry_points={"console_scripts": lines("console_scripts"),
+                  "nbdev": [f"{meta['lib_name']}={meta['lib_path']}._modidx:d"]},
+)
