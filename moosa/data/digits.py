@@ -197,9 +197,12 @@ class AVDigits:
     name = "av-digits"
     about = "written and spoken digits, 3 domains, 3,000 pairs (real images and recordings, paired at random)"
     classes = tuple(str(i) for i in range(10))
+    domains = tuple(SPEAKERS)
     modalities = ("image", "speech")
     default_unknown = ("8", "9")
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
+    preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
+                  hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256)))
 
     def __init__(self,
         folder: str | Path | None = None,  # the data folder; None: the project's
@@ -208,14 +211,13 @@ class AVDigits:
         place = wheel_folder(folder)
         self._images, self._speech = read_images(place), read_speech(place)
         self.clips = pair_clips(self._images, read_speakers(), pairing_seed)
-        self.domains = tuple(SPEAKERS)
 
     def load(self,
         modality: str,  # 'image' or 'speech'
         clips: pd.DataFrame,  # B rows of `self.clips`
     ) -> torch.Tensor:  # image (B, 1, 16, 16) in 0..1, speech (B, 13, 40) as MFCCs
         "One modality of a batch of clips."
-        if modality == "speech": return self._speech[clips["speech"].to_numpy()]
+        if modality == "speech": return self._speech[torch.tensor(clips["speech"].to_numpy())]
         return torch.stack([self._images[d][0][i] for d, i in zip(clips["domain"], clips["image"])])
 
     def draw(self,

@@ -41,20 +41,20 @@ def _conv(conv, norm, channels_in, channels_out, stride=1) -> nn.Sequential:
     return nn.Sequential(conv(channels_in, channels_out, 3, stride=stride, padding=1, bias=False), norm(channels_out), nn.ReLU())
 
 
-def small_image(frozen_stem: bool = False, dim: int = 64) -> Extractor:
+def small_image(frozen_stem: bool = False) -> Extractor:
     "Three convolutions over a one-channel picture; it keeps a 2x2 grid, since where ink lies tells digits apart."
     stem = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 1, 16), nn.MaxPool2d(2))
     tail = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 16, 32), nn.MaxPool2d(2), _conv(nn.Conv2d, nn.BatchNorm2d, 32, 64),
-                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, dim), nn.ReLU())
-    return Extractor(stem, tail, dim, frozen_stem)
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return Extractor(stem, tail, 256, frozen_stem)
 
 
-def small_speech(frozen_stem: bool = False, dim: int = 64) -> Extractor:
+def small_speech(frozen_stem: bool = False) -> Extractor:
     "A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time, pooled into four pieces to keep the order of sounds."
     stem = nn.Sequential(nn.BatchNorm1d(13, affine=False), _conv(nn.Conv1d, nn.BatchNorm1d, 13, 32))
     tail = nn.Sequential(_conv(nn.Conv1d, nn.BatchNorm1d, 32, 64, stride=2), _conv(nn.Conv1d, nn.BatchNorm1d, 64, 64),
-                         nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(256, dim), nn.ReLU())
-    return Extractor(stem, tail, dim, frozen_stem)
+                         nn.AdaptiveAvgPool1d(4), nn.Flatten())
+    return Extractor(stem, tail, 256, frozen_stem)
 
 # %% ../../nbs/22_extractors.small.ipynb #a898c3c7
 EXTRACTORS = {"small-image": small_image, "small-speech": small_speech}
