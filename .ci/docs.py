@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
 CACHE, STAGE, SITE = BUILD/"cache", BUILD/"nbs", BUILD/"site"
-# An experiment is shown as it was executed for the paper-like tables, not executed again here.
+# An experiment is shown as it was executed for the figures folder; it is not executed again here.
 EXECUTED = {"experiments/report.ipynb": ROOT/"figures/demo/report.ipynb", "experiments/split.ipynb": ROOT/"figures/demo/split.ipynb"}
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
@@ -102,6 +102,8 @@ def relink(text: str, page: str, pages: set[str]) -> str:
 
     def new(match):
         target = match[2]
+        if source := re.fullmatch(r"/blob/[^/]+/(moosa/.*)\.py", target):  # nbdev's [source], when no repository is named
+            return match[1] + posixpath.relpath(f"source/{source[1]}.html", folder or ".")
         if re.match(r"[a-z+]+:|/", target): return match[0]
         inside = posixpath.relpath(posixpath.join("nbs", folder, target), "nbs")  # seen from nbs/
         if inside.startswith("../"):
@@ -143,13 +145,25 @@ def render(done: dict[str, Path], contents: list):
         (SITE/plain(path)).write_text(nbformat.writes(nb).replace(f"{ROOT}/", ""), encoding="utf-8")
     for name in ("_quarto.yml", "nbdev.yml", "styles.css"): shutil.copy(NBS/name, SITE)
     (SITE/"sidebar.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": staged_sidebar(contents, pages)}}}, sort_keys=False))
+    for path in ROOT.glob("moosa/**/*.py"): source_page(path, SITE/"source"/path.relative_to(ROOT).with_suffix(".html"))
     site = build(SITE, quiet=True)
-    for warning in site.warnings: print(f"smalldocs: {warning}")
-    if site.broken: sys.exit("docs: links that lead nowhere, see above.")
+    if site.broken: sys.exit("docs: links that lead nowhere:\n" + "\n".join(f"  {page}: {href}" for page, href in site.broken))
     for page in site.out.rglob("*.html"): page.write_text(static_math(page.read_text("utf-8")), "utf-8")
     shutil.rmtree(ROOT/"_docs", ignore_errors=True)
     shutil.move(site.out, ROOT/"_docs")
     print(f"{len(done)} pages in _docs/")
+
+
+def source_page(module: Path, page: Path):
+    "A module's code with an anchor for each line: what [source] leads to."
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    name = module.relative_to(ROOT).as_posix()
+    style = HtmlFormatter(full=True, title=name, linenos="inline", lineanchors="L", wrapcode=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(highlight(module.read_text("utf-8"), PythonLexer(), style).replace('id="L-', 'id="L'), "utf-8")
 
 
 def static_math(page: str) -> str:

@@ -156,11 +156,15 @@ def report_command(
     from moosa.core import data_folder
     from moosa.experiment import execute_notebook
     from moosa.grid import grid_path, load_grid
+    from moosa.report import publish_example, publish_notebook
 
-    name = load_grid(grid).name
-    folder = (out or project_root()/"figures"/name).resolve()
-    notebook = project_root()/"nbs"/"experiments"/"report.ipynb"
-    execute_notebook(notebook, folder/"report.ipynb", dict(grid=str(grid_path(grid).resolve()), data_dir=str(data_folder(data_dir)), out_dir=str(folder)))
+    cells, path, experiments = load_grid(grid), grid_path(grid).resolve(), project_root()/"nbs"/"experiments"
+    folder = (out or project_root()/"figures"/cells.name).resolve()
+    parameters = dict(grid=path.name if path.parent == experiments/"grids" else str(path),
+                      data_dir=str(data_folder(data_dir)) if data_dir else None, out_dir=str(folder) if out else None)
+    execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
+    publish_notebook(folder/"report.ipynb", folder/"report.ipynb")
+    publish_example(cells, folder/"split.ipynb", data_dir)
     for table in ("oracle", "source-quantile"): print((folder/f"{table}.md").read_text())
     print(f"tables and figures: {folder}")
 

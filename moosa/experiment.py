@@ -241,7 +241,7 @@ def run(
     if read_record(target) is not None: return target, False
     (target/"error.json").unlink(missing_ok=True)
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)), "device": device}
+    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
     try:

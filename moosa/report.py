@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'COLOURS', 'collect_results', 'mean_and_se', 'summarise', 'cell_text', 'wide_table', 'Table', 'make_tables',
-           'missing_cells', 'plot_number', 'plot_trade', 'save_table', 'save_figure']
+           'missing_cells', 'plot_number', 'plot_trade', 'save_table', 'save_figure', 'publish_notebook',
+           'publish_example']
 
 # %% ../nbs/45_report.ipynb #305cfdc2
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .core import atomic_write
 from .experiment import read_record, run_folder, spec_hash
-from .figures import GREY, new_figure
+from .figures import GREY, new_figure, title
 from .grid import Grid, cell_status
 
 # %% ../nbs/45_report.ipynb #7b25c0b1
@@ -162,7 +164,8 @@ def plot_number(
                 ax.plot(np.full(len(values), x) + np.linspace(-.12, .12, len(values))*width*2, values, ".", color="black", ms=5)
         if number in chance: ax.axhline(chance[number], color="black", ls=":", lw=1)
         ax.set_xticks(range(len(targets)), targets)
-        ax.set(title=f"{number}, {group}", xlabel="target", ylim=(0, 1))
+        ax.set(xlabel="target", ylim=(0, 1))
+        title(ax, number if group == "threshold-free" else f"{number}, {group}")
         ax.grid(False, axis="x")
     axes[0, 0].set_ylabel("share")
     handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels())}
@@ -190,7 +193,7 @@ def plot_trade(
                 cell = wide.loc[(method, target)]
                 ax.plot(cell["OS*"], cell["UNK"], marker, color=COLOURS[i], ms=6, alpha=.8, label=f"{method}, {target}")
         ax.set(xlabel="OS* (known clips right)", ylabel="UNK (unknown clips rejected)" if protocol == "oracle" else None, xlim=(0, 1.02), ylim=(0, 1.02))
-        ax.set_title(protocol, pad=12)
+        title(ax, protocol, pad=12)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return fig
 
@@ -217,3 +220,25 @@ def save_figure(
         quiet = {"Software": None} if path.suffix == ".png" else {"Date": None}
         with plt.rc_context({"svg.hashsalt": "moosa"}), atomic_write(path, "wb") as f: fig.savefig(f, format=path.suffix[1:], metadata=quiet, dpi=150, bbox_inches="tight")
     return paths
+
+# %% ../nbs/45_report.ipynb #9259476d
+def publish_notebook(
+    source: str | Path,  # an executed notebook
+    target: str | Path,  # its published copy; may be the same file
+):
+    "Copy a notebook without papermill's notes on paths and times."
+    nb = nbformat.read(source, as_version=4)
+    nb.metadata.pop("papermill", None)
+    for cell in nb.cells:
+        for key in ("papermill", "execution"): cell.metadata.pop(key, None)
+    with atomic_write(target) as f: nbformat.write(nb, f)
+
+
+def publish_example(
+    grid: Grid,
+    target: str | Path,  # where the notebook goes
+    folder: str | Path | None = None,  # the data folder; None: the project's
+):
+    "Publish the executed notebook of the grid's last finished cell; do nothing if none is finished."
+    done = [s for s in grid.specs if cell_status(s, folder)[0] == "done"]
+    if done: publish_notebook(run_folder(done[-1], folder)/"split.ipynb", target)

@@ -217,7 +217,7 @@ class AVDigits:
         clips: pd.DataFrame,  # B rows of `self.clips`
     ) -> torch.Tensor:  # image (B, 1, 16, 16) in 0..1, speech (B, 13, 40) as MFCCs
         "One modality of a batch of clips."
-        if modality == "speech": return self._speech[torch.tensor(clips["speech"].to_numpy())]
+        if modality == "speech": return self._speech[clips["speech"].tolist()]
         return torch.stack([self._images[d][0][i] for d, i in zip(clips["domain"], clips["image"])])
 
     def draw(self,
@@ -226,7 +226,8 @@ class AVDigits:
         ax,  # matplotlib axes to draw in
     ):
         "Draw one clip."
-        if modality == "speech": ax.imshow(x, aspect="auto", origin="lower", cmap="magma")
+        if modality == "speech":  # each coefficient on its own scale: the first would outshine the rest
+            ax.imshow((x - x.mean(1, keepdim=True))/x.std(1, keepdim=True), aspect="auto", origin="lower", cmap="magma")
         else: ax.imshow(x[0], cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
 

@@ -73,7 +73,7 @@ class ClipList(Dataset):
         "What torch's loader calls with the rows of a batch."
         clips = self.clips.iloc[rows]
         return Batch({m: self.dataset.load(m, clips) for m in self.modalities},
-                     torch.as_tensor(clips["label"].to_numpy(), dtype=torch.int64), clips["clip"].tolist())
+                     torch.tensor(clips["label"].tolist()), clips["clip"].tolist())
 
 # %% ../../nbs/19_data.loader.ipynb #7a50f20b
 def train_batches(

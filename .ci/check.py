@@ -1,0 +1,96 @@
+"""Check the house: notebooks clean, package in sync with them, no orphans, one `parameters` cell in each experiment. `--fix` cleans notebooks."""
+import argparse
+import filecmp
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fastcore.nbio import read_nb
+from nbdev.clean import clean_nb
+
+LONGEST_CELL = 60  # lines; prose and tests should stand between
+
+
+def notebooks(root: Path) -> list[Path]:
+    return [p for p in sorted((root/"nbs").rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(root).parts)]
+
+
+def cleaned(path: Path) -> dict:
+    "The notebook as it should be committed: nbdev-clean's metadata, and no outputs."
+    nb = read_nb(path)
+    clean_nb(nb, allowed_cell_metadata_keys=["tags"])
+    plain = json.loads(json.dumps(nb))
+    for cell in plain["cells"]:
+        if cell["cell_type"] == "code": cell.update(outputs=[], execution_count=None)
+    return plain
+
+
+def as_json(path: Path) -> dict: return json.loads(path.read_text(encoding="utf-8"))
+
+
+def normal(nb: dict) -> dict:
+    "Cell sources as one string each: a list of lines and a string are the same notebook."
+    own = lambda d: {k: v for k, v in d.items() if not k.endswith("_")}  # nbdev's reader adds keys such as path_
+    return {**own(nb), "cells": [{**own(cell), "source": "".join(cell["source"])} for cell in nb["cells"]]}
+
+
+def dirty(root: Path) -> list[str]:
+    return [f"{p.relative_to(root)}: has outputs or metadata; run `make clean-notebooks`" for p in notebooks(root) if normal(as_json(p)) != normal(cleaned(p))]
+
+
+def fix(root: Path):
+    for path in notebooks(root):
+        nb = normal(cleaned(path))
+        if nb == normal(as_json(path)): continue
+        for cell in nb["cells"]: cell["source"] = cell["source"].splitlines(True)
+        path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"cleaned {path.relative_to(root)}")
+
+
+def drift(root: Path) -> list[str]:
+    "Export into an empty copy, and compare: different files have drifted, files that are only here are orphans."
+    with tempfile.TemporaryDirectory() as tmp:
+        copy_root = Path(tmp)/root.name
+        shutil.copytree(root/"nbs", copy_root/"nbs")
+        for name in ("pyproject.toml", "settings.ini"): shutil.copy(root/name, copy_root)
+        (copy_root/"moosa").mkdir()
+        shutil.copy(root/"moosa"/"__init__.py", copy_root/"moosa")
+        export = subprocess.run([str(Path(sys.executable).parent/"nbdev-export")], cwd=copy_root, capture_output=True, text=True)
+        if export.returncode: return [f"nbdev-export failed: {export.stderr.strip()[-500:]}"]
+        modules = lambda folder: {p.relative_to(folder) for p in folder.rglob("*.py")}
+        here, fresh = modules(root/"moosa"), modules(copy_root/"moosa")
+        differ = [m for m in here & fresh if not filecmp.cmp(root/"moosa"/m, copy_root/"moosa"/m, shallow=False)]
+        return ([f"moosa/{m}: differs from its notebook; run nbdev-export (or nbdev-update if the module is right)" for m in sorted(differ)]
+                + [f"moosa/{m}: no notebook exports it" for m in sorted(here - fresh)]
+                + [f"moosa/{m}: is missing; run nbdev-export" for m in sorted(fresh - here)])
+
+
+def parameter_cells(root: Path) -> list[str]:
+    found = []
+    for path in sorted((root/"nbs"/"experiments").glob("*.ipynb")):
+        count = sum("parameters" in cell["metadata"].get("tags", []) for cell in as_json(path)["cells"])
+        if count != 1: found.append(f"{path.relative_to(root)}: {count} cells tagged `parameters`, expected 1")
+    return found
+
+
+def long_cells(root: Path) -> list[str]:
+    return [f"{p.relative_to(root)}: cell {i} has more than {LONGEST_CELL} lines" for p in notebooks(root) for i, c in enumerate(as_json(p)["cells"])
+            if c["cell_type"] == "code" and len("".join(c["source"]).splitlines()) > LONGEST_CELL]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fix", action="store_true", help="clean the notebooks")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
+    args = parser.parse_args()
+    if args.fix: fix(args.root)
+    problems = dirty(args.root) + drift(args.root) + parameter_cells(args.root) + long_cells(args.root)
+    for p in problems: print(p)
+    print(f"make check: {len(problems)} problem(s) in {len(notebooks(args.root))} notebooks")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer:
+#   make reproduce    install, fetch the data, run the default grid, render its tables and figures
+#   make test         install, run all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+GRID ?= demo.yaml
+
+.PHONY: reproduce test setup docs readme lab check clean-notebooks bench
+
+reproduce: setup
+	$(BIN)/moosa data get av-digits
+	$(BIN)/moosa grid $(GRID)
+	$(BIN)/moosa report $(GRID)
+
+test: setup
+	$(BIN)/moosa data get av-digits
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.installed
+
+# Runs again whenever the requirements change.
+$(VENV)/.installed: settings.ini pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+docs: setup
+	$(BIN)/moosa data get av-digits
+	$(BIN)/python .ci/docs.py
+
+readme: setup
+	$(BIN)/python .ci/docs.py --readme
+
+lab: setup
+	$(BIN)/jupyter lab nbs
+
+check: setup
+	$(BIN)/python .ci/check.py
+	$(BIN)/python .ci/docs.py --readme --check
+
+# What `make check` asks for: export, strip outputs and metadata.
+clean-notebooks: setup
+	$(BIN)/nbdev-export
+	$(BIN)/python .ci/check.py --fix
+
+bench: setup
+	$(BIN)/python -c "from moosa.bench import bench; bench()"

@@ -1,0 +1,33 @@
+"""What the black-box tests share: the `moosa` command in a process of its own, and a data folder with the archives of AV-digits."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MOOSA = str(Path(sys.executable).parent/"moosa")
+
+
+def call(*args, env=None, cwd=ROOT, timeout=300) -> subprocess.CompletedProcess:
+    "Run `moosa ARGS`; stdout and stderr as text."
+    return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**os.environ, **(env or {})})
+
+
+@pytest.fixture(scope="session")
+def archives() -> Path:
+    "The folder of AV-digits's archives, fetched if need be."
+    from moosa.data import digits
+
+    digits.get(report=lambda line: None)
+    return digits.wheel_folder()
+
+
+@pytest.fixture
+def data_dir(tmp_path, archives) -> Path:
+    "A data folder of its own, with the archives linked in."
+    folder = tmp_path/"data"
+    (folder/"raw").mkdir(parents=True)
+    (folder/"raw"/"av-digits").symlink_to(archives)
+    return folder
