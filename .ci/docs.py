@@ -1,218 +1,215 @@
-"""Make the docs site from the notebooks: `python .ci/docs.py` writes _docs/, `python .ci/docs.py --readme [--check]` writes README.md.
+"""Make the docs site: `python .ci/docs.py` writes _docs/, `python .ci/docs.py --readme [--check]` writes README.md from nbs/index.ipynb.
 
-Notebooks are committed without outputs. So copies are executed (in two processes; what did not change is taken from build/docs/cache),
-nbdev puts in the documentation of what they export, and smalldocs renders the pages. Nothing in nbs/ is touched.
+Notebooks are committed without outputs, so copies of them are executed (what did not change comes from build/docs/cache). nbdev puts in
+the documentation of what they export, and smalldocs renders the pages. Nothing in nbs/ is touched.
 """
-import argparse
-import hashlib
-import html
-import importlib.metadata
-import json
-import multiprocessing
-import os
-import posixpath
-import re
-import shutil
-import sys
-import time
+import argparse, hashlib, html, itertools, multiprocessing, os, posixpath, re, shutil, sys
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
-import yaml
+import nbformat, smalldocs.site, yaml
+from latex2mathml.converter import convert as mathml
+from nbdev import processors, serve_drv
+from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
-CACHE, STAGE, SITE = BUILD/"cache", BUILD/"nbs", BUILD/"site"
-# An experiment is shown as it was executed for the figures folder; it is not executed again here.
-EXECUTED = {"experiments/report.ipynb": ROOT/"figures/demo/report.ipynb", "experiments/split.ipynb": ROOT/"figures/demo/split.ipynb"}
+DEMO = {f"experiments/{name}.ipynb": ROOT/"figures"/"demo"/f"{name}.ipynb" for name in ("report", "split")}  # shown as they were executed
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
-def notebooks() -> list[str]:  # paths inside nbs/
-    return sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
+def notebooks() -> list[str]: return sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
-def sidebar_entries(contents: list) -> list[str]:  # the notebooks named in a sidebar's contents, in order
-    return [path for e in contents for path in (sidebar_entries(e["contents"]) if "contents" in e else [e if isinstance(e, str) else e["href"]])]
+def plain(path: str) -> str:  # `x/12_y.ipynb` -> `x/y.ipynb`: the number orders notebooks, and is no part of an address
+    return re.sub(r"(^|/)\d+_([^/]*\.(?:ipynb|html))$", r"\1\2", path)
 
 
-def plain(path: str) -> str:
-    "`data/12_x.ipynb` -> `data/x.ipynb`: the number orders the notebooks and is no part of a page's address."
-    folder, name = posixpath.split(path)
-    return posixpath.join(folder, re.sub(r"^\d+_", "", name) if name.endswith((".ipynb", ".html")) else name)
+def sidebar(contents: list, keep) -> list:
+    "The sidebar's entries that `keep` (a function of the notebook's path) accepts, with addresses as the site has them."
+    out = []
+    for e in contents:
+        if "contents" in e: e = {**e, "contents": sidebar(e["contents"], keep)}
+        else: e = {"href": e} if isinstance(e, str) else e
+        if keep(e["href"]) if "href" in e else e["contents"]: out.append({**e, "href": plain(e["href"])} if "href" in e else e)
+    return out
 
 
-def is_experiment(nb) -> bool: return any("parameters" in c.metadata.get("tags", []) for c in nb.cells)
+# --- from a notebook to a page ----------------------------------------------------------------------------------------
+
+class ShowModule(processors.exec_show_docs):
+    "Documents the objects of the module, where nbdev would execute the exported cells again: so types have their names, and fields their comments."
+    def begin(self):
+        super().begin()
+        for cell in self.nb.cells:
+            if name := cell.directives_.get("default_exp"): self.k.run_cell(f"from moosa.{name} import *")
+        groups = itertools.groupby(self.nb.cells, lambda c: hasattr(c, "has_sd"))  # nbdev documents the definitions of a cell last to first
+        self.nb.cells = [c for added, group in groups for c in (list(group)[::-1] if added else group)]
+
+    def __call__(self, cell):
+        if not cell.directives_.keys() & {"export", "exports", "exporti"}: super().__call__(cell)
 
 
-# --- execution --------------------------------------------------------------------------------------------------------
-
-def cache_key(path: Path) -> str:
-    "Changes with the notebook and with whatever else decides its outputs."
-    inputs = [path, Path(__file__), *sorted(ROOT.glob("moosa/**/*.py")), *sorted(NBS.glob("experiments/**/*.*")), *sorted(ROOT.glob("figures/demo/*.md"))]
-    digest = hashlib.sha256(importlib.metadata.version("nbdev").encode())
-    for p in inputs: digest.update(p.read_bytes())
-    return f"{plain(path.name).removesuffix('.ipynb')}-{digest.hexdigest()[:16]}.ipynb"
+class Filter(processors.FilterDefaults):
+    def base_procs(self): return [ShowModule if p is processors.exec_show_docs else p for p in super().base_procs()]
 
 
-def make_page(staged: Path, cached: Path, run: bool) -> tuple[bool, float]:  # whether it worked, seconds
-    "Execute a staged notebook, and keep it with the documentation of what it exports. Runs in a process of its own."
-    from nbdev.processors import FilterDefaults
-    from nbdev.serve_drv import main as process
-    from nbdev.test import test_nb
-
-    start = time.time()
-    if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False, time.time() - start
-    half = cached.with_suffix(".half.ipynb")
-    process((staged, half, FilterDefaults))
-    half.rename(cached)
-    return True, time.time() - start
-
-
-def stage(path: str) -> tuple[Path, Path, bool]:  # the copy, its place in the cache, whether to execute it
-    source = EXECUTED[path] if path in EXECUTED and EXECUTED[path].exists() else NBS/path
-    (STAGE/path).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, STAGE/path)
-    return STAGE/path, CACHE/cache_key(source), not (path in EXECUTED or is_experiment(nbformat.read(source, 4)))
+def tidy(doc: str) -> str:
+    "Shorten the signatures that show_doc writes, and let [source] lead to our own page when no repository is named."
+    for pattern, new in (
+        (r"\b(?:moosa(?:\.[a-z_0-9]+)*|collections\.abc|pathlib|typing)\.(?=[A-Z])", ""),
+        (r"\btorch\.(nn|optim)(?:\.[a-z_]+)+\.(?=[A-Z])", r"\1."),
+        (r":(?:builtin_function_or_method|function|type)=", "="),  # types that were guessed from a default
+        (r"=([A-Z]\w*)\([^()`]{20,}\)", r"=\1(...)"),  # a long default
+        (r"(?m)^def (_?[A-Z]\w*\((?:(?:\n    .*)+\n)?\))(?:->None)?:", r"class \1:"),
+        (r"(?m)^(class \w+\()\n    \*args(?::Any)?, \*\*kwargs(?::Any)?\n\)", r"\1)"),  # no __init__ of its own
+        (r"(?m)^\*(.+)\*$", lambda m: "*" + re.sub(r"(`[^`]*`)|\*", lambda k: k[1] or r"\*", m[1]) + "*"),  # stars in the first line of a docstring
+        (r"(?m)^```python", "```{.python code-line-numbers=true}"),
+        (r"\]\(/blob/\w+/(moosa/[\w/]+)\.py#L", r"](source/\1.md#cb1-"),
+    ): doc = re.sub(pattern, new, doc)
+    return doc
 
 
-def execute(paths: list[str]) -> dict[str, Path]:  # path -> the finished notebook
-    os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1", MPLBACKEND="module://matplotlib_inline.backend_inline")
-    shutil.rmtree(STAGE, ignore_errors=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    staged = {path: stage(path) for path in paths}
-    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", BUILD/"figures", dirs_exist_ok=True)  # for cells that read ../figures
+def make_page(staged: Path, page: Path, run: bool) -> bool:
+    "Execute a staged notebook and add the documentation of what it exports. Has a process of its own."
+    if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False
+    try: serve_drv.main((staged, page.with_suffix(".half"), Filter))
+    except Exception as e:
+        print(f"docs: {e}\nIs moosa/ up to date with nbs/? `nbdev-export` makes it so.", file=sys.stderr)
+        return False
+    page.with_suffix(".half").rename(page)
+    return True
+
+
+def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finished notebook
+    shared = [Path(__file__), *sorted(ROOT.glob("moosa/**/*.py")), *sorted(NBS.glob("experiments/**/*.*")), *sorted(ROOT.glob("figures/demo/*.md"))]
+    common, pages, jobs = hashlib.sha256(version("nbdev").encode() + b"".join(p.read_bytes() for p in shared)), {}, {}
+    clear()
+    os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = {path: pool.submit(make_page, *job) for path, job in staged.items() if not job[1].exists()}
-        failed = []
-        for path, job in waiting.items():
-            good, seconds = job.result()
-            print(f"{'done' if good else 'FAILED':6} {seconds:5.0f} s  nbs/{path}", flush=True)
-            if not good: failed.append(path)
-    if failed: sys.exit(f"docs: {', '.join(f'nbs/{p}' for p in failed)} failed to execute; the error is printed above. Nothing was rendered.")
-    return {path: cached for path, (_, cached, _) in staged.items()}
+        for path in paths:
+            staged = stage(path)
+            digest = common.copy()
+            digest.update(staged.read_bytes())
+            pages[path] = BUILD/"cache"/f"{Path(path).stem}-{digest.hexdigest()[:16]}.ipynb"
+            run = not any("parameters" in c.metadata.get("tags", []) for c in nbformat.read(staged, 4).cells)
+            if not pages[path].exists(): jobs[path] = pool.submit(make_page, staged, pages[path], run)
+        for path, job in jobs.items(): print(f"{'done' if job.result() else 'FAILED':6} nbs/{path}", flush=True)
+    failed = ", ".join(f"nbs/{path}" for path, job in jobs.items() if not job.result())
+    if failed: sys.exit(f"docs: {failed}: execution failed, see the error above. Nothing was rendered.")
+    for old in set((BUILD/"cache").iterdir()) - set(pages.values()): old.unlink()
+    return pages
+
+
+def clear():
+    "Make the place where notebooks are executed, with the figures beside nbs/ as they expect them."
+    for name in ("nbs", "figures"): shutil.rmtree(BUILD/name, ignore_errors=True)
+    (BUILD/"cache").mkdir(parents=True, exist_ok=True)
+    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", BUILD/"figures")
+
+
+def stage(path: str) -> Path:
+    (BUILD/"nbs"/path).parent.mkdir(parents=True, exist_ok=True)
+    return shutil.copy(DEMO[path] if path in DEMO and DEMO[path].exists() else NBS/path, BUILD/"nbs"/path)
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------
 
-def relink(text: str, page: str, pages: set[str]) -> str:
-    "Make a page's links fit the site: no numbers in addresses, and files outside nbs/ copied beside the pages."
-    folder = posixpath.dirname(page)
-
-    def new(match):
-        target = match[2]
-        if source := re.fullmatch(r"/blob/[^/]+/(moosa/.*)\.py", target):  # nbdev's [source], when no repository is named
-            return match[1] + posixpath.relpath(f"source/{source[1]}.html", folder or ".")
-        if re.match(r"[a-z+]+:|/", target): return match[0]
-        inside = posixpath.relpath(posixpath.join("nbs", folder, target), "nbs")  # seen from nbs/
-        if inside.startswith("../"):
-            inside = inside[3:]
-            if not (ROOT/inside).is_file(): sys.exit(f"docs: nbs/{page} links to {target}, but there is no {inside}.")
-            (SITE/inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT/inside, SITE/inside)
-        inside = plain(inside)
-        if inside.removesuffix(".html") + ".ipynb" not in pages and f"{posixpath.basename(inside).removesuffix('.html')}.ipynb" in pages:
-            inside = posixpath.basename(inside)  # nbdev writes links to names of the package as if every page lay at the top
-        return match[1] + posixpath.relpath(inside, folder or ".")
-    return LINK.sub(new, text)
+def relink(text: str, page: str, place) -> str:  # place: path from the project's root -> what to write instead
+    return LINK.sub(lambda m: m[0] if re.match(r"[a-z+]+:|/", m[2]) else m[1] + place(posixpath.normpath(f"nbs/{posixpath.dirname(page)}/{m[2]}")), text)
 
 
-def staged_sidebar(contents: list, pages: set[str]) -> list:
-    "The sidebar with addresses as the site has them, without entries whose notebook does not exist yet."
-    out = []
-    for e in contents:
-        if "contents" in e: e = {**e, "contents": staged_sidebar(e["contents"], pages)}
-        elif isinstance(e, str): e = plain(e)
-        else: e = {**e, "href": plain(e["href"])}
-        if e["contents"] if "contents" in e else (e if isinstance(e, str) else e["href"]) in pages: out.append(e)
-    return out
+def fit(nb, page: str, pages: set[str], site: Path):
+    "Make a finished notebook fit the site: addresses without numbers, linked files copied, pictures at their size."
+    def place(path):
+        if not path.startswith("nbs/"):
+            if not (ROOT/path).is_file(): sys.exit(f"docs: nbs/{page} links to {path}, which does not exist.")
+            (site/path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT/path, site/path)
+        path = plain(path.removeprefix("nbs/"))
+        top = posixpath.basename(path)  # nbdev links names of the package as if every page lay at the top
+        if path.removesuffix(".html") + ".ipynb" not in pages and top.removesuffix(".html") + ".ipynb" in pages: path = top
+        return posixpath.relpath(path, posixpath.dirname(page) or ".")
+
+    for cell in nb.cells:
+        if cell.cell_type == "markdown": cell.source = relink(cell.source, page, place)
+        elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"  # hidden by styles.css, which wraps line by line
+        for out in cell.get("outputs", []):
+            data, size = out.get("data", {}), out.get("metadata", {}).get("image/png", {})
+            if "show_doc(" in cell.source and "text/markdown" in data: data["text/markdown"] = tidy(data["text/markdown"])
+            for kind in ("text/markdown", "text/html"):
+                if kind in data: data[kind] = relink(data[kind], page, place)
+            if "width" in size and "fig-cap" not in cell.source:
+                data["text/html"] = f'<img width="{size["width"]}" class="img-fluid" src="data:image/png;base64,{data["image/png"].strip()}">'
+    return nbformat.writes(nb).replace(f"{ROOT}/", "")
+
+
+def offline(text: str) -> str:
+    "Formulas become MathML, which browsers draw by themselves; nothing is fetched from elsewhere."
+    def formula(m):
+        tex = re.sub(r"\\(log|ln|exp)\b(?!\s*\()", r"\\\1\\,", html.unescape(m[3]))
+        formula = mathml(tex, display="block" if m[2] == "display" else "inline")
+        return m[1] + (formula.replace("<mo>&#x02211;", '<mo largeop="false" mathsize="150%">&#x02211;') if m[2] == "display" else formula)
+    text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*/katex[^>]*>(?:</script>)?', "", text).replace("<head>", '<head><link rel="icon" href="data:,">', 1)
+    return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', formula, text, flags=re.S)
 
 
 def render(done: dict[str, Path], contents: list):
-    "Put finished notebooks together into _docs/."
-    from smalldocs.site import build
-
-    shutil.rmtree(SITE, ignore_errors=True)
-    pages = {plain(path) for path in done}
+    site, pages = BUILD/"site", {plain(path) for path in done}
+    shutil.rmtree(site, ignore_errors=True)
     for path, finished in done.items():
-        nb = nbformat.read(finished, 4)
-        for cell in nb.cells:
-            if cell.cell_type == "markdown": cell.source = relink(cell.source, path, pages)
-            for data in (o.data for o in cell.get("outputs", []) if "data" in o):
-                data.update({mime: relink(data[mime], path, pages) for mime in ("text/markdown", "text/html") if mime in data})
-        (SITE/plain(path)).parent.mkdir(parents=True, exist_ok=True)
-        (SITE/plain(path)).write_text(nbformat.writes(nb).replace(f"{ROOT}/", ""), encoding="utf-8")
-    for name in ("_quarto.yml", "nbdev.yml", "styles.css"): shutil.copy(NBS/name, SITE)
-    (SITE/"sidebar.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": staged_sidebar(contents, pages)}}}, sort_keys=False))
-    for path in ROOT.glob("moosa/**/*.py"): source_page(path, SITE/"source"/path.relative_to(ROOT).with_suffix(".html"))
-    site = build(SITE, quiet=True)
-    if site.broken: sys.exit("docs: links that lead nowhere:\n" + "\n".join(f"  {page}: {href}" for page, href in site.broken))
-    for page in site.out.rglob("*.html"): page.write_text(static_math(page.read_text("utf-8")), "utf-8")
+        (site/plain(path)).parent.mkdir(parents=True, exist_ok=True)
+        (site/plain(path)).write_text(fit(nbformat.read(finished, 4), path, pages, site), "utf-8")
+    for module in ROOT.glob("moosa/**/*.py"):
+        code = (site/"source"/module.relative_to(ROOT)).with_suffix(".md")
+        code.parent.mkdir(parents=True, exist_ok=True)
+        code.write_text(f"---\ntitle: {module.relative_to(ROOT)}\ntoc: false\nsearch: false\n---\n\n"
+                        f"````{{.python .numbered code-line-numbers=true}}\n{module.read_text('utf-8')}````\n", "utf-8")
+    for name in ("_quarto.yml", "nbdev.yml", "styles.css"): shutil.copy(NBS/name, site)
+    (site/"sidebar.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": sidebar(contents, lambda path: path in done)}}}, sort_keys=False))
+    built = smalldocs.site.build(site, quiet=True)
+    if built.broken: sys.exit("docs: links that lead nowhere:\n" + "\n".join(f"  {page}: {target}" for page, target in built.broken))
+    for file in built.out.rglob("*.html"): file.write_text(offline(file.read_text("utf-8")), "utf-8")
+    for file in built.out.rglob("*.css"): file.write_text(re.sub(r"@import url\([\"']?https?:[^)]*\);?", "", file.read_text("utf-8")), "utf-8")
     shutil.rmtree(ROOT/"_docs", ignore_errors=True)
-    shutil.move(site.out, ROOT/"_docs")
-    print(f"{len(done)} pages in _docs/")
-
-
-def source_page(module: Path, page: Path):
-    "A module's code with an anchor for each line: what [source] leads to."
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
-    name = module.relative_to(ROOT).as_posix()
-    style = HtmlFormatter(full=True, title=name, linenos="inline", lineanchors="L", wrapcode=True)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(highlight(module.read_text("utf-8"), PythonLexer(), style).replace('id="L-', 'id="L'), "utf-8")
-
-
-def static_math(page: str) -> str:
-    "Turn formulas into MathML, which browsers draw by themselves: the site needs no script from elsewhere."
-    from latex2mathml.converter import convert
-
-    page = re.sub(r'<(link|script)\b[^>]*"https://[^"]*/katex[^>]*>(</script>)?', "", page)
-    return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', lambda m: m[1] + convert(
-        html.unescape(m[3]), display="block" if m[2] == "display" else "inline"), page, flags=re.DOTALL)
+    print(f"{len(done)} pages in {shutil.move(built.out, ROOT/'_docs').relative_to(ROOT)}/")
 
 
 # --- README -----------------------------------------------------------------------------------------------------------
 
 def readme() -> str:
-    "nbs/index.ipynb as Markdown, seen from the root: prose, code that is not hidden, and outputs as Markdown or text."
-    from nbdev.test import test_nb
-
-    staged, _, _ = stage("index.ipynb")
-    shutil.copytree(ROOT/"figures", BUILD/"figures", dirs_exist_ok=True)
-    if not test_nb(staged, skip_flags=["slow"], save=True)[0]: sys.exit("docs: nbs/index.ipynb failed to execute; the error is printed above.")
-
-    def from_root(text): return LINK.sub(lambda m: m[0] if re.match(r"[a-z+]+:|/", m[2]) else m[1] + posixpath.normpath(f"nbs/{m[2]}"), text)
-
-    parts = ["<!-- made from nbs/index.ipynb by `make readme`; edit that -->"]
+    "nbs/index.ipynb as Markdown: prose, code that is not hidden, and outputs that are Markdown or text."
+    clear()
+    if not test_nb(staged := stage("index.ipynb"), skip_flags=["slow"], save=True)[0]: sys.exit("docs: nbs/index.ipynb failed, see the error above.")
+    parts = ["<!-- made from nbs/index.ipynb by .ci/docs.py; edit that -->"]
     for cell in nbformat.read(staged, 4).cells:
-        flags = {line[2:].split(":")[0].strip(): line.partition(":")[2].strip() for line in cell.source.splitlines() if line.startswith("#|")}
-        code = "\n".join(line for line in cell.source.splitlines() if not line.startswith("#|"))
-        if "hide" in flags or flags.get("include") == "false": continue
-        if cell.cell_type == "markdown": parts.append(from_root(cell.source))
-        elif cell.cell_type == "code" and code and flags.get("echo") != "false": parts.append(f"```python\n{code}\n```")
-        for o in cell.get("outputs", []):
-            data = o.get("data", {"text/plain": o.get("text", "")})
-            parts.append(from_root(data["text/markdown"]) if "text/markdown" in data else f"```\n{data['text/plain'].rstrip()}\n```")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        flags = re.findall(r"^#\| *([^\s:]+:? *(?:false)?)", cell.source, re.M)
+        code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
+        if "hide" in flags or "include: false" in flags: continue
+        if cell.cell_type == "markdown": parts.append(cell.source)
+        elif code and "echo: false" not in flags: parts.append(f"```python\n{code}\n```")
+        for out in cell.get("outputs", []):
+            data = out.get("data", {"text/plain": out.get("text", "")})
+            parts.append(data.get("text/markdown") or f"```\n{data['text/plain'].rstrip()}\n```")
+    return relink("\n\n".join(p.strip() for p in parts) + "\n", "index.ipynb", lambda path: path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", action="store_true", help="write README.md instead of the site")
+    parser.add_argument("--readme", action="store_true", help="make README.md, not the site")
     parser.add_argument("--check", action="store_true", help="with --readme: write nothing, exit 1 if README.md is out of date")
     args = parser.parse_args()
     if args.readme:
-        text, path = readme(), ROOT/"README.md"
-        if args.check: sys.exit(0 if path.exists() and path.read_text("utf-8") == text else "docs: README.md is not what nbs/index.ipynb gives; run `make readme`.")
-        path.write_text(text, "utf-8")
+        text, file = readme(), ROOT/"README.md"
+        if not args.check: file.write_text(text, "utf-8")
+        elif not file.exists() or file.read_text("utf-8") != text: sys.exit("docs: README.md is out of date; run `python .ci/docs.py --readme`.")
         return
-    contents = yaml.safe_load((NBS/"sidebar.yml").read_text())["website"]["sidebar"]["contents"]
-    if lost := sorted(set(notebooks()) - set(sidebar_entries(contents))): sys.exit(f"docs: not in nbs/sidebar.yml: {', '.join(lost)}. Give each a place there.")
-    render(execute(notebooks()), contents)
+    contents, paths = yaml.safe_load((NBS/"sidebar.yml").read_text("utf-8"))["website"]["sidebar"]["contents"], notebooks()
+    listed = []
+    sidebar(contents, listed.append)
+    if lost := [p for p in paths if p not in listed]: sys.exit(f"docs: {', '.join(lost)}: not in nbs/sidebar.yml. Give each a place there.")
+    render(execute(paths), contents)
 
 
 if __name__ == "__main__": main()

@@ -141,7 +141,7 @@ def grid_command(
     status = grid_status(cells, data_dir) if dry_run else run_grid(cells, data_dir, device, report=tqdm.write)
     if dry_run: print(status.drop(columns="reason").to_markdown(index=False))
     counts = status.status.value_counts()
-    print(f"{', '.join(f'{n} {s}' for s, n in counts.items())} of")
+    print(", ".join(f"{n} {s}" for s, n in counts.items()))
     print(f"{len(cells.specs)} cells")
     if not dry_run and counts.get("done", 0) < len(cells.specs): raise typer.Exit(1)
 
@@ -165,7 +165,7 @@ def report_command(
     execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
     publish_notebook(folder/"report.ipynb", folder/"report.ipynb")
     publish_example(cells, folder/"split.ipynb", data_dir)
-    for table in ("oracle", "source-quantile"): print((folder/f"{table}.md").read_text())
+    for table in ("oracle", "source-quantile", "summary"): print((folder/f"{table}.md").read_text())
     print(f"tables and figures: {folder}")
 
 # %% ../nbs/49_cli.ipynb #215b718b

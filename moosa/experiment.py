@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'Spec', 'resolve', 'check_numbers', 'spec_hash', 'Experiment', 'open_experiment', 'build_learner',
            'save_predictions', 'load_predictions', 'environment', 'peak_memory_mb', 'write_record', 'read_record',
-           'run_folder', 'notebook_parameters', 'spec_from', 'run', 'execute_notebook']
+           'run_folder', 'notebook_parameters', 'spec_from', 'run', 'make_folder', 'execute_notebook']
 
 # %% ../nbs/42_experiment.ipynb #6a8606ee
 import importlib.metadata
@@ -239,6 +239,7 @@ def run(
     "Carry out a spec, unless its record is there. Raises `RunFailed`, and notes the reason in the run's error.json."
     target = run_folder(spec, folder)
     if read_record(target) is not None: return target, False
+    make_folder(target)
     (target/"error.json").unlink(missing_ok=True)
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
@@ -253,6 +254,12 @@ def run(
     return target, True
 
 
+def make_folder(folder: Path):
+    "Make a folder and those above it; `InputError` if that cannot be."
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise InputError(f"cannot write {folder}: {e.strerror}. Choose another folder.") from e
+
+
 def execute_notebook(
     notebook: Path,  # to execute
     output: Path,  # where the executed notebook goes
@@ -262,8 +269,7 @@ def execute_notebook(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    try: output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"cannot write {output.parent}: {e.strerror}. Choose another folder with --data-dir.") from e
+    make_folder(output.parent)
     plain = {k: list(v) if isinstance(v, tuple) else dict(v) if isinstance(v, Mapping) else v for k, v in parameters.items()}
     before, os.environ["MOOSA_NO_PROGRESS"] = os.environ.get("MOOSA_NO_PROGRESS"), "1"
     try:

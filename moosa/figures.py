@@ -70,7 +70,7 @@ def plot_pairs(
     split, modalities = experiment.split, experiment.spec.modalities
     domains, C = [*split.sources, split.target], split.classes.num_known
     shown = [*range(C)][:columns - len(split.classes.unknown)] + [*range(C, C + len(split.classes.unknown))]
-    fig, axes = new_figure(len(domains)*len(modalities), len(shown), (1.0*len(shown) + .4, 1.0*len(domains)*len(modalities) + .4), squeeze=False)
+    fig, axes = new_figure(len(domains)*len(modalities), len(shown), (0.8*len(shown) + .4, 0.8*len(domains)*len(modalities) + .4), squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for i, domain in enumerate(domains):
         source = split.test if domain == split.target else split.train
@@ -80,10 +80,10 @@ def plot_pairs(
             for x, label in zip(experiment.dataset.load(modality, clips), clips.label):
                 row[shown.index(label)].grid(False)
                 experiment.dataset.draw(modality, x, row[shown.index(label)])
-            row[0].text(-.15, .5, f"{domain}\n{modality}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+            row[0].text(-.15, .5, f"{domain}\n{modality}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
     for ax, label in zip(axes[0], shown):
         ax.set_title(_names(split, [label])[0], color=UNKNOWN if label >= C else "black", fontsize=11, fontweight="bold")
-    fig.suptitle(f"A clip of each class: sources {', '.join(split.sources)}; target {split.target}, with the unknown classes in orange", fontsize=10)
+    fig.suptitle(f"A clip of each class: sources {', '.join(split.sources)}; target {split.target}, with the unknown classes in orange", fontsize=9)
     return fig
 
 # %% ../nbs/44_figures.ipynb #eb39a631

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'COLOURS', 'collect_results', 'mean_and_se', 'summarise', 'cell_text', 'wide_table', 'Table', 'make_tables',
-           'missing_cells', 'plot_number', 'plot_trade', 'save_table', 'save_figure', 'publish_notebook',
-           'publish_example']
+           'summary_table', 'missing_cells', 'plot_number', 'plot_trade', 'save_table', 'save_figure',
+           'publish_notebook', 'publish_example']
 
 # %% ../nbs/45_report.ipynb #305cfdc2
 from dataclasses import dataclass
@@ -71,6 +71,7 @@ def summarise(
             for target in [*targets, "mean"]:
                 values = by_seed.mean(axis=1, skipna=False) if target == "mean" else by_seed[target]
                 expected = planned.seed.nunique() if target == "mean" else (planned.target == target).sum()
+                if here.empty and (planned.status == "done").any(): expected = 0  # the method has no such number
                 rows.append(dict(zip(("number", "method", "target", "mean", "se", "n", "expected"),
                                      (number, method, target, *mean_and_se(values), int(expected)))))
     return pd.DataFrame(rows)
@@ -85,8 +86,8 @@ TABLES = {  # file name -> (title, group, numbers)
 
 
 def cell_text(mean: float, se: float, n: int, expected: int, plus_minus: str = "±") -> str:
-    "A cell in percent; fewer seeds than planned are named."
-    if n == 0: return "missing" if expected else ""
+    "A cell in percent; fewer seeds than planned are named; a dash where the method has no such number."
+    if n == 0: return "missing" if expected else "–"
     text = f"{100*mean:.1f}" + (f" {plus_minus} {100*se:.1f}" if n > 1 else "")
     return text if n == expected else f"{text} ({n} of {expected})"
 
@@ -130,7 +131,17 @@ def make_tables(
         numbers = numbers or list(results[results.group == group].number.dropna().unique()) or ["fused"]
         tidy = summarise(results, group, numbers)
         tables.append(Table(name, title, tidy, wide_table(tidy)))
-    return tables
+    return [*tables, summary_table(tables)]
+
+
+def summary_table(tables: list[Table]) -> Table:
+    "The few numbers to look at first, each with its protocol in its name."
+    wanted = (("oracle", "HOS"), ("source-quantile", "HOS"), ("threshold-free", "AUROC"), ("accuracy", "fused"))
+    by_name = {t.name: t.tidy for t in tables}
+    label = {"fused": "known accuracy", "HOS": "HOS, {}", "AUROC": "AUROC"}
+    rows = [by_name[group][by_name[group].number == number].assign(number=label[number].format(group)) for group, number in wanted]
+    tidy = pd.concat(rows, ignore_index=True)
+    return Table("summary", "Summary: HOS under both threshold protocols, AUROC, and accuracy on known classes with nothing rejected", tidy, wide_table(tidy))
 
 
 def missing_cells(results: pd.DataFrame) -> pd.DataFrame:  # method, target, seed, status, reason
@@ -178,22 +189,23 @@ def plot_trade(
 ) -> Figure:
     "OS* against UNK for every run, one panel per protocol, over curves of equal HOS."
     done, methods, targets = results[results.status == "done"], list(results.method.unique()), list(results.target.unique())
-    fig, axes = new_figure(1, 2, (8.2, 3.7), sharex=True, sharey=True)
-    a = np.linspace(.01, 1, 200)
+    fig, axes = new_figure(1, 2, (8.4, 3.7), sharex=True, sharey=True)
+    fig.get_layout_engine().set(w_pad=0.12)
+    a = np.linspace(.01, 1, 2000)
     for ax, protocol in zip(axes, ("oracle", "source-quantile")):
         for level in (.2, .4, .6, .8):
             b = level*a/(2*a - level)
             fits = (2*a > level) & (b <= 1)
             ax.plot(a[fits], b[fits], color=GREY, lw=.6, alpha=.6)
-            ax.text(level/(2 - level), 1, f"HOS {level}", fontsize=6, color=GREY, ha="center", va="bottom")
+            ax.text(1, level/(2 - level), f"HOS {level} ", fontsize=7, color=GREY, ha="right", va="bottom")
         wide = done[done.group == protocol].pivot_table(index=["method", "target", "seed"], columns="number", values="value")
         for i, method in enumerate(methods):
             for marker, target in zip("os^Dvp", targets):
                 if (method, target) not in wide.index.droplevel("seed"): continue
                 cell = wide.loc[(method, target)]
                 ax.plot(cell["OS*"], cell["UNK"], marker, color=COLOURS[i], ms=6, alpha=.8, label=f"{method}, {target}")
-        ax.set(xlabel="OS* (known clips right)", ylabel="UNK (unknown clips rejected)" if protocol == "oracle" else None, xlim=(0, 1.02), ylim=(0, 1.02))
-        title(ax, protocol, pad=12)
+        ax.set(xlabel="OS* (known clips right)", ylabel="UNK (unknown clips rejected)" if protocol == "oracle" else None, xlim=(0, 1.02), ylim=(0, 1.03))
+        title(ax, protocol)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return fig
 

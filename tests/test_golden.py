@@ -47,16 +47,17 @@ class Step:
 
     def __getitem__(self, key): return self.file[f"{self.case}/{key}"]
 
-    def run(self, monkeypatch):
+    def run(self):
         dims = {m: e.shape[1] for m, e in self.embeddings.items()}
         self.fused = no_dropout(fused_head(sum(dims.values()), int(self.file["num_class"])))
         self.objective = no_dropout(moosa(dims, self.hyper, seed=0))
         self.jigsaw = self.objective.terms["jigsaw"].task = Jigsaw(dims, self.perms.tolist(), self.hyper.jigsaw_num_splits)
         self.translation = self.objective.terms["translation"].task
         self.load_weights()
-        monkeypatch.setattr("moosa.pretext.translation.draw_masks", lambda embeddings, ratio: self.masks)
         self.outputs = Outputs(self.embeddings, self.logits, self.fused(torch.cat(list(self.embeddings.values()), 1)))
-        self.total, self.values = self.objective(self.outputs, self.labels)
+        with pytest.MonkeyPatch.context() as patch:  # the masks of the golden file, in place of random ones
+            patch.setattr("moosa.pretext.translation.draw_masks", lambda embeddings, ratio: self.masks)
+            self.total, self.values = self.objective(self.outputs, self.labels)
         self.total.backward()
 
     def load_weights(self):
@@ -74,10 +75,10 @@ def stats(tensor) -> np.ndarray:  # [sum, L2, first 4 entries]
     return np.concatenate([[flat.sum().item(), flat.norm().item()], flat[:4].numpy()])
 
 
-@pytest.fixture(params=LOSS_CASES, ids=lambda p: f"{p[0]}-{p[1]}")
-def step(request, monkeypatch):
+@pytest.fixture(scope="module", params=LOSS_CASES, ids=lambda p: f"{p[0]}-{p[1]}")
+def step(request):
     step = Step(*request.param)
-    step.run(monkeypatch)
+    step.run()
     return step
 
 
@@ -104,7 +105,7 @@ def test_heads_entropies_and_weights(step):
 
 
 def test_translation_directions(step):
-    directions = step.translation.directions(step.embeddings, step.masks)
+    with torch.no_grad(): directions = step.translation.directions(step.embeddings, step.masks)
     for s in step.order:
         for t in step.order:
             if s != t: close(directions[f"{NAMES[s]}2{NAMES[t]}"], step[f"{s}2{t}_loss"])

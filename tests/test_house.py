@@ -1,0 +1,112 @@
+"""The house is in order: metadata agrees, and `make check` finds what it promises to find."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+import moosa
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def metadata() -> dict:
+    config = ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT/"settings.ini", encoding="utf-8")
+    return dict(config["DEFAULT"])
+
+
+def test_metadata_is_written_once():
+    meta, project = metadata(), tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
+    assert moosa.__version__ == meta["version"]
+    assert project["description"] == meta["description"] == moosa.__doc__.strip()
+    assert (project["name"], project["license"], project["requires-python"]) == (meta["lib_name"], meta["license"], f">={meta['min_python']}")
+    assert project["keywords"] == meta["keywords"].split() and project["authors"] == [{"name": meta["author"]}]
+    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"]) and "dependencies" not in project
+    assert f"## {meta['version']}" in (ROOT/"CHANGELOG.md").read_text()
+
+
+def test_installed_metadata_comes_from_settings():
+    from importlib.metadata import distribution
+
+    meta, installed = metadata(), distribution("moosa")
+    name = lambda requirement: re.split(r"[<>=;\[ ]", requirement)[0].lower()
+    wanted = {name(line) for key in ("requirements", "dev_requirements") for line in meta[key].splitlines() if line.strip()}
+    assert {name(r) for r in installed.requires} == wanted
+    assert installed.version == meta["version"]
+
+
+def test_environment_yml_installs_the_package():
+    environment = yaml.safe_load((ROOT/"environment.yml").read_text())
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["-e .[dev]"] and f"python>={metadata()['min_python']}" in environment["dependencies"]
+
+
+def test_imports_go_downhill():
+    "A room imports only from rooms with lower numbers."
+    number = {}
+    for path in sorted((ROOT/"nbs").glob("[0-9]*.ipynb")):
+        source = "".join("".join(c["source"]) + "\n" for c in json.loads(path.read_text())["cells"])
+        number["moosa." + re.search(r"#\| default_exp (\S+)", source)[1]] = path.name[:2]
+    for module, mine in number.items():
+        text = (ROOT/(module.replace(".", "/") + ".py")).read_text()
+        for other in re.findall(r"^\s*from (moosa\.\S+) import", text, re.M):
+            assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
+
+
+@pytest.fixture(scope="module")
+def copy_of_house(tmp_path_factory):
+    root = tmp_path_factory.mktemp("house")/"moosa-copy"
+    root.mkdir()
+    for name in ("nbs", "moosa", ".ci"): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT/name, root)
+    return root
+
+
+def check(root: Path):
+    done = subprocess.run([sys.executable, str(root/".ci"/"check.py"), "--root", str(root)], capture_output=True, text=True, cwd=root)
+    return done.returncode, done.stdout + done.stderr
+
+
+def edit(path: Path, change):
+    "Change a notebook for one test; returns how to undo it."
+    before = path.read_text()
+    nb = json.loads(before)
+    change(nb)
+    path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+    return lambda: path.write_text(before)
+
+
+def test_check_passes_on_a_clean_house(copy_of_house): assert check(copy_of_house)[0] == 0
+
+
+def first_code(nb): return next(c for c in nb["cells"] if c["cell_type"] == "code")
+
+
+@pytest.mark.parametrize("name, change, says", [
+    ("00_core.ipynb", lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]), "has outputs or metadata"),
+    ("00_core.ipynb", lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}), "differs from its notebook"),
+    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]], "0 cells tagged `parameters`"),
+    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]), "2 cells tagged `parameters`"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}), "more than 60 lines"),
+])
+def test_check_finds(copy_of_house, name, change, says):
+    undo = edit(copy_of_house/"nbs"/name, change)
+    try: code, output = check(copy_of_house)
+    finally: undo()
+    assert code == 1 and says in output and name.split("/")[-1].split(".")[0].split("_")[-1] in output
+
+
+def test_check_finds_an_orphan(copy_of_house):
+    orphan = copy_of_house/"moosa"/"orphan.py"
+    orphan.write_text("x = 1\n")
+    try: code, output = check(copy_of_house)
+    finally: orphan.unlink()
+    assert code == 1 and "moosa/orphan.py: no notebook exports it" in output
