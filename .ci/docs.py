@@ -9,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat, smalldocs.site, yaml
-from latex2mathml.converter import convert as mathml
-from nbdev import processors, serve_drv
+from nbdev import doclinks, processors, serve_drv
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +36,10 @@ def sidebar(contents: list, keep) -> list:
 
 
 # --- from a notebook to a page ----------------------------------------------------------------------------------------
+
+line_of = doclinks._lineno  # knows a name as its module has it, show_doc asks for `moosa.module.name`
+doclinks._lineno = lambda name, file: line_of(name.removeprefix(file.removesuffix(".py").replace("/", ".") + "."), file)
+
 
 class ShowModule(processors.exec_show_docs):
     "Documents the objects of the module, where nbdev would execute the exported cells again: so types have their names, and fields their comments."
@@ -74,11 +77,10 @@ def tidy(doc: str) -> str:
 def make_page(staged: Path, page: Path, run: bool) -> bool:
     "Execute a staged notebook and add the documentation of what it exports. Has a process of its own."
     if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False
-    try: serve_drv.main((staged, page.with_suffix(".half"), Filter))
+    try: serve_drv.main((staged, page, Filter))
     except Exception as e:
         print(f"docs: {e}\nIs moosa/ up to date with nbs/? `nbdev-export` makes it so.", file=sys.stderr)
         return False
-    page.with_suffix(".half").rename(page)
     return True
 
 
@@ -111,7 +113,13 @@ def clear():
 
 def stage(path: str) -> Path:
     (BUILD/"nbs"/path).parent.mkdir(parents=True, exist_ok=True)
-    return shutil.copy(DEMO[path] if path in DEMO and DEMO[path].exists() else NBS/path, BUILD/"nbs"/path)
+    nb = nbformat.read(DEMO[path] if path in DEMO and DEMO[path].exists() else NBS/path, 4)
+    title = nb.cells[0]
+    if m := re.match(r"(# .+\n\s*(?:>.+\n)+)\s*(?!- )(?=\S)", title.source):  # nbdev drops what follows title and description in a cell
+        nb.cells.insert(1, nbformat.v4.new_markdown_cell(title.source[m.end():], id="after-title"))
+        title.source = m[1]
+    nbformat.write(nb, BUILD/"nbs"/path)
+    return BUILD/"nbs"/path
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------
@@ -125,8 +133,9 @@ def fit(nb, page: str, pages: set[str], site: Path):
     def place(path):
         if not path.startswith("nbs/"):
             if not (ROOT/path).is_file(): sys.exit(f"docs: nbs/{page} links to {path}, which does not exist.")
+            source, path = ROOT/path, re.sub(r"(?<=/)README\.md$", "index.md", path)  # smalldocs makes no page of a README
             (site/path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT/path, site/path)
+            shutil.copy(source, site/path)
         path = plain(path.removeprefix("nbs/"))
         top = posixpath.basename(path)  # nbdev links names of the package as if every page lay at the top
         if path.removesuffix(".html") + ".ipynb" not in pages and top.removesuffix(".html") + ".ipynb" in pages: path = top
@@ -147,11 +156,13 @@ def fit(nb, page: str, pages: set[str], site: Path):
 
 def offline(text: str) -> str:
     "Formulas become MathML, which browsers draw by themselves; nothing is fetched from elsewhere."
+    from latex2mathml.converter import convert as mathml
+
     def formula(m):
         tex = re.sub(r"\\(log|ln|exp)\b(?!\s*\()", r"\\\1\\,", html.unescape(m[3]))
         formula = mathml(tex, display="block" if m[2] == "display" else "inline")
         return m[1] + (formula.replace("<mo>&#x02211;", '<mo largeop="false" mathsize="150%">&#x02211;') if m[2] == "display" else formula)
-    text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*/katex[^>]*>(?:</script>)?', "", text).replace("<head>", '<head><link rel="icon" href="data:,">', 1)
+    text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*katex[^>]*>(?:</script>)?', "", text).replace("<head>", '<head><link rel="icon" href="data:,">', 1)
     return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', formula, text, flags=re.S)
 
 

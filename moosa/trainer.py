@@ -168,11 +168,13 @@ def predict(
 def make_fabric(
     device: str = "auto",  # 'auto', 'cpu', 'cuda' or 'mps'
     precision: str = "32-true",  # as Fabric names it: '32-true', 'bf16-mixed', '16-mixed'
+    threads: int | None = None,  # CPU threads; None: as torch chose. The last digits depend on it
 ) -> Fabric:
     "A Fabric on one device, with repeatable kernels: same machine, same seed, same bytes."
     one_of("device", device, ["auto", "cpu", "cuda", "mps"])
     one_of("precision", precision, ["32-true", "bf16-mixed", "16-mixed", "64-true"])
     if device == "cuda" and not torch.cuda.is_available(): raise InputError("device: 'cuda' was asked for, but torch sees no CUDA device. Use 'auto' or 'cpu'.")
+    if threads: torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
