@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from .core import InputError
 
@@ -115,6 +114,8 @@ def threshold_free(
     num_known: int,  # C
 ) -> dict[str, float]:  # nan where there are no known or no unknown clips
     "AUROC, FPR95, AUPR-known, AUPR-unknown, OSCR."
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # a second to import, and only needed here
+
     names, known, c = ("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR"), (labels < num_known).numpy(), confidence.double().numpy()
     if known.all() or not known.any(): return dict.fromkeys(names, float("nan"))
     fpr, tpr, _ = roc_curve(known, c, drop_intermediate=False)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -239,6 +238,8 @@ def publish_notebook(
     target: str | Path,  # its published copy; may be the same file
 ):
     "Copy a notebook without papermill's notes on paths and times."
+    import nbformat  # a second to import, and only needed here
+
     nb = nbformat.read(source, as_version=4)
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:

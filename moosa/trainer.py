@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -65,9 +64,9 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
 
-# %% ../nbs/41_trainer.ipynb #257c6570
+# %% ../nbs/41_trainer.ipynb #674c5137
 def fit(
-    fabric: Fabric,  # where and in which precision to compute
+    fabric: "Fabric",  # where and in which precision to compute
     learner: Learner,
     train: ClipList,  # source clips to learn from
     validation: ClipList,  # source clips to choose the epoch by
@@ -132,10 +131,10 @@ def check_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], epoch: int,
     raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}). The weights were not touched by it, and the checkpoint of "
                      f"the last whole epoch is kept. Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
-# %% ../nbs/41_trainer.ipynb #48b53878
+# %% ../nbs/41_trainer.ipynb #b3209338
 @torch.no_grad()
 def validate(
-    fabric: Fabric,
+    fabric: "Fabric",
     learner: Learner,
     clips: ClipList,  # source validation
     config: TrainConfig,
@@ -148,7 +147,7 @@ def validate(
 
 @torch.no_grad()
 def predict(
-    fabric: Fabric,
+    fabric: "Fabric",
     learner: Learner,
     clips: ClipList,
     config: TrainConfig,  # batch_size and workers count here
@@ -169,8 +168,10 @@ def make_fabric(
     device: str = "auto",  # 'auto', 'cpu', 'cuda' or 'mps'
     precision: str = "32-true",  # as Fabric names it: '32-true', 'bf16-mixed', '16-mixed'
     threads: int | None = None,  # CPU threads; None: as torch chose. The last digits depend on it
-) -> Fabric:
-    "A Fabric on one device, with repeatable kernels: same machine, same seed, same bytes."
+) -> "Fabric":
+    "A Lightning Fabric on one device, with repeatable kernels: same machine, same seed, same bytes."
+    from lightning_fabric import Fabric  # a second to import, and only training needs it
+
     one_of("device", device, ["auto", "cpu", "cuda", "mps"])
     one_of("precision", precision, ["32-true", "bf16-mixed", "16-mixed", "64-true"])
     if device == "cuda" and not torch.cuda.is_available(): raise InputError("device: 'cuda' was asked for, but torch sees no CUDA device. Use 'auto' or 'cpu'.")
