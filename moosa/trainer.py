@@ -64,9 +64,9 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
 
-# %% ../nbs/41_trainer.ipynb #674c5137
+# %% ../nbs/41_trainer.ipynb #33147458
 def fit(
-    fabric: "Fabric",  # where and in which precision to compute
+    fabric,  # a Lightning Fabric: where and in which precision to compute
     learner: Learner,
     train: ClipList,  # source clips to learn from
     validation: ClipList,  # source clips to choose the epoch by
@@ -131,10 +131,10 @@ def check_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], epoch: int,
     raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}). The weights were not touched by it, and the checkpoint of "
                      f"the last whole epoch is kept. Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
-# %% ../nbs/41_trainer.ipynb #b3209338
+# %% ../nbs/41_trainer.ipynb #b3e4acab
 @torch.no_grad()
 def validate(
-    fabric: "Fabric",
+    fabric,  # a Lightning Fabric
     learner: Learner,
     clips: ClipList,  # source validation
     config: TrainConfig,
@@ -147,7 +147,7 @@ def validate(
 
 @torch.no_grad()
 def predict(
-    fabric: "Fabric",
+    fabric,  # a Lightning Fabric
     learner: Learner,
     clips: ClipList,
     config: TrainConfig,  # batch_size and workers count here
@@ -168,7 +168,7 @@ def make_fabric(
     device: str = "auto",  # 'auto', 'cpu', 'cuda' or 'mps'
     precision: str = "32-true",  # as Fabric names it: '32-true', 'bf16-mixed', '16-mixed'
     threads: int | None = None,  # CPU threads; None: as torch chose. The last digits depend on it
-) -> "Fabric":
+):  # a Lightning Fabric
     "A Lightning Fabric on one device, with repeatable kernels: same machine, same seed, same bytes."
     from lightning_fabric import Fabric  # a second to import, and only training needs it
 
