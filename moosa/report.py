@@ -87,7 +87,7 @@ TABLES = {  # file name -> (title, group, numbers)
 def cell_text(mean: float, se: float, n: int, expected: int, plus_minus: str = "±") -> str:
     "A cell in percent; fewer seeds than planned are named; a dash where the method has no such number."
     if n == 0: return "missing" if expected else "–"
-    text = f"{100*mean:.1f}" + (f" {plus_minus} {100*se:.1f}" if n > 1 else "")
+    text = f"{100*mean:.1f}" + (f"\u00a0{plus_minus}\u00a0{100*se:.1f}" if n > 1 else "")  # spaces that do not break
     return text if n == expected else f"{text} ({n} of {expected})"
 
 # %% ../nbs/45_report.ipynb #2c41f632
@@ -116,7 +116,7 @@ class Table:
     def markdown(self) -> str: return f"**{self.title}.** Percent; mean ± standard error over n seeds.\n\n{self.wide.reset_index().to_markdown(index=False, disable_numparse=True)}\n"
 
     def latex(self) -> str:
-        body = self.wide.reset_index().map(lambda v: str(v).replace("±", r"$\pm$"))
+        body = self.wide.reset_index().map(lambda v: str(v).replace("\u00a0±\u00a0", r" $\pm$ "))
         return body.to_latex(index=False, escape=False, column_format="ll" + "r"*(len(body.columns) - 2), label=f"tab:{self.name}",
                              caption=self.title.replace("%", r"\%") + r". Percent; mean $\pm$ standard error over $n$ seeds.")
 
