@@ -90,6 +90,7 @@ def run_command(
     epochs: Annotated[int | None, typer.Option(help="Default: the data set's preset, here and below.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     device: Device = "auto",
     data_dir: DataDir = None,
 ):
@@ -100,7 +101,7 @@ def run_command(
     from moosa.grid import watch_epochs
 
     given = dict(target=target, dataset=dataset, method=method, seed=seed, sources=split_list(sources) or (), unknown=split_list(unknown),
-                 modalities=split_list(modalities) or (), hyper=key_values(hyper), epochs=epochs, batch_size=batch_size, lr=lr)
+                 modalities=split_list(modalities) or (), hyper=key_values(hyper), epochs=epochs, batch_size=batch_size, lr=lr, precision=precision)
     spec = spec_from(given)
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{method} on {target}") as bar, watch_epochs(spec, data_dir, bar):

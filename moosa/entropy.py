@@ -17,7 +17,8 @@ def entropy(
     logits: torch.Tensor,  # (..., C)
 ) -> torch.Tensor:  # (...), nats, 0..ln C
     "Shannon entropy of softmax(logits), as torch's `Categorical` computes it from probabilities (SPEC 3.1)."
-    return Categorical(probs=logits.softmax(dim=-1)).entropy()
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision would not sum to 1
+    return Categorical(probs=wide.softmax(dim=-1), validate_args=False).entropy()  # a NaN is for the trainer to report
 
 # %% ../nbs/32_entropy.ipynb #1445f1e5
 def entropy_weights(

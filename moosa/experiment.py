@@ -31,7 +31,7 @@ from .extractors.small import DEFAULT_EXTRACTOR, EXTRACTORS, create_extractor
 from .model import Model
 from .objectives import create_objective, make_hyper
 from .openset import Predictions
-from .trainer import Checkpoint, Learner, TrainConfig, load_tensors
+from .trainer import PRECISIONS, Learner, TrainConfig, load_tensors
 
 # %% ../nbs/42_experiment.ipynb #79dd9db1
 SCHEMA = 1  # of spec and record; raised when their meaning changes
@@ -74,6 +74,7 @@ def resolve(
     hyper = asdict(make_hyper(spec.method, {**preset, **spec.hyper}))
     training = {k: getattr(spec, k) if getattr(spec, k) is not None else data.preset[k] for k in ("epochs", "batch_size", "lr", "weight_decay")}
     spec = replace(spec, modalities=modalities, sources=sources, unknown=unknown, extractors=extractors, hyper=hyper, **training)
+    one_of("precision", spec.precision, PRECISIONS)
     check_numbers(spec)
     return spec
 

@@ -102,9 +102,11 @@ def oscr(
     known: np.ndarray,  # (N,) bool
 ) -> float:  # 0..1
     "Area under the open-set classification rate curve; clips of equal confidence pass together."
+    from sklearn.metrics import auc
+
     levels = np.unique(confidence)[::-1]
     accepted = lambda x: np.concatenate([[0], np.searchsorted(np.sort(-x), -levels, side="right")])
-    return float(np.trapezoid(accepted(confidence[known & right])/known.sum(), accepted(confidence[~known])/(~known).sum()))
+    return float(auc(accepted(confidence[~known])/(~known).sum(), accepted(confidence[known & right])/known.sum()))
 
 # %% ../nbs/40_openset.ipynb #286417e9
 def threshold_free(

@@ -49,6 +49,11 @@ def test_run_writes_everything(data_dir):
     assert again.returncode == 0 and "done before" in again.stdout
 
 
+def test_mixed_precision(data_dir):
+    done = call("run", "--target", "mfeat", "--precision", "bf16-mixed", "--method", "moosa", "--epochs", 1, "--hyper", "jigsaw_samples=4", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_modality_and_one_source(data_dir):
     done = call("run", "--target", "mnist", "--sources", "mfeat", "--modalities", "speech", "--unknown", "0,1,2", "--method", "moosa", "--epochs", 1,
                 "--hyper", "jigsaw_samples=8", "--data-dir", data_dir)
@@ -68,6 +73,7 @@ BAD = {
     "permutations": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=1"), "only 2! = 2"),
     "parts": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=3"), "does not divide"),
     "batch": (("--target", "mfeat", "--batch-size", 5000), "batch_size: 5000"),
+    "precision": (("--target", "mfeat", "--precision", "bf16"), "Did you mean 'bf16-mixed'?"),
     "device": (("--target", "mfeat", "--device", "gpu"), "device: 'gpu'"),
 }
 
@@ -83,8 +89,9 @@ def test_bad_input(name, data_dir):
 def test_mistyped_option(): assert "--target" in call("run", "--tarjet", "mfeat").stderr
 
 
-def test_nan_loss_stops_and_keeps_the_notebook(data_dir):
-    done = call("run", "--target", "mfeat", "--method", "erm", "--epochs", 2, "--lr", 1e30, "--data-dir", data_dir)
+@pytest.mark.parametrize("method", ["erm", "moosa"])
+def test_nan_loss_stops_and_keeps_the_notebook(method, data_dir):
+    done = call("run", "--target", "mfeat", "--method", method, "--epochs", 2, "--lr", 1e30, "--data-dir", data_dir)
     assert done.returncode == 2 and "the loss is nan" in done.stderr and "Lower lr" in done.stderr, done.stderr
     (folder,) = (data_dir/"runs").iterdir()
     assert (folder/"split.ipynb").exists() and (folder/"error.json").exists() and not (folder/"record.json").exists()

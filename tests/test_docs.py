@@ -98,7 +98,6 @@ def pages() -> dict[Path, Page]:
     return {path: Page(path) for path in sorted(SITE.rglob("*.html"))}
 
 
-@pytest.mark.slow
 def test_links_lead_somewhere(pages):
     dead = []
     for path, page in pages.items():
@@ -112,20 +111,17 @@ def test_links_lead_somewhere(pages):
     assert not dead, "\n".join(dead)
 
 
-@pytest.mark.slow
 def test_pages_need_no_network(pages):
     assert not [(path.name, link) for path, page in pages.items() for link in page.fetched if re.match(r"(https?:)?//", link)]
     assert not [css.name for css in SITE.rglob("*.css") if re.search(r"@import[^;]*https?:", css.read_text("utf-8"))]
 
 
-@pytest.mark.slow
 def test_pages_show_no_leftovers(pages):
     bad = ("Traceback (most recent call last)", "<IPython.core", "<object object at", " object at 0x", "show_doc(", "#| ", str(ROOT) + "/")
     shown = {path: unescape(re.sub(r"</?(span|a)\b[^>]*>", "", page.text)) for path, page in pages.items() if SITE/"source" not in path.parents}
     assert not [(path.name, word) for path, text in shown.items() for word in bad if word in text]
 
 
-@pytest.mark.slow
 def test_every_exported_definition_is_documented_in_order(pages):
     for module in sorted(ROOT.glob("moosa/**/*.py")):
         page = pages.get(SITE/(module.relative_to(ROOT/"moosa").with_suffix("").as_posix().replace("/", ".") + ".html"))
@@ -134,7 +130,6 @@ def test_every_exported_definition_is_documented_in_order(pages):
         assert [h for h in re.findall(r"<h3\b[^>]*>(\w+)</h3>", page.text) if h in names] == names, module
 
 
-@pytest.mark.slow
 def test_pages_open_in_a_browser(pages):
     if not shutil.which("chromium"): pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright
