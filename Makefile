@@ -22,8 +22,8 @@ setup: $(VENV)/.installed
 # Runs again whenever the requirements change.
 $(VENV)/.installed: settings.ini pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install -qq --upgrade pip
+	$(BIN)/python -m pip install -qq -e ".[dev]"
 	touch $@
 
 docs: setup

@@ -20,7 +20,7 @@ def halves(
     half = embedding.shape[1]//2
     return embedding[:, :half], embedding[:, half:]
 
-# %% ../nbs/33_contrast.ipynb #a4bc3264
+# %% ../nbs/33_contrast.ipynb #a54657bd
 def supcon(
     features: torch.Tensor,  # (B, views, d), unit vectors
     labels: torch.Tensor | None = None,  # (B,); None: each clip is its own class
@@ -54,7 +54,7 @@ class Projection(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, out), length 1
         return F.normalize(self.head(x), dim=1)
 
-# %% ../nbs/33_contrast.ipynb #48df725c
+# %% ../nbs/33_contrast.ipynb #57964932
 def split_distance(
     embeddings: Iterable[torch.Tensor],  # (B, D) for each modality
 ) -> torch.Tensor:  # scalar, 0 or below

@@ -12,7 +12,7 @@ import torch
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-# %% ../nbs/32_entropy.ipynb #b9b36c6a
+# %% ../nbs/32_entropy.ipynb #a0aa7a43
 def entropy(
     logits: torch.Tensor,  # (..., C)
 ) -> torch.Tensor:  # (...), nats, 0..ln C
@@ -20,7 +20,7 @@ def entropy(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision would not sum to 1
     return Categorical(probs=wide.softmax(dim=-1), validate_args=False).entropy()  # a NaN is for the trainer to report
 
-# %% ../nbs/32_entropy.ipynb #1445f1e5
+# %% ../nbs/32_entropy.ipynb #31bfb329
 def entropy_weights(
     heads: Sequence[torch.Tensor],  # logits (B, C) of each head, the fused one last
     temperature: float = 1.0,  # high: equal weights; low: the surest head takes all
@@ -30,7 +30,7 @@ def entropy_weights(
     weights = (-torch.stack([entropy(h) for h in heads], dim=1)/temperature).softmax(dim=1)
     return weights.detach() if detach else weights
 
-# %% ../nbs/32_entropy.ipynb #c9c1713a
+# %% ../nbs/32_entropy.ipynb #b843a546
 def entropy_weighted_ce(
     heads: Sequence[torch.Tensor],  # logits (B, C) of each head, the fused one last
     labels: torch.Tensor,  # (B,) in 0..C-1
@@ -41,7 +41,7 @@ def entropy_weighted_ce(
     losses = torch.stack([F.cross_entropy(h, labels, reduction="none") for h in heads], dim=1)
     return (entropy_weights(heads, temperature, detach)*losses).sum(dim=1).mean()
 
-# %% ../nbs/32_entropy.ipynb #842bc9c2
+# %% ../nbs/32_entropy.ipynb #12f80568
 def entropy_minimisation(
     heads: Sequence[torch.Tensor],  # logits (B, C) of each head
     eps: float = 1e-5,  # keeps the logarithm finite

@@ -38,7 +38,7 @@ def fused_head(
     "Classifier on the joined embeddings (SPEC 1.4)."
     return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
 
-# %% ../nbs/34_model.ipynb #78978e01
+# %% ../nbs/34_model.ipynb #b4af36ee
 class Model(nn.Module):
     "One extractor and one head for each modality, and the fused head."
 

@@ -77,7 +77,7 @@ class SplitDistance(nn.Module):
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         return split_distance(outputs.embeddings.values())
 
-# %% ../nbs/35_objectives.ipynb #6e2e177a
+# %% ../nbs/35_objectives.ipynb #419eff70
 class Objective(nn.Module):
     "A weighted sum of named terms; terms of weight 0 are left out."
 
@@ -123,7 +123,7 @@ class MoosaHyper:
 class ErmHyper:
     "ERM has none."
 
-# %% ../nbs/35_objectives.ipynb #b90f48d5
+# %% ../nbs/35_objectives.ipynb #e8768e49
 def moosa(
     dims: Mapping[str, int],  # modality -> D, in the order of concatenation
     hyper: MoosaHyper = MoosaHyper(),

@@ -31,7 +31,7 @@ def harmonic_mean(a: float, b: float) -> float:  # nan if either is undefined, 0
 
 def _mean(hits: np.ndarray) -> float: return float(hits.mean()) if len(hits) else float("nan")
 
-# %% ../nbs/40_openset.ipynb #9583874e
+# %% ../nbs/40_openset.ipynb #56d057d9
 def at_threshold(
     confidence: torch.Tensor,  # (N,)
     predicted: torch.Tensor,  # (N,) in 0..C-1, what the classifier would say if it had to choose

@@ -64,7 +64,7 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
 
-# %% ../nbs/41_trainer.ipynb #33147458
+# %% ../nbs/41_trainer.ipynb #12f68d71
 def fit(
     fabric,  # a Lightning Fabric: where and in which precision to compute
     learner: Learner,

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core import one_of
 
-# %% ../../nbs/22_extractors.small.ipynb #18fe2db0
+# %% ../../nbs/22_extractors.small.ipynb #cdfe414b
 class Extractor(nn.Module):
     "A stem, frozen or not, and a trainable tail: data -> embedding."
 
@@ -35,7 +35,7 @@ class Extractor(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, dim)
         return self.tail(self.stem(x))
 
-# %% ../../nbs/22_extractors.small.ipynb #84827505
+# %% ../../nbs/22_extractors.small.ipynb #c17ce52b
 def _conv(conv, norm, channels_in, channels_out, stride=1) -> nn.Sequential:
     "3-wide convolution, BatchNorm, ReLU."
     return nn.Sequential(conv(channels_in, channels_out, 3, stride=stride, padding=1, bias=False), norm(channels_out), nn.ReLU())

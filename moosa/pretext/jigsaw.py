@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core import InputError
 
-# %% ../../nbs/31_pretext.jigsaw.ipynb #7cfd3a5f
+# %% ../../nbs/31_pretext.jigsaw.ipynb #1f442914
 def unrank_permutation(
     index: int,  # 0 <= index < n!
     n: int,  # how many things are ordered
@@ -66,7 +66,7 @@ def check_splits(dims: Sequence[int], splits: int):
     for d in dims:
         if splits < 1 or d % splits: raise InputError(f"jigsaw_num_splits: {splits} does not divide an embedding of {d} numbers into equal parts.")
 
-# %% ../../nbs/31_pretext.jigsaw.ipynb #2c5e3ad0
+# %% ../../nbs/31_pretext.jigsaw.ipynb #21e7bad8
 class Jigsaw(nn.Module):
     "The puzzle: K fixed permutations and a network that tells them apart."
 

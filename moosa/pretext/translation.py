@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..core import InputError
 
-# %% ../../nbs/30_pretext.translation.ipynb #552ccbd4
+# %% ../../nbs/30_pretext.translation.ipynb #5c6be216
 def draw_masks(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
     mask_ratio: float,  # share of entries to hide, 0..1
@@ -34,7 +34,7 @@ def translator(
     "Embedding of one modality -> embedding of another (SPEC 1.4)."
     return nn.Sequential(nn.Linear(dim_from, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim_to))
 
-# %% ../../nbs/30_pretext.translation.ipynb #40440414
+# %% ../../nbs/30_pretext.translation.ipynb #07eace7e
 class MaskedTranslation(nn.Module):
     "Translators between all ordered pairs of modalities, and the loss that trains them."
 
