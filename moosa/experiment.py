@@ -75,17 +75,18 @@ def resolve(
     training = {k: getattr(spec, k) if getattr(spec, k) is not None else data.preset[k] for k in ("epochs", "batch_size", "lr", "weight_decay")}
     spec = replace(spec, modalities=modalities, sources=sources, unknown=unknown, extractors=extractors, hyper=hyper, **training)
     one_of("precision", spec.precision, PRECISIONS)
-    check_numbers(spec)
-    return spec
+    return check_numbers(spec)
 
-# %% ../nbs/42_experiment.ipynb #951486b9
-def check_numbers(spec: Spec):
+# %% ../nbs/42_experiment.ipynb #4b6378cd
+def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others as float, so that 1 and 1.0 name the same run
     "Numbers must be numbers, and of a sensible size."
     for name, kind, low in (("epochs", int, 1), ("batch_size", int, 2), ("lr", float, 0), ("weight_decay", float, 0), ("seed", int, 0)):
         value = getattr(spec, name)
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and kind(value) == value
         if not fits: raise InputError(f"{name}: {value!r} is not {'a whole number' if kind is int else 'a number'}. (In YAML 1.1, write 1.0e-4: 1e-4 is a string.)")
         if value < low: raise InputError(f"{name}: {value} is below {low}.")
+        spec = replace(spec, **{name: kind(value)})
+    return spec
 
 
 def spec_hash(
@@ -268,6 +269,7 @@ def execute_notebook(
 ):
     "Run a notebook by papermill, without its progress bars; raises `RunFailed` with the error's own message."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     make_folder(output.parent)
@@ -277,5 +279,6 @@ def execute_notebook(
         papermill.execute_notebook(str(notebook), str(output), plain, progress_bar=False, cwd=str(notebook.parent), kernel_name="python3",
                                    extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as e: raise RunFailed(f"{e.ename}: {e.evalue}", output, e.ename == "InputError") from None
+    except DeadKernelError: raise RunFailed("the notebook's process died: out of memory, or killed from outside", output, False) from None
     finally:
         if before is None: del os.environ["MOOSA_NO_PROGRESS"]

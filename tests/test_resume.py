@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 from conftest import MOOSA, ROOT, call
 
@@ -17,20 +18,21 @@ def results(data_dir):
     return {name: (folder/name).read_bytes() for name in KEPT}
 
 
-def kill_during_training(data_dir, after_epochs: int, wait: float):
-    "SIGKILL the whole process group once some epochs are saved."
-    process = subprocess.Popen([MOOSA, *ARGS, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def kill_during_training(data_dir, after_epochs: int, wait: float, only_kernel: bool = False) -> tuple[int, str]:
+    "SIGKILL the command and its kernel (or the kernel alone) once some epochs are saved; returns exit code and stderr."
+    process = subprocess.Popen([MOOSA, *ARGS, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
         if len(list(data_dir.glob("runs/*/checkpoint/checkpoint.json"))) and any(p.name >= f"epoch-{after_epochs - 1:04d}" for p in data_dir.glob("runs/*/checkpoint/epoch-*")): break
         time.sleep(0.02)
     time.sleep(wait)
-    kernels = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    for pid in {*kernels, *children}:
-        try: os.kill(int(pid), signal.SIGKILL)
+    children = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
+    for pid in children if only_kernel else [process.pid, *children]:
+        try: os.kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
-    process.wait()
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr
 
 
 @pytest.mark.parametrize("after_epochs", [1, 2])
@@ -44,3 +46,10 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, archives, after_epochs):
     assert not list(folders[1].glob("runs/*/record.json")), "the run was over before it was killed"
     assert call(*ARGS, "--data-dir", folders[1]).returncode == 0
     assert results(folders[0]) == results(folders[1])
+
+
+def test_a_dead_kernel_is_reported(data_dir):
+    code, stderr = kill_during_training(data_dir, 1, wait=0, only_kernel=True)
+    assert code == 1 and "process died" in stderr and "Traceback" not in stderr, stderr
+    assert list(data_dir.glob("runs/*/error.json")) and not list(data_dir.glob("runs/*/record.json"))
+    assert call(*ARGS, "--data-dir", data_dir).returncode == 0  # goes on from the last whole epoch
