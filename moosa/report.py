@@ -244,6 +244,7 @@ def publish_notebook(
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []): cell["id"] = "injected-parameters"  # papermill draws it anew each time
     with atomic_write(target) as f: nbformat.write(nb, f)
 
 
