@@ -165,6 +165,10 @@ def test_grid_goes_on_after_a_failure_and_report_shows_what_is_missing(tmp_path,
     tidy = pd.read_csv(out/"oracle.csv").set_index(["number", "method", "target"])
     assert tidy.loc[("HOS", "erm", "mnist"), "mean"] == pytest.approx(record["results"]["oracle"]["HOS"], abs=1e-6)
 
+    first = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert call("report", grid, "--data-dir", data_dir, "--out", out).returncode == 0
+    assert first == {p.name: p.read_bytes() for p in out.iterdir()}  # the same records give the same report
+
     broken = next(iter(finished))
     broken.write_text(broken.read_text()[:200])  # a half-written record
     done = call("report", grid, "--data-dir", data_dir, "--out", out)
