@@ -126,10 +126,10 @@ def make_tables(
 ) -> list[Table]:
     "All tables of a report."
     tables = []
-    for name, (title, group, numbers) in TABLES.items():
+    for name, (heading, group, numbers) in TABLES.items():
         numbers = numbers or list(results[results.group == group].number.dropna().unique()) or ["fused"]
         tidy = summarise(results, group, numbers)
-        tables.append(Table(name, title, tidy, wide_table(tidy)))
+        tables.append(Table(name, heading, tidy, wide_table(tidy)))
     return [*tables, summary_table(tables)]
 
 

@@ -6,8 +6,7 @@
 __all__ = ['PRECISIONS', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'notify', 'Meter', 'check_finite', 'validate', 'predict',
            'make_fabric', 'Progress', 'History', 'Checkpoint', 'collect', 'restore', 'load_tensors']
 
-# %% ../nbs/41_trainer.ipynb #1978d58b
-import math
+# %% ../nbs/41_trainer.ipynb #2acc7402
 import os
 import time
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ from moosa.contrast import supcon
 from moosa.entropy import entropy, entropy_weights
 from moosa.model import Outputs, fused_head
 from moosa.objectives import MoosaHyper, moosa
-from moosa.openset import max_softmax, published_sweep
+from moosa.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 
 NAMES = {"v": "video", "f": "flow", "a": "audio"}
