@@ -56,8 +56,26 @@ def test_imports_go_downhill():
         number["moosa." + re.search(r"#\| default_exp (\S+)", source)[1]] = path.name[:2]
     for module, mine in number.items():
         text = (ROOT/(module.replace(".", "/") + ".py")).read_text()
-        for other in re.findall(r"^\s*from (moosa\.\S+) import", text, re.M):
+        for other in imported_rooms(text, module):
             assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
+
+
+def imported_rooms(text: str, module: str) -> set[str]:
+    "Full names of the modules of moosa that a module's text imports, by `from moosa.x import`, `from ..x import` or `from .. import x`."
+    found = set()
+    for dots, path, names in re.findall(r"^\s*from (\.*)(\S*) import ([^\n#]+)", text, re.M):
+        if dots: base = module.split(".")[:-len(dots)]
+        elif path.split(".")[0] == "moosa": base = []
+        else: continue
+        stem = ".".join([*base, *filter(None, [path])])
+        found |= {stem, *(f"{stem}.{n.strip().split(' ')[0]}" for n in names.split(","))}
+    return found
+
+
+def test_imports_are_found():
+    text = "from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n    from . import hac\nfrom pathlib import Path\n"
+    assert {"moosa.core", "moosa.extractors.small", "moosa.data.hac"} <= imported_rooms(text, "moosa.data.views")
+    assert not any("pathlib" in name for name in imported_rooms(text, "moosa.data.views"))
 
 
 @pytest.fixture(scope="module")
