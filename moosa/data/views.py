@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'sample_indices', 'resize', 'resize_short',
-           'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames', 'spectrogram', 'MediaData',
+           'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames', 'spectrogram', 'load_clip', 'MediaData',
            'window_of_frames', 'pictures', 'still']
 
 # %% ../../nbs/12_data.views.ipynb #11c136b1
@@ -198,6 +198,25 @@ def spectrogram(
         picture[row:row + recipe.masked_rows] = 0
     return picture.astype(np.float32)
 
+# %% ../../nbs/12_data.views.ipynb #db090b8a
+def load_clip(
+    dataset,  # a MediaData, see below
+    clip,  # a row of its `clips`
+    modalities: Sequence[str],
+    view: View | None = None,  # None: evaluation's
+) -> dict[str, torch.Tensor]:  # modality -> tensor, in the order asked for
+    "All modalities of one clip. Raises `BadClip`."
+    found, seen, media = {}, {}, {}
+    for m in sorted(modalities, key=lambda m: (isinstance(dataset.recipes.get(m), SoundRecipe), m != "video")):  # sound last, video first
+        recipe, draws, medium = dataset.recipes.get(m), view and view.draws(clip.clip, m), dataset.media(clip, m)
+        if isinstance(recipe, FrameRecipe):
+            if (n := dataset.clip_length(medium)) < 1: raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
+            seen[m], media[m] = sample_indices(recipe, n, draws), medium
+            found[m] = view_frames(medium.read(dataset.file_numbers(seen[m], medium)), recipe, draws)
+        elif isinstance(recipe, SoundRecipe): found[m] = spectrogram(medium.read(*dataset.sound_window(clip, seen, media)), recipe, draws)[None]
+        else: found[m] = medium.read()
+    return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
+
 # %% ../../nbs/12_data.views.ipynb #cb59e680
 class MediaData:
     "Clips whose modalities lie in files. A subclass says which."
@@ -225,30 +244,13 @@ class MediaData:
         "The stretch of sound that goes with the frames."
         return window_of_frames(seen, media, self.recipes)
 
-    def load_clip(self,
-        clip,  # a row of `clips`
-        modalities: Sequence[str],
-        view: View | None = None,  # None: evaluation's
-    ) -> dict[str, torch.Tensor]:  # modality -> tensor, in the order asked for
-        "All modalities of one clip. Raises `BadClip`."
-        found, seen, media = {}, {}, {}
-        for m in sorted(modalities, key=lambda m: (isinstance(self.recipes.get(m), SoundRecipe), m != "video")):  # sound last, video first
-            recipe, draws, medium = self.recipes.get(m), view and view.draws(clip.clip, m), self.media(clip, m)
-            if isinstance(recipe, FrameRecipe):
-                if (n := self.clip_length(medium)) < 1: raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
-                seen[m], media[m] = sample_indices(recipe, n, draws), medium
-                found[m] = view_frames(medium.read(self.file_numbers(seen[m], medium)), recipe, draws)
-            elif isinstance(recipe, SoundRecipe): found[m] = spectrogram(medium.read(*self.sound_window(clip, seen, media)), recipe, draws)[None]
-            else: found[m] = medium.read()
-        return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
-
     def load(self,
         clips: pd.DataFrame,  # B rows of `clips`
         modalities: Sequence[str],
         view: View | None = None,  # None: evaluation's
     ) -> dict[str, torch.Tensor]:  # modality -> (B, ...)
         "A batch of clips."
-        loaded = [self.load_clip(clip, modalities, view) for clip in clips.itertuples()]
+        loaded = [load_clip(self, clip, modalities, view) for clip in clips.itertuples()]
         return {m: torch.stack([x[m] for x in loaded]) for m in modalities}
 
     def draw(self,
