@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .core import InputError
-from .extractors.small import Extractor
+from .extractors.anatomy import Extractor
 
 # %% ../nbs/34_model.ipynb #686750de
 @dataclass
@@ -46,10 +46,11 @@ class Model(nn.Module):
         extractors: Mapping[str, Extractor],  # modality -> extractor, in the order of concatenation
         num_classes: int,  # C, the known classes
         fused_hidden: int = 512,  # width of the fused head
+        from_features: bool = False,  # the data are features that the stems have computed before
     ):
         super().__init__()
         if not extractors: raise InputError("modalities: none was given; name at least one.")
-        self.extractors = nn.ModuleDict(extractors)
+        self.extractors, self.from_features = nn.ModuleDict(extractors), from_features
         self.heads = nn.ModuleDict({m: nn.Linear(e.dim, num_classes) for m, e in extractors.items()})
         self.fused = fused_head(sum(e.dim for e in extractors.values()), num_classes, fused_hidden)
 
@@ -59,8 +60,8 @@ class Model(nn.Module):
         return {m: e.dim for m, e in self.extractors.items()}
 
     def forward(self,
-        data: Mapping[str, torch.Tensor],  # modality -> (B, ...)
+        data: Mapping[str, torch.Tensor],  # modality -> (B, ...), clips or features
     ) -> Outputs:
-        embeddings = {m: extractor(data[m]) for m, extractor in self.extractors.items()}
+        embeddings = {m: e.from_features(data[m]) if self.from_features else e(data[m]) for m, e in self.extractors.items()}
         logits = {m: self.heads[m](e) for m, e in embeddings.items()}
         return Outputs(embeddings, logits, self.fused(torch.cat(list(embeddings.values()), dim=1)))

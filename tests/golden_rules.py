@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moosa.extractors.anatomy import Extractor
+from moosa.extractors.audio import vggsound
+from moosa.extractors.resnet3d import slowfast, slowonly
+from moosa.extractors.weights import PUBLISHED, load_published, name_table, published_name
+
 FOLDER = Path(os.environ.get("MOOSA_GOLDEN") or Path(__file__).parent/"golden")
 BASE = int(os.environ.get("MOOSA_GOLDEN_BASE") or 1000)
 SALT = os.environ.get("MOOSA_GOLDEN_SALT") or "pub"
@@ -37,3 +42,45 @@ def no_dropout(module: torch.nn.Module) -> torch.nn.Module:
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout): part.p = 0.0
     return module.train()
+
+
+MAKERS = {"slowfast": slowfast, "slowonly": slowonly, "vggsound": vggsound}
+HEADS = {"slowfast": {"cls_head.fc_cls.weight": (400, 2304), "cls_head.fc_cls.bias": (400,)},  # what the published files hold beyond our extractors
+         "slowonly": {"cls_head.fc_cls.weight": (400, 2048), "cls_head.fc_cls.bias": (400,)},
+         "vggsound": {"audnet.fc.weight": (309, 512), "audnet.fc.bias": (309,)}}
+
+
+def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    "Names and shapes of a published file, by going back from our extractor's names."
+    table = name_table(name, "from_checkpoint")
+    with torch.device("meta"): ours = MAKERS[name]().state_dict()
+    return {published_name(n, table): tuple(t.shape) for n, t in ours.items()} | HEADS[name]
+
+
+def published_file(name: str, folder: Path) -> Path:
+    "A file such as is published, with golden weights in it; written once into `folder`."
+    path = folder/PUBLISHED[name].filename
+    if not path.exists():
+        tensors = {n: golden_weight(f"{name}.{n}", shape) for n, shape in published_shapes(name).items()}
+        if name == "vggsound": torch.save({"epoch": 1, "model_state_dict": tensors}, path, _use_new_zipfile_serialization=False)
+        else: torch.save({"meta": {"epoch": 1}, "state_dict": tensors}, path)
+    return path
+
+
+def golden_extractor(name: str, folder: Path, **settings) -> Extractor:
+    "An extractor with golden weights, through the same loading as a published file. Audio's tail, which no file fills, gets its own."
+    extractor = MAKERS[name](**settings)
+    load_published(name, extractor, published_file(name, folder))
+    if name == "vggsound": fill(extractor.tail.layer4, "audio_cls.layer4.")
+    return extractor
+
+
+def golden_names(name: str, extractor: Extractor) -> dict[str, torch.Tensor]:
+    "An extractor's live parameters and buffers under the reference's names."
+    table, live = name_table(name), extractor.state_dict(keep_vars=True)
+    return {f"{name}.{theirs}" if (theirs := published_name(n, table)) else f"audio_cls.{n.removeprefix('tail.')}": t for n, t in live.items()}
+
+
+def golden_input(offset: int, shape) -> torch.Tensor:
+    "Standard normal numbers."
+    return torch.from_numpy(np.random.RandomState(BASE + offset).standard_normal(shape).astype(np.float32))
