@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,11 +203,14 @@ class AVDigits:
     default_unknown = ("8", "9")
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
+    options = {}  # it can be read in one way only
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
+                  extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
                   hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256)))
 
     def __init__(self,
         folder: str | Path | None = None,  # the data folder; None: the project's
+        recipes=None,  # none: images and speech are loaded as they are
         pairing_seed: int = 0,  # fixes which image meets which recording
     ):
         place = wheel_folder(folder)
@@ -214,12 +218,14 @@ class AVDigits:
         self.clips = pair_clips(self._images, read_speakers(), pairing_seed)
 
     def load(self,
-        modality: str,  # 'image' or 'speech'
         clips: pd.DataFrame,  # B rows of `self.clips`
-    ) -> torch.Tensor:  # image (B, 1, 16, 16) in 0..1, speech (B, 13, 40) as MFCCs
-        "One modality of a batch of clips."
-        if modality == "speech": return self._speech[clips["speech"].tolist()]
-        return torch.stack([self._images[d][0][i] for d, i in zip(clips["domain"], clips["image"])])
+        modalities: Sequence[str],  # of 'image' and 'speech'
+        view=None,  # ignored: training sees what evaluation sees
+    ) -> dict[str, torch.Tensor]:  # image (B, 1, 16, 16) in 0..1, speech (B, 13, 40) as MFCCs
+        "A batch of clips."
+        read = dict(speech=lambda: self._speech[clips["speech"].tolist()],
+                    image=lambda: torch.stack([self._images[d][0][i] for d, i in zip(clips["domain"], clips["image"])]))
+        return {m: read[m]() for m in modalities}
 
     def draw(self,
         modality: str,

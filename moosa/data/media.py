@@ -6,8 +6,9 @@
 __all__ = ['PROBLEMS', 'BadClip', 'check_file', 'write_video', 'write_sound', 'VideoFile', 'VideoInfo', 'video_info',
            'variable_rate', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'SoundFile', 'ArrayFile']
 
-# %% ../../nbs/11_data.media.ipynb #6a5401a6
+# %% ../../nbs/11_data.media.ipynb #7ce84fcc
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def write_video(
     os.close(handle)
     try:
         with av.open(temporary, "w") as out:
-            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(quality), "preset": "veryfast", "threads": "1"})
+            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(quality), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:bframes=0"})
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
             stream.codec_context.gop_size = keyframe_every
             for frame in frames:
@@ -96,6 +97,9 @@ class VideoFile:
     "A video file, read by frame number."
 
     def __init__(self, path: str | Path): self.path = Path(path)
+
+    @property
+    def files(self) -> list[Path]: return [self.path]
 
     @cached_property
     def _reader(self):
@@ -182,6 +186,9 @@ class FlowFiles:
     def path(self) -> Path: return self.x.path
 
     @property
+    def files(self) -> list[Path]: return [self.x.path, self.y.path]
+
+    @property
     def frames(self) -> int:
         "How many frames the x film has."
         return self.x.frames
@@ -222,11 +229,14 @@ class FrameFolder:
     ):
         self.path, self.start, self.frames, self.gray = Path(folder), start, frames, gray
 
+    @property
+    def files(self) -> list[Path]: return [self.path/(self.pattern % n) for n in range(self.start, self.start + self.frames)]
+
     def read(self,
         numbers: Sequence[int],  # file numbers, not counted from the clip's start
     ) -> np.ndarray:  # (T, H, W, 3) RGB, or (T, H, W) if gray; uint8
         "Read the pictures that are asked for."
-        read = {n: self._picture(n) for n in set(map(int, numbers))}
+        read = {n: self._picture(n) for n in sorted(set(map(int, numbers)))}
         pictures = [read[int(n)] for n in numbers]
         if len({p.shape for p in pictures}) > 1: raise BadClip(self.path, "mismatch", f"pictures of different sizes: {sorted({p.shape[:2] for p in pictures})}.")
         return np.stack(pictures)
@@ -244,6 +254,9 @@ class FlowFolders:
     def __init__(self, folder: str | Path, start: int, frames: int):
         self.u, self.v = (FrameFolder(Path(folder)/part, start, frames, gray=True) for part in "uv")
         self.path, self.start, self.frames = Path(folder), start, frames
+
+    @property
+    def files(self) -> list[Path]: return self.u.files + self.v.files
 
     def read(self,
         numbers: Sequence[int],  # file numbers
@@ -264,14 +277,19 @@ class SoundFile:
     ):
         self.path, self.rate, self.convert = Path(path), rate, convert
 
+    @property
+    def files(self) -> list[Path]: return [self.path]
+
     @cached_property
     def info(self):  # as soundfile gives it
         "Header: frames (samples), samplerate, channels, duration. Raises `BadClip`."
         import soundfile
 
         check_file(self.path)
-        try: info = soundfile.info(str(self.path))
+        try: info = soundfile.info(str(self.path), verbose=True)
         except soundfile.SoundFileError as e: raise BadClip(self.path, "unreadable", "it is no sound file that libsndfile can read, e.g. WAV.") from e
+        cut = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.M)  # libsndfile reads on, and keeps the matter to itself
+        if cut and int(cut[1]) < 0xFFFFFFF0: raise BadClip(self.path, "truncated", f"its header says {cut[1]} bytes of sound, {cut[2]} are there.")  # a stream's header has the largest number there is
         if not self.convert and (info.samplerate, info.channels) != (self.rate, 1):
             raise BadClip(self.path, "format", f"{info.samplerate} Hz, {info.channels} channel(s); expected {self.rate} Hz, 1 channel. Convert the file, or ask for "
                                                f"audio_format=convert, which resamples and averages channels.")
@@ -305,6 +323,9 @@ class ArrayFile:
     "A numpy file. Pickled objects, which could run code, are refused."
 
     def __init__(self, path: str | Path): self.path = Path(path)
+
+    @property
+    def files(self) -> list[Path]: return [self.path]
 
     def read(self) -> np.ndarray:  # float32
         "The whole array."

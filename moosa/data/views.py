@@ -221,6 +221,8 @@ def load_clip(
 class MediaData:
     "Clips whose modalities lie in files. A subclass says which."
     recipes: Mapping[str, object] = {}  # modality -> recipe; without one, a modality's array is taken as it is
+    options: Mapping[str, tuple] = {}  # ways to read the files: name -> values, the default first
+    chosen_options: Mapping[str, str] = {}  # of this object
 
     def media(self,
         clip,  # a row of `clips`, as itertuples gives it
