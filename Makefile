@@ -4,14 +4,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-GRID ?= demo.yaml
+GRIDS ?= demo.yaml mini-hac.yaml
 
 .PHONY: reproduce test setup docs readme lab check clean-notebooks bench
 
 reproduce: setup
 	$(BIN)/moosa data get av-digits
-	$(BIN)/moosa grid $(GRID)
-	$(BIN)/moosa report $(GRID)
+	$(BIN)/moosa data get mini-hac
+	for grid in $(GRIDS); do $(BIN)/moosa grid $$grid && $(BIN)/moosa report $$grid || exit 1; done
 
 test: setup
 	$(BIN)/moosa data get av-digits

@@ -14,11 +14,21 @@ from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
-DEMO = {f"experiments/{name}.ipynb": ROOT/"figures"/"demo"/f"{name}.ipynb" for name in ("report", "split")}  # shown as they were executed
+EXECUTED = {  # page -> notebook that is shown as it was executed; the last two have no other place
+    "experiments/report.ipynb": "demo/report.ipynb", "experiments/split.ipynb": "demo/split.ipynb",
+    "experiments/mini_hac_report.ipynb": "mini-hac/report.ipynb", "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb"}
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
-def notebooks() -> list[str]: return sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+def notebooks() -> list[str]:
+    written = {p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    return sorted(written | {page for page in EXECUTED if source(page).exists()})
+
+
+def source(page: str) -> Path:
+    "The notebook that a page is made of."
+    executed = ROOT/"figures"/EXECUTED.get(page, "none")
+    return executed if executed.exists() else NBS/page
 
 
 def plain(path: str) -> str:  # `x/12_y.ipynb` -> `x/y.ipynb`: the number orders notebooks, and is no part of an address
@@ -85,7 +95,7 @@ def make_page(staged: Path, page: Path, run: bool) -> bool:
 
 
 def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finished notebook
-    shared = [Path(__file__), *sorted(ROOT.glob("moosa/**/*.py")), *sorted(NBS.glob("experiments/**/*.*")), *sorted(ROOT.glob("figures/demo/*.md"))]
+    shared = [Path(__file__), *sorted(ROOT.glob("moosa/**/*.py")), *sorted(NBS.glob("experiments/**/*.*")), *sorted(ROOT.glob("figures/*/*.md"))]
     common, pages, jobs = hashlib.sha256(version("nbdev").encode() + b"".join(p.read_bytes() for p in shared)), {}, {}
     clear()
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
@@ -113,7 +123,7 @@ def clear():
 
 def stage(path: str) -> Path:
     (BUILD/"nbs"/path).parent.mkdir(parents=True, exist_ok=True)
-    nb = nbformat.read(DEMO[path] if path in DEMO and DEMO[path].exists() else NBS/path, 4)
+    nb = nbformat.read(source(path), 4)
     title = nb.cells[0]
     if m := re.match(r"(# .+\n\s*(?:>.+\n)+)\s*(?!- )(?=\S)", title.source):  # nbdev drops what follows title and description in a cell
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(title.source[m.end():], id="after-title"))

@@ -75,14 +75,16 @@ def plot_pairs(
     for i, domain in enumerate(domains):
         source = split.test if domain == split.target else split.train
         clips = source[(source.domain == domain) & source.label.isin(shown)].groupby("label").sample(1, random_state=seed).sort_values("label")
+        loaded = experiment.dataset.load(clips, modalities)
         for j, modality in enumerate(modalities):
             row = axes[i*len(modalities) + j]
-            for x, label in zip(experiment.dataset.load(modality, clips), clips.label):
+            for x, label in zip(loaded[modality], clips.label):
                 row[shown.index(label)].grid(False)
                 experiment.dataset.draw(modality, x, row[shown.index(label)])
             row[0].text(-.15, .5, f"{domain}\n{modality}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
     for ax, label in zip(axes[0], shown):
-        ax.set_title(_names(split, [label])[0], color=UNKNOWN if label >= C else "black", fontsize=11, fontweight="bold")
+        name = _names(split, [label])[0]
+        ax.set_title(name.replace(" ", "\n"), color=UNKNOWN if label >= C else "black", fontsize=11 if len(name) < 5 else 8, fontweight="bold")
     fig.suptitle(f"A clip of each class: sources {', '.join(split.sources)}; target {split.target}, with the unknown classes in orange", fontsize=9)
     return fig
 

@@ -57,7 +57,7 @@ def test_imports_go_downhill():
     for module, mine in number.items():
         text = (ROOT/(module.replace(".", "/") + ".py")).read_text()
         for other in imported_rooms(text, module):
-            assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
+            if other != module: assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
 
 
 def imported_rooms(text: str, module: str) -> set[str]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batch', 'ClipList', 'train_batches', 'eval_batches']
 
-# %% ../../nbs/19_data.loader.ipynb #76b4f9ac
-from collections.abc import Sequence
+# %% ../../nbs/19_data.loader.ipynb #e4eee93c
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,43 +15,52 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from ..core import InputError, derived_seed, one_of
-from . import digits
+from . import digits, epic, hac, minihac
+from . import folder as folder_data
+from .views import View
 
-# %% ../../nbs/19_data.loader.ipynb #196ef308
-DATASETS = {"av-digits": digits}  # name -> module with get(folder), check(folder) and a class that loads it
-_CLASSES = {"av-digits": digits.AVDigits}
+# %% ../../nbs/19_data.loader.ipynb #298205db
+DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic}  # name -> module with get(folder)
+_CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic}
 
 
 def dataset_table() -> pd.DataFrame:  # one row per data set: name, modalities, domains known by name, what it is
     "What `moosa data list` prints."
-    return pd.DataFrame([dict(name=name, modalities=" ".join(c.modalities), about=c.about) for name, c in _CLASSES.items()])
+    rows = [dict(name=name, modalities=" ".join(c.modalities), about=c.about) for name, c in _CLASSES.items()]
+    return pd.DataFrame([*rows, dict(name="PATH", modalities="any", about="your own: a manifest.csv, or folders domain/class/clip")])
 
 
 def dataset_class(
-    name: str,  # as in `dataset_table`
-) -> type:  # its classes, domains, modalities and preset can be read without opening files
-    "The class of a data set, by its name."
-    return _CLASSES[one_of("dataset", name, _CLASSES)]
+    name: str,  # as in `dataset_table`, or a path
+):  # a class, or for a path an object; classes, domains, modalities, options and preset can be read without opening clips
+    "What is known of a data set before it is opened."
+    if name not in _CLASSES and Path(name).exists(): return folder_data.FolderData(name)
+    return _CLASSES[one_of("dataset (or a path that exists)", name, _CLASSES)]
 
 
 def create_dataset(
-    name: str,  # as in `dataset_table`
+    name: str,  # as in `dataset_table`, or a path
     folder: str | Path | None = None,  # the data folder; None: the project's
-):  # a data set: see data.settings
-    "Open a data set by its name."
-    return dataset_class(name)(folder)
+    recipes: Mapping[str, object] | None = None,  # modality -> how it is looked at; None: as the published networks do
+    options: Mapping[str, str] = {},  # how files are read, see the data set's `options`
+):  # a data set
+    "Open a data set."
+    described = dataset_class(name)
+    if not isinstance(described, type): return folder_data.FolderData(name, recipes=recipes, **options)
+    return described(folder, recipes=recipes, **options)
 
 # %% ../../nbs/19_data.loader.ipynb #775fe831
 @dataclass
 class Batch:
     "Some clips, ready for a model."
-    data: dict[str, torch.Tensor]  # modality -> (B, ...), in the order the user listed the modalities
+    data: dict[str, torch.Tensor]  # modality -> (B, ...), in the order the user listed the modalities; features may be a tuple of tensors
     labels: torch.Tensor  # (B,) int64; known classes 0..C-1
     clips: list[str]  # names
 
     def to(self, device) -> "Batch":
         "Move the tensors to a device."
-        return Batch({m: x.to(device, non_blocking=True) for m, x in self.data.items()}, self.labels.to(device, non_blocking=True), self.clips)
+        move = lambda x: tuple(map(move, x)) if isinstance(x, tuple) else x.to(device, non_blocking=True)
+        return Batch({m: move(x) for m, x in self.data.items()}, move(self.labels), self.clips)
 
 # %% ../../nbs/19_data.loader.ipynb #ce5d8e3a
 class ClipList(Dataset):
@@ -61,19 +70,21 @@ class ClipList(Dataset):
         dataset,  # where the clips come from
         clips: pd.DataFrame,  # with column `label`
         modalities: Sequence[str],  # which to load; their order is the order of concatenation
+        view: View | None = None,  # None: evaluation's; otherwise training's, in one epoch
     ):
         if not modalities: raise InputError("modalities: none was given; name at least one.")
         if len(set(modalities)) < len(modalities): raise InputError(f"modalities: one is named twice in {list(modalities)}.")
         for m in modalities: one_of("modalities", m, dataset.modalities)
-        self.dataset, self.clips, self.modalities = dataset, clips, tuple(modalities)
+        self.dataset, self.clips, self.modalities, self.view = dataset, clips, tuple(modalities), view
 
     def __len__(self): return len(self.clips)
 
-    def __getitems__(self, rows: list[int]) -> Batch:
-        "What torch's loader calls with the rows of a batch."
+    def __getitems__(self, rows: list[int]) -> Batch | InputError:
+        "What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error: torch would wrap it beyond recognition."
         clips = self.clips.iloc[rows]
-        return Batch({m: self.dataset.load(m, clips) for m in self.modalities},
-                     torch.tensor(clips["label"].tolist()), clips["clip"].tolist())
+        try: data = self.dataset.load(clips, self.modalities, self.view)
+        except InputError as e: return e
+        return Batch(data, torch.tensor(clips["label"].tolist()), clips["clip"].tolist())
 
 # %% ../../nbs/19_data.loader.ipynb #7a50f20b
 def train_batches(
@@ -82,20 +93,33 @@ def train_batches(
     seed: int,  # of the run
     epoch: int,  # 0, 1, ...
     workers: int = 0,  # processes that load; the batches are the same for any number
-) -> DataLoader:
-    "One epoch in random order; clips that do not fill the last batch are left out, as published (SPEC 2)."
+) -> Iterator[Batch]:
+    "One epoch in random order and through training's view; clips that do not fill the last batch are left out, as published (SPEC 2)."
     if len(clips) < batch_size: raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
     order = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
-    return DataLoader(clips, batch_sampler=BatchSampler(order, batch_size, drop_last=True), collate_fn=_as_is, num_workers=workers)
+    seen = ClipList(clips.dataset, clips.clips, clips.modalities, View(seed, epoch))
+    return _batches(seen, BatchSampler(order, batch_size, drop_last=True), workers)
 
 
 def eval_batches(
     clips: ClipList,
     batch_size: int,
     workers: int = 0,  # processes that load
-) -> DataLoader:
-    "Every clip once, in order."
-    return DataLoader(clips, batch_sampler=BatchSampler(SequentialSampler(clips), batch_size, drop_last=False), collate_fn=_as_is, num_workers=workers)
+) -> Iterator[Batch]:
+    "Every clip once, in order. Raises `BadClip` for a clip that cannot be read."
+    return _batches(clips, BatchSampler(SequentialSampler(clips), batch_size, drop_last=False), workers)
+
+
+def _batches(clips: ClipList, sampler: BatchSampler, workers: int) -> Iterator[Batch]:
+    for batch in DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker):
+        if isinstance(batch, InputError): raise batch
+        yield batch
 
 
 def _as_is(batch): return batch
+
+
+def _start_worker(_):  # OpenCV's own threads do not survive the fork of a process
+    import cv2
+
+    cv2.setNumThreads(0)
