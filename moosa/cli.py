@@ -108,7 +108,7 @@ def data_make_flow(
 
     done = make_flow(source, target, method, workers)
     bad = done[done.status == "bad"]
-    for row in bad.itertuples(): print(f"bad: {row.detail}")
+    for row in bad.itertuples(): print(f"bad: {row.file}: {row.detail}")
     print(", ".join(f"{n} {status}" for status, n in done.status.value_counts().items()))
     if len(bad): raise typer.Exit(1)
 

@@ -180,7 +180,8 @@ def plot_number(
                     ax.text(x, .01, "missing", rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
                     continue
                 ax.bar(x, values.mean(), width*.92, color=COLOURS[i], alpha=.75, label=method if j == 0 else None)
-                ax.plot(np.full(len(values), x) + np.linspace(-.12, .12, len(values))*width*2, values, ".", color="black", ms=5)
+                spread = np.linspace(-.24, .24, len(values))*width if len(values) > 1 else 0
+                ax.plot(x + spread, values, ".", color="black", ms=5)
         if number in chance: ax.axhline(chance[number], color="black", ls=":", lw=1)
         ax.set_xticks(range(len(targets)), targets)
         ax.set(xlabel="target", ylim=(0, 1))

@@ -193,3 +193,41 @@ def test_unknown_grid(): assert "Did you mean 'demo.yaml'?" in call("grid", "dmo
 def test_demo_has_18_cells():
     done = call("grid", ROOT/"nbs"/"experiments"/"grids"/"demo.yaml", "--dry-run")
     assert done.stdout.strip().splitlines()[-1] == "18 cells"
+
+
+def test_weights_without_a_network(tmp_path):
+    "A closed door in place of a proxy: nothing is fetched, and the message says what to put where."
+    done = call("weights", "list", "--data-dir", tmp_path)
+    assert done.returncode == 0 and done.stdout.count("False") == 3 and "openmmlab.com" in done.stdout
+    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9") | {"no_proxy": "", "NO_PROXY": ""}
+    done = call("weights", "get", "slowfast", "--data-dir", tmp_path, env=closed)
+    assert done.returncode == 2 and "put it here, with this name" in done.stderr and str(tmp_path/"weights"/"slowfast_r101") in done.stderr
+    done = call("weights", "get", "slowfats", "--data-dir", tmp_path, env=closed)
+    assert done.returncode == 2 and "Did you mean 'slowfast'?" in done.stderr
+    done = call("run", "--dataset", "hac", "--target", "human", "--data-dir", tmp_path)
+    assert done.returncode == 2 and "moosa data get" in done.stderr and "is missing: a list of clips" in done.stderr
+
+
+def test_make_flow(tmp_path):
+    from moosa.data.media import VideoFile, write_video
+
+    film = np.zeros((12, 96, 128, 3), np.uint8)
+    for t in range(12): film[t, 30:60, 5*t:5*t + 30] = np.random.default_rng(0).integers(0, 255, (30, 30, 3))
+    write_video(tmp_path/"human"/"videos"/"a.mp4", film)
+    (tmp_path/"human"/"videos"/"b.mp4").write_text("no video")
+    done = call("data", "make-flow", tmp_path, "--workers", 1)
+    assert done.returncode == 1 and "b.mp4" in done.stdout and "1 done" in done.stdout, done.stdout + done.stderr
+    x = VideoFile(tmp_path/"human"/"flow"/"a_flow_x.mp4")
+    assert x.frames == 12 and x.read([5])[0, 45, 40, 0] > 140  # moves to the right
+    (tmp_path/"human"/"videos"/"b.mp4").unlink()
+    assert "1 there" in call("data", "make-flow", tmp_path).stdout
+    assert call("data", "make-flow", tmp_path/"nowhere").returncode == 2
+
+
+def test_lists_of_names_and_values_on_the_command_line(data_dir):
+    run = lambda *args: call("run", "--target", "mfeat", *QUICK, *args, "--data-dir", data_dir)
+    for args, says in ((("--extractors", "image"), "--extractors: 'image' is not of the form"), (("--extractors", "image=resnet"), "resnet"),
+                       (("--weights", "some"), "weights"), (("--features", "stem"), "frozen_stems"), (("--data-options", "frame_index=repaired"), "data_options"),
+                       (("--on-bad-clip", "cry"), "on_bad_clip")):
+        done = run(*args)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, (args, done.stderr)

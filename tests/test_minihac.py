@@ -174,3 +174,22 @@ def test_own_data_from_the_command_line(generated, tmp_path):
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path/"data"/"runs").glob("*/record.json")
     assert json.loads(record.read_text())["spec"]["extractors"] == {"video": "small-video", "audio": "small-audio"}
+
+
+# --- the published networks -------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+def test_published_networks_on_hacs_layout(generated, tmp_path):
+    "A run as on HAC, with SlowFast, SlowOnly and the VGGSound network at full size; weights are made up, in the published files' formats. Two minutes and 8 GB."
+    from golden_rules import published_file
+
+    from moosa.extractors.weights import PUBLISHED, weights_path
+
+    minihac.get(tmp_path, report=lambda line: None, clips_per_class=2)
+    (tmp_path/"raw"/"mini-hac").rename(tmp_path/"raw"/"HAC")
+    (tmp_path/"weights").mkdir()
+    for name in PUBLISHED: shutil.move(published_file(name, tmp_path), weights_path(name, tmp_path))
+    done = call("run", "--dataset", "hac", "--target", "cartoon", "--epochs", 1, "--batch-size", 4, "--hyper", "jigsaw_num_splits=2", "--data-dir", tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next((tmp_path/"runs").glob("*/record.json")).read_text())
+    assert record["spec"]["extractors"] == {"video": "slowfast", "audio": "vggsound", "flow": "slowonly"} and record["spec"]["frozen_bn"] == "train"
