@@ -312,6 +312,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'moosa.experiment.peak_memory_mb': ('experiment.html#peak_memory_mb', 'moosa/experiment.py'),
                                   'moosa.experiment.read_record': ('experiment.html#read_record', 'moosa/experiment.py'),
                                   'moosa.experiment.resolve': ('experiment.html#resolve', 'moosa/experiment.py'),
+                                  'moosa.experiment.resolve_data': ('experiment.html#resolve_data', 'moosa/experiment.py'),
                                   'moosa.experiment.resolve_extractors': ('experiment.html#resolve_extractors', 'moosa/experiment.py'),
                                   'moosa.experiment.resolve_hyper': ('experiment.html#resolve_hyper', 'moosa/experiment.py'),
                                   'moosa.experiment.resolve_options': ('experiment.html#resolve_options', 'moosa/experiment.py'),

@@ -92,7 +92,7 @@ def data_check(
 
     dataset = create_dataset(name, data_dir)
     findings = examine(dataset, split_list(modalities), sample, workers)
-    print(report(dataset, findings, out or data_folder(data_dir)/f"check-{Path(name).stem}.csv"))
+    print(report(dataset, findings, out or data_folder(data_dir)/f"check-{Path(name).resolve().stem}.csv"))
     if (findings.level == "error").any(): raise typer.Exit(1)
 
 # %% ../nbs/49_cli.ipynb #92c07d21

@@ -14,7 +14,7 @@ from moosa.core import InputError
 from moosa.data import minihac
 from moosa.data.doctor import examine
 from moosa.data.media import VideoFile, write_sound, write_video
-from moosa.experiment import build_learner, open_experiment, spec_from
+from moosa.experiment import build_learner, open_experiment, resolve, spec_from, spec_hash
 from moosa.openset import evaluate
 from moosa.trainer import fit, make_fabric, predict
 
@@ -169,11 +169,16 @@ def test_own_data_from_the_command_line(generated, tmp_path):
     pd.DataFrame(table).to_csv(tmp_path/"manifest.csv", index=False)
     done = call("data", "check", tmp_path, "--out", tmp_path/"findings.csv")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = call("run", "--dataset", tmp_path, "--target", "animal", "--unknown", "running", "--method", "moosa", "--epochs", 1, "--hyper", "jigsaw_samples=8",
-                "--batch-size", 4, "--data-dir", tmp_path/"data")
+    done = call("run", "--dataset", ".", "--target", "animal", "--unknown", "running", "--method", "moosa", "--epochs", 1, "--hyper", "jigsaw_samples=8",
+                "--batch-size", 4, "--data-dir", tmp_path/"data", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path/"data"/"runs").glob("*/record.json")
     assert json.loads(record.read_text())["spec"]["extractors"] == {"video": "small-video", "audio": "small-audio"}
+    before = spec_from(dict(dataset=str(tmp_path), target="animal", unknown=["running"]))
+    pd.DataFrame(table[1:]).to_csv(tmp_path/"manifest.csv", index=False)  # other clips are another run
+    after = spec_from(dict(dataset=str(tmp_path), target="animal", unknown=["running"]))
+    assert spec_hash(before) != spec_hash(after) and before.dataset == after.dataset
+    with pytest.raises(InputError, match="table of clips has changed"): resolve(before)
 
 
 # --- the published networks -------------------------------------------------------------------------------------------
