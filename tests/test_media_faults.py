@@ -160,9 +160,9 @@ def test_flow_is_shorter_than_video(root):
 
 
 def test_sound_without_samples(root):
-    "A WAV of no samples is silence, as a window beyond the end is."
+    "A WAV of no samples is an error; a window beyond the end of one that has some is silence, as published."
     write_sound(root/"human"/AUDIO, np.zeros(0))
-    assert load(root, "video", "audio")["audio"].abs().max() < 1e-4
+    with pytest.raises(BadClip, match="train-a.wav: silent: there is no sample in it"): load(root, "video", "audio")
     write_sound(root/"human"/AUDIO, np.ones(100)/2)  # ends before the window begins
     assert load(root, "video", "audio")["audio"].abs().max() < 1e-4
 

@@ -24,7 +24,7 @@ from ..core import InputError, atomic_write
 # %% ../../nbs/11_data.media.ipynb #b4e3f696
 PROBLEMS = {"missing": "there is no such file", "empty": "the file has no bytes", "unreadable": "it is not the kind of file it should be, or is damaged",
             "truncated": "it ends before its own header says", "too-short": "fewer frames than are needed", "mismatch": "it does not fit the clip's other files",
-            "format": "sampling rate or channels are not the expected ones", "silent": "every sample is zero"}
+            "format": "sampling rate or channels are not the expected ones", "silent": "there is no sound in it"}
 
 
 class BadClip(InputError):
@@ -288,6 +288,7 @@ class SoundFile:
         check_file(self.path)
         try: info = soundfile.info(str(self.path), verbose=True)
         except soundfile.SoundFileError as e: raise BadClip(self.path, "unreadable", "it is no sound file that libsndfile can read, e.g. WAV.") from e
+        if info.frames == 0: raise BadClip(self.path, "silent", "there is no sample in it.")
         cut = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.M)  # libsndfile reads on, and keeps the matter to itself
         if cut and int(cut[1]) < 0xFFFFFFF0: raise BadClip(self.path, "truncated", f"its header says {cut[1]} bytes of sound, {cut[2]} are there.")  # a stream's header has the largest number there is
         if not self.convert and (info.samplerate, info.channels) != (self.rate, 1):
