@@ -70,7 +70,7 @@ BAD = {
     "all unknown": (("--target", "mfeat", "--unknown", "0,1,2,3,4,5,6,7,8"), "at least 2"),
     "hyper name": (("--target", "mfeat", "--hyper", "mask_ration=0.5"), "Did you mean 'mask_ratio'?"),
     "hyper form": (("--target", "mfeat", "--hyper", "mask_ratio"), "name=value"),
-    "permutations": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=1"), "only 2! = 2"),
+    "permutations": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=1", "--hyper", "jigsaw_samples=32"), "only 2! = 2"),
     "parts": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=3"), "does not divide"),
     "batch": (("--target", "mfeat", "--batch-size", 5000), "batch_size: 5000"),
     "precision": (("--target", "mfeat", "--precision", "bf16"), "Did you mean 'bf16-mixed'?"),
