@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .data.views import FrameRecipe, SoundRecipe, pictures
 from .experiment import Experiment
-from .figures import new_figure, title
+from .figures import new_figure
 
 # %% ../nbs/46_explore.ipynb #c9e3e995
 def sample_clips(

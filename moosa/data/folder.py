@@ -137,7 +137,7 @@ def check_files(
     for modality, columns in modalities.items():
         for column in columns:
             file, at = row[column], f"{where}, column {column}"
-            if not file: complaints.add(at, f"the clip lacks this modality; every clip needs a file for each")
+            if not file: complaints.add(at, "the clip lacks this modality; every clip needs a file for each")
             elif problem := why_not(root, file): complaints.add(at, problem)
             elif len(columns) == 2 and kind_of(file) is not VideoFile: complaints.add(at, f"{file!r} is not a film; {' and '.join(columns)} are two gray films")
             elif modality == "flow" and len(columns) == 1 and kind_of(file) is VideoFile: complaints.add(at, "flow is two films, one column each: flow_x and flow_y")

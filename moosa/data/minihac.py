@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_write, data_folder, derived_seed, file_sha256, read_json, write_json

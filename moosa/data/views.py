@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, derived_seed, one_of
+from ..core import derived_seed
 from .media import BadClip
 
 # %% ../../nbs/12_data.views.ipynb #49799b87
