@@ -23,6 +23,12 @@ class Outputs:
     logits: dict[str, torch.Tensor]  # modality -> (B, C)
     fused: torch.Tensor  # (B, C)
 
+    def rows(self,
+        kept: torch.Tensor,  # (B,) bool
+    ) -> "Outputs":
+        "Those of some clips."
+        return Outputs({m: x[kept] for m, x in self.embeddings.items()}, {m: x[kept] for m, x in self.logits.items()}, self.fused[kept])
+
     @property
     def heads(self) -> list[torch.Tensor]:
         "Logits of all heads: each modality in order, the fused one last."

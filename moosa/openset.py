@@ -6,8 +6,8 @@ r"""From predictions to numbers: scores, thresholds, OS\*, UNK, HOS, AUROC, FPR9
 __all__ = ['max_softmax', 'harmonic_mean', 'at_threshold', 'Sweep', 'sweep_thresholds', 'published_sweep',
            'source_quantile_threshold', 'oscr', 'threshold_free', 'Predictions', 'known_accuracy', 'evaluate']
 
-# %% ../nbs/40_openset.ipynb #df7b7683
-from dataclasses import dataclass
+# %% ../nbs/40_openset.ipynb #cacafbca
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -133,6 +133,8 @@ class Predictions:
     logits: dict[str, torch.Tensor]  # modality -> (N, C) logits
     labels: torch.Tensor  # (N,); C and above are unknown
     clips: list[str]  # names, N
+    embeddings: dict[str, torch.Tensor] = field(default_factory=dict)  # modality -> (N, D); not kept on disk
+    missing: dict[str, torch.Tensor] = field(default_factory=dict)  # 'RULE/PRESENT' -> (N, C) logits with only some modalities
 
     @property
     def num_known(self) -> int: return self.fused.shape[1]

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ..core import InputError, derived_seed, one_of
+from ..core import InputError, one_of
 from .media import ArrayFile, FlowFiles, SoundFile, VideoFile
+from .settings import hold_out
 from .views import FLOW, RGB, SOUND, MediaData
 
 # %% ../../nbs/16_data.folder.ipynb #717f9432
@@ -180,10 +181,7 @@ def random_parts(
     seed: int = 0,
 ) -> list[str]:  # 'train' or 'validation' for each clip
     "A fifth of each class of each domain validates."
-    validation = set()
-    for _, names in clips.groupby(["domain", "class"])["clip"]:
-        drawn = sorted(names, key=lambda name: derived_seed(seed, "part", name))
-        validation.update(drawn[:max(round(len(drawn)/5), 1) if len(drawn) > 1 else 0])
+    validation = hold_out(clips, seed)
     return ["validation" if name in validation else "train" for name in clips["clip"]]
 
 # %% ../../nbs/16_data.folder.ipynb #8f93c288
