@@ -315,6 +315,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'moosa.experiment.Experiment.config': ('experiment.html#experiment.config', 'moosa/experiment.py'),
                                   'moosa.experiment.Experiment.precompute': ( 'experiment.html#experiment.precompute',
                                                                               'moosa/experiment.py'),
+                                  'moosa.experiment._plain': ('experiment.html#_plain', 'moosa/experiment.py'),
                                   'moosa.experiment.build_extractors': ('experiment.html#build_extractors', 'moosa/experiment.py'),
                                   'moosa.experiment.build_learner': ('experiment.html#build_learner', 'moosa/experiment.py'),
                                   'moosa.experiment.environment': ('experiment.html#environment', 'moosa/experiment.py'),

@@ -248,12 +248,16 @@ def execute_notebook(
     from papermill.exceptions import PapermillExecutionError
 
     make_folder(output.parent)
-    plain = {k: list(v) if isinstance(v, tuple) else dict(v) if isinstance(v, Mapping) else v for k, v in parameters.items()}
     before, os.environ["MOOSA_NO_PROGRESS"] = os.environ.get("MOOSA_NO_PROGRESS"), "1"
     try:
-        papermill.execute_notebook(str(notebook), str(output), plain, progress_bar=False, cwd=str(notebook.parent), kernel_name="python3",
+        papermill.execute_notebook(str(notebook), str(output), _plain(parameters), progress_bar=False, cwd=str(notebook.parent), kernel_name="python3",
                                    extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except PapermillExecutionError as e: raise RunFailed(f"{e.ename}: {e.evalue}", output, e.ename in ("InputError", "BadClip")) from None
     except DeadKernelError: raise RunFailed("the notebook's process died: out of memory, or killed from outside", output, False) from None
     finally:
         if before is None: del os.environ["MOOSA_NO_PROGRESS"]
+
+
+def _plain(value):  # papermill writes dicts, lists, strings and numbers
+    if isinstance(value, Mapping): return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("golden_backbones", "golden_e2e", "golden_views")  # tests that test_golden.py collects
+pytest.register_assert_rewrite("golden_backbones", "golden_e2e", "golden_osda", "golden_rules", "golden_views")  # tests that test_golden.py collects
 
 ROOT = Path(__file__).resolve().parent.parent
 MOOSA = str(Path(sys.executable).parent/"moosa")

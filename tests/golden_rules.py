@@ -84,3 +84,25 @@ def golden_names(name: str, extractor: Extractor) -> dict[str, torch.Tensor]:
 def golden_input(offset: int, shape) -> torch.Tensor:
     "Standard normal numbers."
     return torch.from_numpy(np.random.RandomState(BASE + offset).standard_normal(shape).astype(np.float32))
+
+
+def close(ours, theirs, rtol=1e-5, floor=0.0):
+    "Equal to `rtol` of the largest entry: an array's small entries carry the rounding of its large ones. Below `floor` all is rounding."
+    ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
+    theirs = np.asarray(theirs)
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=rtol, atol=max(floor, rtol*np.abs(theirs).max(initial=0)))
+
+
+def stats(tensor) -> np.ndarray:  # [sum, L2, first 4 entries]
+    flat = tensor.detach().double().flatten()
+    return np.concatenate([[flat.sum().item(), flat.norm().item()], flat[:4].numpy()])
+
+
+def close_stats(ours, theirs, name, tensor, rtol=1e-5):
+    "A sum of many entries rounds in proportion to their L1 norm, single entries in proportion to the largest."
+    tensor = tensor.detach().double().abs()
+    scale = np.array([tensor.sum().item(), theirs[1]] + [tensor.max().item()]*(len(theirs) - 2))
+    bad = np.abs(ours - theirs) > rtol*np.maximum(scale, 1e-9)
+    # A bias before a BatchNorm has no effect: its gradient is rounding noise on both sides.
+    noise = theirs[1] < 1e-6 and ours[1] < 1e-6
+    assert noise or not bad.any(), f"{name}: {ours} against {theirs}"

@@ -4,7 +4,9 @@ import pytest
 import torch
 from golden_backbones import case, test_batchnorm_after, test_values, test_weight_rule  # noqa: F401 (fixtures and tests of other files, collected here)
 from golden_e2e import test_buffers_after, test_parameters_after, test_step, test_validation_after, training  # noqa: F401
-from golden_rules import FOLDER, fill, no_dropout
+from golden_osda import (adaptation, test_adaptation_buffers, test_adaptation_input_gradients, test_adaptation_parameter_gradients,  # noqa: F401
+                         test_adaptation_terms, test_which_clips_are_kept)
+from golden_rules import FOLDER, close, close_stats, fill, no_dropout, stats
 from golden_views import (kitchen, test_epic, test_every_case_is_covered, test_hac, test_spectrogram, test_the_published_window_of_sound,  # noqa: F401
                           test_which_box, test_which_frames)
 from torch.nn import functional as F
@@ -21,14 +23,6 @@ LOSS_CASES = [(letters, splits) for letters in ("VA", "VF", "FA", "VFA") for spl
 
 
 def load(name: str): return np.load(FOLDER/f"{name}.npz", allow_pickle=False)
-
-
-def close(ours, theirs, rtol=1e-5, floor=0.0):
-    "Equal to `rtol` of the largest entry: an array's small entries carry the rounding of its large ones. Below `floor` all is rounding."
-    ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
-    theirs = np.asarray(theirs)
-    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=rtol, atol=max(floor, rtol*np.abs(theirs).max(initial=0)))
-
 
 
 class Step:
@@ -72,11 +66,6 @@ class Step:
             self.live |= fill(net, f"mlp_{short[s]}2{short[t]}.enc_net.")
         for m, projection in self.objective.terms["contrastive"].projections.items():
             self.live |= fill(projection.head, f"{short[m]}_proj.head.")
-
-
-def stats(tensor) -> np.ndarray:  # [sum, L2, first 4 entries]
-    flat = tensor.detach().double().flatten()
-    return np.concatenate([[flat.sum().item(), flat.norm().item()], flat[:4].numpy()])
 
 
 @pytest.fixture(scope="module", params=LOSS_CASES, ids=lambda p: f"{p[0]}-{p[1]}")
@@ -131,16 +120,6 @@ def test_projection_buffers(step):
     names = [str(n) for n in step["proj_bn_names"]]
     for name, theirs in zip(names, step["proj_bn_stats"]): close_stats(stats(step.live[name]), theirs, name, step.live[name])
     assert {n for n in names if "running" in n} == {n for n in step.live if "running" in n}
-
-
-def close_stats(ours, theirs, name, tensor):
-    "A sum of many entries rounds in proportion to their L1 norm, single entries in proportion to the largest."
-    tensor = tensor.detach().double().abs()
-    scale = np.array([tensor.sum().item(), theirs[1]] + [tensor.max().item()]*(len(theirs) - 2))
-    bad = np.abs(ours - theirs) > 1e-5*np.maximum(scale, 1e-9)
-    # A bias before a BatchNorm has no effect: its gradient is rounding noise on both sides.
-    noise = theirs[1] < 1e-6 and ours[1] < 1e-6
-    assert noise or not bad.any(), f"{name}: {ours} against {theirs}"
 
 
 def test_published_permutations(step):
