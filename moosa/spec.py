@@ -19,6 +19,7 @@ from .data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown,
 from .extractors.anatomy import FROZEN_BN
 from .extractors.registry import DEFAULT_EXTRACTOR, WEIGHTS, find_extractor
 from .extractors.weights import AUDIO_TAILS
+from .missing import check_rules, which_rules
 from .objectives import METHODS, make_hyper
 
 # %% ../nbs/38_spec.ipynb #0c6a290f
@@ -167,10 +168,8 @@ def resolve_hyper(method: str, preset: Mapping, given: Mapping, modalities: int,
 def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, ...]:
     "How the test does without a modality."
     method = METHODS[spec.method]
-    able = ("translate",)*(method.translates and hyper.get("alpha_trans", 1) != 0) + ("zero",) + ("drop",)*method.trains_heads
-    able = able if modalities > 1 else ()
-    for rule in spec.missing or (): one_of("missing", rule, able)
-    return able if spec.missing is None else tuple(spec.missing)
+    facts = method.trains_heads, method.translates and hyper.get("alpha_trans") != 0, modalities
+    return which_rules(*facts) if spec.missing is None else check_rules(spec.method, spec.missing, *facts)
 
 # %% ../nbs/38_spec.ipynb #3f89eaa2
 def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others as float, so that 1 and 1.0 name the same run

@@ -33,3 +33,13 @@ def data_dir(tmp_path, archives) -> Path:
     (folder/"raw").mkdir(parents=True)
     (folder/"raw"/"av-digits").symlink_to(archives)
     return folder
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory) -> Path:
+    "A data folder with 63 clips of mini-HAC."
+    from moosa.data import minihac
+
+    folder = tmp_path_factory.mktemp("minihac")
+    minihac.get(folder, report=lambda line: None, clips_per_class=3)
+    return folder

@@ -14,19 +14,12 @@ from moosa.core import InputError
 from moosa.data import minihac
 from moosa.data.doctor import examine
 from moosa.data.media import VideoFile, write_sound, write_video
-from moosa.experiment import build_learner, open_experiment, resolve, spec_from, spec_hash
+from moosa.experiment import build_learner, open_experiment
 from moosa.openset import evaluate
+from moosa.spec import resolve, spec_from, spec_hash
 from moosa.trainer import fit, make_fabric, predict
 
 SETS = [c for n in (1, 2, 3) for c in itertools.combinations(("video", "audio", "flow"), n)]
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory):
-    "A data folder with 63 clips."
-    folder = tmp_path_factory.mktemp("minihac")
-    minihac.get(folder, report=lambda line: None, clips_per_class=3)
-    return folder
 
 
 @pytest.fixture
