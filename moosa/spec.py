@@ -21,6 +21,7 @@ from .extractors.registry import DEFAULT_EXTRACTOR, WEIGHTS, find_extractor
 from .extractors.weights import AUDIO_TAILS
 from .missing import check_rules, which_rules
 from .objectives import METHODS, make_hyper
+from .presets import fill_in
 
 # %% ../nbs/38_spec.ipynb #0c6a290f
 SCHEMA = 2  # of spec and record; raised when their meaning changes
@@ -191,11 +192,11 @@ def spec_hash(
 
 # %% ../nbs/38_spec.ipynb #dd7b81a6
 def spec_from(
-    parameters: Mapping[str, object],  # field -> value
+    parameters: Mapping[str, object],  # field -> value; `preset` is not a field, but names values for the fields that are left out
 ) -> Spec:  # resolved
     "Make a spec from named values; an unknown name raises `InputError` with a suggestion."
-    for name in parameters: one_of("parameter", name, [f.name for f in fields(Spec)])
-    given = dict(parameters)
+    for name in parameters: one_of("parameter", name, [*(f.name for f in fields(Spec)), "preset"])
+    given = fill_in(parameters) if parameters.get("preset") else {name: value for name, value in parameters.items() if name != "preset"}
     for name in {"modalities", "sources", "unknown", "target_classes", "missing"} & set(given): given[name] = as_names(given[name])
     for name in {"source_classes", "hyper", "extractors", "data_options"} & set(given):
         if not isinstance(given[name], Mapping): raise InputError(f"{name}: {given[name]!r} given; expected names with values, such as {{name: value}}.")
