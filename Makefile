@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-GRIDS ?= demo.yaml mini-hac.yaml
+GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
 
 .PHONY: reproduce test setup docs readme lab check clean-notebooks bench
 
