@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save
 
 import moosa
-from .core import InputError, RunFailed, atomic_write, data_folder, one_of, project_root, read_json, seed_everything, write_json
+from .core import InputError, RunFailed, atomic_write, data_folder, one_of, project_root, random_state, read_json, seed_everything, set_random_state, write_json
 from .data.doctor import playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes
@@ -59,7 +59,10 @@ class Experiment:
     def precompute(self, device="cpu") -> int:  # clips times views that had to be computed
         "Compute the features of frozen stems that are not kept yet; with features=live there is nothing to do."
         if self.spec.features == "live": return 0
-        return precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, os.cpu_count() or 1)
+        before = random_state()  # loading draws from the global generators: whoever comes first and computes must train as those who come after
+        computed = precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, os.cpu_count() or 1)
+        set_random_state(before)
+        return computed
 
 
 def open_experiment(

@@ -24,11 +24,12 @@ def sample_clips(
     experiment: Experiment,
     seed: int = 0,  # which clips
 ) -> pd.DataFrame:  # one row per domain, the target last
-    "A clip of each domain, of one known class."
+    "A clip of each domain, of one known class that all of them show, if there is one (open-partial)."
     split = experiment.split
-    lists = [(d, split.test if d == split.target else split.train) for d in (*split.sources, split.target)]
-    label = np.random.default_rng(seed).integers(split.classes.num_known)
-    return pd.concat([clips[(clips.domain == d) & (clips.label == label)].sample(1, random_state=seed) for d, clips in lists])
+    lists = [*(split.train[split.train.domain == d] for d in split.sources), split.test]
+    shown = sorted(set(range(split.classes.num_known)).intersection(*(clips.label for clips in lists)))
+    if shown: lists = [clips[clips.label == shown[np.random.default_rng(seed).integers(len(shown))]] for clips in lists]
+    return pd.concat([clips.sample(1, random_state=seed) for clips in lists])
 
 
 def is_film(experiment: Experiment, modality: str) -> bool:

@@ -73,7 +73,7 @@ class SearchGrid(Grid):
     def label(self, spec: Spec) -> str:
         "The base cell's words, and the number of the setting."
         place, number = self.specs.index(spec), self.index[spec_hash(spec)]
-        return f"{self.base.label(self.base.specs[place % len(self.base.specs)])}, setting={number}"
+        return f"{self.base.label(self.base.specs[place % len(self.base.specs)])}, search={number}"
 
 
 def case_of(

@@ -67,6 +67,12 @@ def test_features_computed_once_change_nothing_in_evaluation(generated):
     torch.testing.assert_close(predictions[0].fused, predictions[1].fused, rtol=1e-5, atol=1e-6)
 
 
+def test_who_computes_the_features_trains_as_those_who_find_them(copy):
+    "The first run of a grid computes features, the others find them; both must give the same bytes."
+    first, second = (train(spec(("video", "audio"), method="erm"), copy) for _ in range(2))
+    assert torch.equal(first[3].fused, second[3].fused)
+
+
 def test_batches_do_not_depend_on_workers(generated):
     from moosa.data.loader import train_batches
 

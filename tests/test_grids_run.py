@@ -1,0 +1,76 @@
+"""One reduced cell of every grid file trains, tests and is reported, through the `moosa` command. What it keeps of its grid: setting, method, modalities, hyper-parameters that are no widths."""
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+from conftest import ROOT, call
+
+from moosa.grid import load_grid
+from moosa.spec import spec_hash
+
+GRIDS = {  # setting -> grids of which one cell is run, and which cell
+    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1},
+    "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1},
+    "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
+    "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0},
+    "in-domain": {"in-domain": 1, "digits-in-domain": 0},
+}
+DOMAINS = dict(D1="human", D2="animal", D3="cartoon")
+NARROW = dict(jigsaw_hidden=16, trans_hidden_num=16, hidden_dim=16, out_dim=8)
+OPEN_SET = {"oracle", "source-quantile", "threshold-free"}
+
+
+def reduced(spec, seed: int) -> dict:
+    "A cell on generated clips, or on digits; another seed for each, so that no two are the same."
+    hyper = {k: NARROW.get(k, min(v, 8) if k == "jigsaw_samples" else v) for k, v in spec.hyper.items()}
+    cell = dict(setting=spec.setting, method=spec.method, hyper=hyper, target=DOMAINS.get(spec.target, spec.target), epochs=1, seed=seed)
+    if spec.setting != "in-domain": cell["sources"] = [DOMAINS.get(s, s) for s in spec.sources]
+    if spec.setting != "closed": cell["unknown"] = len(spec.unknown)
+    if spec.dataset == "av-digits": return cell | dict(dataset="av-digits", modalities=list(spec.modalities), batch_size=128)
+    return cell | dict(dataset="mini-hac", modalities=list(spec.modalities), batch_size=4, views=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generated, archives):
+    "A data folder with 63 clips of mini-HAC and the digits."
+    place = tmp_path_factory.mktemp("grids")
+    (place/"raw").mkdir()
+    (place/"raw"/"mini-hac").symlink_to(generated/"raw"/"mini-hac")
+    (place/"raw"/"av-digits").symlink_to(archives)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    "Each setting's cells, run and reported, two settings at a time: setting -> results of the two commands."
+    def carry_out(setting: str):
+        specs = [load_grid(name).specs[cell] for name, cell in GRIDS[setting].items()]
+        path = folder/f"reduced-{setting}.yaml"
+        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}", cells=[reduced(s, seed) for seed, s in enumerate(specs)]), sort_keys=False))
+        options = dict(env=dict(OMP_NUM_THREADS="1"))
+        return call("grid", path, "--data-dir", folder, **options), call("report", path, "--data-dir", folder, "--out", folder/setting, **options)
+
+    with ThreadPoolExecutor(2) as pool: return dict(zip(GRIDS, pool.map(carry_out, GRIDS)))
+
+
+@pytest.mark.parametrize("setting", GRIDS)
+def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
+    ran, reported = finished[setting]
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert reported.returncode == 0, reported.stderr
+    assert {"summary.md", "summary.csv", "report.ipynb"} <= {p.name for p in (folder/setting).iterdir()}
+    specs = load_grid(folder/f"reduced-{setting}.yaml").specs
+    records = {r["hash"]: r for r in (json.loads(p.read_text()) for p in (folder/"runs").glob("*/record.json"))}
+    for spec, (name, cell) in zip(specs, GRIDS[setting].items()):
+        whole, record = load_grid(name).specs[cell], records[spec_hash(spec)]
+        assert record["spec"]["setting"] == whole.setting == setting and record["spec"]["modalities"] == list(whole.modalities)
+        for k in {"mask_ratio", "alpha_trans", "entropy_min_weight", "jigsaw_num_splits", "target_filter_thr"} & set(whole.hyper):
+            assert record["spec"]["hyper"][k] == whole.hyper[k], (name, k)
+        assert (OPEN_SET <= set(record["results"])) == bool(spec.unknown), name
+        assert 0 <= record["results"]["accuracy"]["fused"] <= 1
+
+
+def test_every_grid_file_has_its_cell():
+    there = {path.stem for path in (ROOT/"nbs"/"experiments"/"grids").glob("*.yaml")}
+    assert {name for grids in GRIDS.values() for name in grids} == there - {"demo"}, "demo.yaml is run by test_cli.py and `make reproduce`"
