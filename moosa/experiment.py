@@ -64,7 +64,7 @@ class Experiment:
         set_random_state(before)
         return computed
 
-
+# %% ../nbs/42_experiment.ipynb #5803bb4a
 def open_experiment(
     spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
