@@ -239,11 +239,12 @@ def report_command(
     from moosa.experiment import execute_notebook
     from moosa.grid import grid_path, load_grid
     from moosa.report import publish_example, publish_notebook
+    from moosa.search import widen
 
-    cells, path, experiments = load_grid(grid), grid_path(grid).resolve(), project_root()/"nbs"/"experiments"
-    folder = (out or project_root()/"figures"/(cells.name + "-search"*bool(search))).resolve()
+    cells, path, experiments = widen(load_grid(grid), search) if search else load_grid(grid), grid_path(grid).resolve(), project_root()/"nbs"/"experiments"
+    folder = (out or project_root()/"figures"/cells.name).resolve()
     parameters = dict(grid=path.name if path.parent == experiments/"grids" else str(path),
-                      data_dir=str(data_folder(data_dir)) if data_dir else None, out_dir=str(folder) if out or search else None, search=search)
+                      data_dir=str(data_folder(data_dir)) if data_dir else None, out_dir=str(folder) if out else None, search=search)
     execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
     publish_notebook(folder/"report.ipynb", folder/"report.ipynb")
     publish_example(cells, folder/"split.ipynb", data_dir)
