@@ -27,7 +27,7 @@ from .search import SearchGrid, choose
 from .tables import Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise
 
 # %% ../nbs/45_report.ipynb #23cb2d34
-COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # readable for colour-blind people
+COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")  # readable for colour-blind people
 MARKERS = "osD^vP<>X*hpd8"
 
 
@@ -132,7 +132,9 @@ def plot_missing_modalities(
     present = sorted(results.present.unique(), key=lambda p: -p.count("+"))
     colours, markers = styles(list(results.case.unique())), styles(list(results.rule.unique()), "marker")
     panels = [("known accuracy", "accuracy", "fused"), ("AUROC", "threshold-free", "AUROC")][:1 + (results.group == "threshold-free").any()]
-    size, beside = max(3, .75*len(present) + .8), 1 if len(present) > 6 else len(panels)
+    crowd = results.groupby("present")[["case", "rule"]].apply(lambda shown: len(shown.drop_duplicates())).max()
+    size = max(3, max(.75, .1*crowd)*len(present) + .8)
+    beside = 1 if size > 6 else len(panels)
     fig, axes = new_figure(len(panels)//beside, beside, (size*beside + 1.6, 3.1*len(panels)/beside + .2), sharey=True, squeeze=False)
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for j, names in enumerate(present):
@@ -159,6 +161,7 @@ def plot_openness(
 ) -> Figure:
     "HOS under both protocols, and AUROC, against openness; means over the tasks, bars are standard errors over seeds."
     results = results[results.rule.isna() & (results.unknown > 0)]
+    results = results[results.groupby("series").unknown.transform("nunique") > 1]
     results = results.assign(x=[openness(*counts) for counts in zip(results.known, results.unknown)])
     colours = styles(list(results.series.unique()))
     ticks = results[["x", "unknown"]].drop_duplicates().sort_values("x")

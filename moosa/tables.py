@@ -96,10 +96,11 @@ def collect_results(
 
 def _numbers(record: dict) -> Iterator[tuple]:
     "(group, number, value, rule, present) of a record; heads that were not trained have no accuracy."
-    trained = record.get("trained_heads")
-    parts = [dict(results=record["results"], rule=None, present=None), *record.get("missing", [])]
-    for part in parts:
+    trained, modalities = record.get("trained_heads"), "+".join(record["spec"]["modalities"])
+    for part in [dict(results=record["results"], rule=None, present=None), *record.get("missing", [])]:
+        if part["present"] == modalities and part["rule"] != "drop": continue  # with nothing missing it is the model itself
         for group, values in part["results"].items():
+            if part["rule"] and group == "validation accuracy": continue  # epochs and settings are chosen with all modalities there
             for number, value in values.items():
                 if "accuracy" in group and trained and number not in trained: continue
                 yield group, number, np.nan if value is None else float(value), part["rule"], part["present"]

@@ -162,7 +162,7 @@ def test_grid_goes_on_after_a_failure_and_report_shows_what_is_missing(tmp_path,
     assert {f"{t}.{s}" for t in ("oracle", "source-quantile", "threshold-free", "accuracy") for s in ("md", "tex", "csv")} <= {p.name for p in out.iterdir()}
     assert {f"{f}.{s}" for f in ("hos", "trade") for s in ("png", "svg")} <= {p.name for p in out.iterdir()}
     record = next(r for r in map(json.loads, (p.read_text() for p in finished)) if r["spec"]["target"] == "mnist")
-    tidy = pd.read_csv(out/"oracle.csv").set_index(["number", "method", "target"])
+    tidy = pd.read_csv(out/"oracle.csv").set_index(["number", "case", "task"])
     assert tidy.loc[("HOS", "erm", "mnist"), "mean"] == pytest.approx(record["results"]["oracle"]["HOS"], abs=1e-6)
 
     first = {p.name: p.read_bytes() for p in out.iterdir()}
