@@ -33,7 +33,7 @@ from .extractors.registry import create_extractor, find_extractor
 from .model import Model
 from .objectives import METHODS, create_objective
 from .openset import Predictions
-from .spec import SCHEMA, Spec, resolve, spec_from, spec_hash
+from .spec import SCHEMA, Spec, spec_hash
 from .trainer import Learner, TrainConfig, load_tensors
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from .data.settings import AdaptationSplit, Split
-from .experiment import Experiment, Spec
+from .experiment import Experiment
 from .openset import Predictions, max_softmax, published_sweep
+from .spec import Spec
 from .trainer import TrainState
 
 # %% ../nbs/44_figures.ipynb #b65196af

@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-import pandas as pd
-
 from .core import InputError, one_of
 from .objectives import METHODS
 

@@ -5,7 +5,7 @@ from conftest import ROOT, call
 
 from moosa.core import InputError
 from moosa.grid import differences, expand, load_grid
-from moosa.presets import PRESETS, PUBLISHED
+from moosa.presets import PUBLISHED
 from moosa.search import widen
 from moosa.spec import spec_from
 
