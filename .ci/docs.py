@@ -17,8 +17,9 @@ NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
 EXECUTED = {  # page -> notebook that is shown as it was executed; only the first two have another place
     "experiments/report.ipynb": "demo/report.ipynb", "experiments/split.ipynb": "demo/split.ipynb",
     "experiments/mini_hac_report.ipynb": "mini-hac/report.ipynb", "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
-    "experiments/adaptation_report.ipynb": "adaptation/report.ipynb", "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
-    **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb" for name in ("open-partial", "digits-closed", "digits-in-domain", "openness", "demo-search")}}
+    "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
+    **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb"
+       for name in ("digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain", "openness", "demo-search")}}
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 

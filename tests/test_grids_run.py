@@ -11,9 +11,9 @@ from moosa.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
     "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1},
-    "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1},
+    "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
-    "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0},
+    "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
     "in-domain": {"in-domain": 1, "digits-in-domain": 0},
 }
 DOMAINS = dict(D1="human", D2="animal", D3="cartoon")
