@@ -14,43 +14,50 @@ from dataclasses import asdict, dataclass, replace
 from .core import InputError, one_of
 from .objectives import METHODS
 
-# %% ../nbs/36_presets.ipynb #6ce0e08c
-RUNS = """
-preset                  modalities  sources -> target         epochs  mask_ratio  entropy_min_weight  more
-published-hac           V+A         animal cartoon -> human   5       0.3         0.001
-published-hac           V+A         human cartoon -> animal   10      0.7         0.001
-published-hac           V+A         human animal -> cartoon   10      0.3         0.001
-published-hac           V+F         animal cartoon -> human   20      0.3         0.001
-published-hac           V+F         human cartoon -> animal   20      0.3         0.001
-published-hac           V+F         human animal -> cartoon   20      0.3         0.001
-published-hac           F+A         animal cartoon -> human   10      0.3         0.001
-published-hac           F+A         human cartoon -> animal   10      0.3         0.001
-published-hac           F+A         human animal -> cartoon   10      0.7         0.001
-published-hac           V+F+A       animal cartoon -> human   10      0.7         0.001               jigsaw_num_splits=2
-published-hac           V+F+A       human cartoon -> animal   10      0.7         0.001               jigsaw_num_splits=2 jigsaw_samples=64
-published-hac           V+F+A       human animal -> cartoon   20      0.7         0.001               jigsaw_num_splits=2 alpha_trans=0.5
-published-epic          V+A         D2 D3 -> D1               5       0.7         0.001
-published-epic          V+A         D1 D3 -> D2               10      0.7         1.0
-published-epic          V+A         D1 D2 -> D3               20      0.7         0.001
-published-epic          V+F         D2 D3 -> D1               15      0.7         0.001
-published-epic          V+F         D1 D3 -> D2               20      0.7         1.0
-published-epic          V+F         D1 D2 -> D3               15      0.7         0.001
-published-epic          F+A         D2 D3 -> D1               25      0.3         0.001
-published-epic          F+A         D1 D3 -> D2               10      0.3         0.001
-published-epic          F+A         D1 D2 -> D3               10      0.3         0.001
-published-epic          V+F+A       D2 D3 -> D1               15      0.7         0.001               jigsaw_num_splits=2
-published-epic          V+F+A       D1 D3 -> D2               20      0.7         0.1                 jigsaw_num_splits=2
-published-epic          V+F+A       D1 D2 -> D3               20      0.3         0.1                 jigsaw_num_splits=2
-published-osda          V+A         D1 -> D2                  10      0.3         0.1                 target_filter_thr=0.5
-published-osda          V+A         D1 -> D3                  10      0.7         0.1                 target_filter_thr=0.5
-published-osda          V+A         D2 -> D1                  15      0.7         0.1                 target_filter_thr=0.5
-published-osda          V+A         D2 -> D3                  15      0.7         0.1                 target_filter_thr=0.5
-published-osda          V+A         D3 -> D1                  20      0.7         0.1                 target_filter_thr=0.3
-published-osda          V+A         D3 -> D2                  15      0.7         0.1                 target_filter_thr=0.5
-published-open-partial  V+A         D2 D3 -> D1               15      0.7         1.0
-published-open-partial  V+A         D1 D3 -> D2               15      0.7         1.0
-published-open-partial  V+A         D1 D2 -> D3               15      0.3         1.0
-"""
+# %% ../nbs/36_presets.ipynb #4aefe8ea
+RUNS = {  # preset -> modalities, sources -> target, epochs, mask_ratio, entropy_min_weight, and what else differs
+"published-hac": """
+V+A    animal cartoon -> human  5   0.3  0.001
+V+A    human cartoon -> animal  10  0.7  0.001
+V+A    human animal -> cartoon  10  0.3  0.001
+V+F    animal cartoon -> human  20  0.3  0.001
+V+F    human cartoon -> animal  20  0.3  0.001
+V+F    human animal -> cartoon  20  0.3  0.001
+F+A    animal cartoon -> human  10  0.3  0.001
+F+A    human cartoon -> animal  10  0.3  0.001
+F+A    human animal -> cartoon  10  0.7  0.001
+V+F+A  animal cartoon -> human  10  0.7  0.001  jigsaw_num_splits=2
+V+F+A  human cartoon -> animal  10  0.7  0.001  jigsaw_num_splits=2 jigsaw_samples=64
+V+F+A  human animal -> cartoon  20  0.7  0.001  jigsaw_num_splits=2 alpha_trans=0.5
+""",
+"published-epic": """
+V+A    D2 D3 -> D1  5   0.7  0.001
+V+A    D1 D3 -> D2  10  0.7  1.0
+V+A    D1 D2 -> D3  20  0.7  0.001
+V+F    D2 D3 -> D1  15  0.7  0.001
+V+F    D1 D3 -> D2  20  0.7  1.0
+V+F    D1 D2 -> D3  15  0.7  0.001
+F+A    D2 D3 -> D1  25  0.3  0.001
+F+A    D1 D3 -> D2  10  0.3  0.001
+F+A    D1 D2 -> D3  10  0.3  0.001
+V+F+A  D2 D3 -> D1  15  0.7  0.001  jigsaw_num_splits=2
+V+F+A  D1 D3 -> D2  20  0.7  0.1    jigsaw_num_splits=2
+V+F+A  D1 D2 -> D3  20  0.3  0.1    jigsaw_num_splits=2
+""",
+"published-osda": """
+V+A  D1 -> D2  10  0.3  0.1  target_filter_thr=0.5
+V+A  D1 -> D3  10  0.7  0.1  target_filter_thr=0.5
+V+A  D2 -> D1  15  0.7  0.1  target_filter_thr=0.5
+V+A  D2 -> D3  15  0.7  0.1  target_filter_thr=0.5
+V+A  D3 -> D1  20  0.7  0.1  target_filter_thr=0.3
+V+A  D3 -> D2  15  0.7  0.1  target_filter_thr=0.5
+""",
+"published-open-partial": """
+V+A  D2 D3 -> D1  15  0.7  1.0
+V+A  D1 D3 -> D2  15  0.7  1.0
+V+A  D1 D2 -> D3  15  0.3  1.0
+""",
+}
 
 # %% ../nbs/36_presets.ipynb #c548d890
 SETS = {"V+A": ("video", "audio"), "V+F": ("video", "flow"), "F+A": ("flow", "audio"), "V+F+A": ("video", "audio", "flow")}  # in the order of concatenation
@@ -70,24 +77,27 @@ class PresetRun:
     epochs: int
     hyper: Mapping[str, float]  # hyper-parameters that are named; the others have the method's defaults
 
-# %% ../nbs/36_presets.ipynb #985a4231
+# %% ../nbs/36_presets.ipynb #2e9d749f
 def read_runs(
-    text: str,  # columns as in RUNS
+    preset: str,  # its name
+    text: str,  # its lines, columns as in RUNS
 ) -> tuple[PresetRun, ...]:  # line by line
-    "Read the table."
+    "Read a table."
     runs = []
-    for line in text.strip().splitlines()[1:]:
-        preset, modalities, domains, epochs, mask, entropy, *more = re.split(r"\s{2,}", line.strip())
+    for line in text.strip().splitlines():
+        modalities, domains, epochs, mask, entropy, *more = re.split(r"\s{2,}", line.strip())
         sources, target = domains.split(" -> ")
         hyper = {"mask_ratio": float(mask), "entropy_min_weight": float(entropy)} | {k: number(v) for k, v in (item.split("=") for item in " ".join(more).split())}
         runs.append(PresetRun(preset, *TASKS[preset.removeprefix("published-")], SETS[modalities], tuple(sources.split()), target, int(epochs), hyper))
     return tuple(runs)
 
 
-def number(text: str) -> int | float: return float(text) if "." in text else int(text)
+def number(text: str) -> int | float:
+    "As it is written: 2 or 2.0."
+    return float(text) if "." in text else int(text)
 
 
-PUBLISHED = read_runs(RUNS)
+PUBLISHED = tuple(run for preset, text in RUNS.items() for run in read_runs(preset, text))
 
 # %% ../nbs/36_presets.ipynb #7440d395
 def shared(
