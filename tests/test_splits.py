@@ -13,6 +13,9 @@ from conftest import ROOT
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
 from moosa.data.settings import adaptation_split, open_partial_split, open_set_split
+from moosa.experiment import make_split
+from moosa.grid import load_grid
+from moosa.spec import spec_from
 
 SHARED = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")
 pytestmark = pytest.mark.skipif(not (SHARED/"splits").is_dir(), reason=f"the published lists are not in {SHARED/'splits'}; set MOOSA_SHARED")
@@ -116,3 +119,37 @@ def test_short_segments_of_epic(epic):
     short = (length < 64).groupby([epic.clips.domain, epic.clips.part]).agg(["sum", "size"])
     assert short.loc[("D1", "train")].tolist() == [185, 1543] and short.loc[("D3", "train")].tolist() == [1291, 3897]
     assert short.loc[("D2", "validation")].tolist() == [207, 750] and len(epic.clips) == 10094
+
+
+GRIDS = ["published-hac", "published-epic", "published-osda", "published-open-partial", "shared-hac", "shared-epic", "shared-osda", "shared-open-partial",
+         "closed-set", "single-source", "in-domain"]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_cell_of_the_grids_has_its_lists(name, hac, epic):
+    "Every setting on both data sets, from the published lists: who is in which list, and with which classes."
+    for spec in {(s.dataset, s.sources, s.target, s.unknown): s for s in load_grid(name).specs}.values():  # modalities and hyper-parameters change no list
+        dataset = {"hac": hac, "epic": epic}[spec.dataset]
+        split, C = make_split(spec, dataset), len(dataset.classes) - len(spec.unknown)
+        assert set(split.train.domain) == set(split.validation.domain) == set(spec.sources) and set(split.test.domain) == {spec.target}
+        assert set(split.train.label) == set(range(C)) and split.validation.label.max() < C
+        assert (split.test.label >= C).any() == bool(spec.unknown)
+        lists = [set(zip(part.domain, part.get("file", part["clip"]))) for part in (split.train, split.validation, split.test)]
+        if spec.setting == "in-domain": assert not lists[0] & lists[1] and not lists[0] & lists[2] and not lists[1] & lists[2]
+        if spec.setting == "osda": assert set(split.unlabelled.domain) == {spec.target} and not set(split.unlabelled["clip"]) & set(split.test["clip"])
+
+
+@pytest.mark.parametrize("unknown", [1, 2, 3, 4, 5])
+def test_openness(hac, unknown):
+    "More unknown classes: fewer known ones, the same test list."
+    spec = spec_from(dict(dataset="hac", target="human", unknown=unknown))
+    split = make_split(spec, hac)
+    assert spec.unknown[0] == "drinking" and len(spec.unknown) == unknown == split.test.label.max() + 1 - split.classes.num_known
+    assert len(split.test) == 1387 and split.train.label.nunique() == 7 - unknown
+
+
+def test_adaptation_on_hac(hac):
+    "There is no published run; the target's test list, which is not adapted to, is tested on."
+    split = make_split(spec_from(dict(dataset="hac", setting="osda", sources=["animal"], target="cartoon")), hac)
+    assert (len(split.train), len(split.unlabelled), len(split.test)) == (618, 870, 218)
+    assert set(split.test.part) == {"validation"}
