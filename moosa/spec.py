@@ -112,7 +112,7 @@ def in_domain_sources(spec: Spec, data) -> tuple[str, ...]:
 def resolve_unknown(spec: Spec, data) -> tuple[str, ...]:
     "Names of the unknown classes."
     if spec.setting == "closed":
-        if spec.unknown: raise InputError(f"unknown: {spec.unknown} given, but in setting=closed all classes are known. Leave it out, or choose an open-set setting such as osdg.")
+        if spec.unknown: raise InputError(f"unknown: {spec.unknown if isinstance(spec.unknown, int) else ', '.join(map(str, spec.unknown))} given, but in setting=closed all classes are known. Leave it out, or choose an open-set setting such as osdg.")
         return ()
     if isinstance(spec.unknown, int): return choose_unknown(data.classes, data.default_unknown, spec.unknown)
     unknown = tuple(data.default_unknown) if spec.unknown is None else tuple(str(u) for u in spec.unknown)
