@@ -125,9 +125,10 @@ def choose(
 
 
 def validation_accuracy(results: pd.DataFrame) -> pd.Series:  # run -> share of the sources' validation clips that the fused head gets right
-    "All that a choice may see."
+    "All that a choice may see. A run whose loss was no longer finite has learnt nothing, and counts as 0."
     seen = results[(results.status == "done") & (results.group == "validation accuracy") & (results.number == "fused")]
-    return seen.set_index("run")["value"]
+    diverged = results[(results.status == "failed") & results.reason.str.contains("the loss is (?:nan|inf|-inf)", regex=True)]
+    return pd.concat([seen, diverged.assign(value=0.0)]).set_index("run")["value"]
 
 
 def without_number(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
