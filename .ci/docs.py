@@ -144,6 +144,7 @@ def relink(text: str, page: str, place) -> str:  # place: path from the project'
 def fit(nb, page: str, pages: set[str], site: Path):
     "Make a finished notebook fit the site: addresses without numbers, linked files copied, pictures at their size."
     def place(path):
+        path = next((f"nbs/{shown}" for shown, executed in EXECUTED.items() if path == f"figures/{executed}"), path)
         if not path.startswith("nbs/"):
             if not (ROOT/path).is_file(): sys.exit(f"docs: nbs/{page} links to {path}, which does not exist.")
             source, path = ROOT/path, re.sub(r"(?<=/)README\.md$", "index.md", path)  # smalldocs makes no page of a README

@@ -48,7 +48,7 @@ def spec_table(
     spec: Spec,  # resolved
 ) -> pd.DataFrame:  # one row per field
     "A spec as a table."
-    return pd.DataFrame({"value": {k: _text(v) for k, v in asdict(spec).items()}}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+    return pd.DataFrame({"value": {k: _text(v) for k, v in asdict(spec).items()}}).style.set_uuid("spec").set_properties(**{"text-align": "left", "white-space": "normal"})
 
 
 def _text(value) -> str:
