@@ -2,6 +2,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,31 @@ def test_who_computes_the_features_trains_as_those_who_find_them(copy):
     "The first run of a grid computes features, the others find them; both must give the same bytes."
     first, second = (train(spec(("video", "audio"), method="erm"), copy) for _ in range(2))
     assert torch.equal(first[3].fused, second[3].fused)
+
+
+LEFT_OPEN = """
+import gc, os, sys
+from moosa.data.loader import train_batches
+from moosa.data.media import VideoFile
+from moosa.experiment import open_experiment
+from moosa.spec import spec_from
+
+clips = open_experiment(spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live")), sys.argv[1]).train
+gc.disable()
+os.register_at_fork(after_in_child=gc.enable)
+gc.set_threshold(1, 1, 1)
+garbage = [VideoFile(next(clips.dataset.root.rglob("videos/*.mp4")))]
+garbage[0].frames  # opened
+garbage.append(garbage)
+del garbage
+print(sum(len(b.clips) for b in train_batches(clips, 8, 0, 0, workers=2)))
+"""
+
+
+def test_a_film_left_open_does_not_hang_the_workers(generated):
+    "Forked workers inherit it, and closing it there waits for threads that they do not have."
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(generated)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.split()[-1] == "24", done.stderr
 
 
 def test_batches_do_not_depend_on_workers(generated):

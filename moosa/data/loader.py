@@ -6,7 +6,8 @@
 __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batch', 'ClipList', 'Pairs', 'train_batches',
            'eval_batches']
 
-# %% ../../nbs/19_data.loader.ipynb #e4eee93c
+# %% ../../nbs/19_data.loader.ipynb #f94a9c10
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,6 +153,7 @@ def eval_batches(
 
 
 def _batches(clips: ClipList | Pairs, sampler: BatchSampler, workers: int) -> Iterator[Batch]:
+    if workers: gc.collect()  # a film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads that it does not have
     for batch in DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker):
         if isinstance(batch, InputError): raise batch
         yield batch
@@ -160,7 +162,8 @@ def _batches(clips: ClipList | Pairs, sampler: BatchSampler, workers: int) -> It
 def _as_is(batch): return batch
 
 
-def _start_worker(_):  # OpenCV's own threads do not survive the fork of a process
+def _start_worker(_):
     import cv2
 
-    cv2.setNumThreads(0)
+    gc.freeze()  # what the parent left behind is not this process's to clean up
+    cv2.setNumThreads(0)  # OpenCV's own threads do not survive the fork of a process
