@@ -55,6 +55,7 @@ class TrainConfig:
     weight_decay: float = 1e-4  # added to the gradient (L2), as published
     seed: int = 0
     workers: int = 0  # processes that load data
+    compile: bool = False  # torch.compile the model
 
 
 @dataclass
