@@ -121,7 +121,8 @@ def finish(
         write_json(folder/MANIFEST, manifest(shard, join(shard, pieces, folder), clips, made_with))
         folder.chmod(0o777 & ~_umask())
         os.rename(folder, shard.place)
-    except FileNotFoundError: return shard.whole
+    except FileNotFoundError:
+        if not shard.whole: return False
     except OSError as e:  # a folder is there already
         if not shard.whole: raise InputError(f"{shard.place} cannot be written: {e.strerror}. If it is damaged, {_advice(shard.place)}") from e
     shutil.rmtree(shard.building, ignore_errors=True)
