@@ -28,12 +28,12 @@ from .core import InputError, RunFailed, atomic_write, data_folder, one_of, proj
 from .data.doctor import playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes
-from .extractors.cache import StemFeatures, precompute
+from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .model import Model
 from .objectives import METHODS, create_objective
 from .openset import Predictions
-from .spec import SCHEMA, Spec, spec_hash
+from .spec import SCHEMA, Spec, differs_from_live, spec_hash
 from .trainer import Learner, TrainConfig, load_tensors
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
@@ -54,15 +54,22 @@ class Experiment:
         "How to train."
         s = self.spec
         if workers is None: workers = (os.cpu_count() or 1) if hasattr(self.dataset, "media") and s.features == "live" else 0
-        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers)
+        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
 
     def precompute(self, device="cpu") -> int:  # clips times views that had to be computed
-        "Compute the features of frozen stems that are not kept yet; with features=live there is nothing to do."
+        "Compute the features that are not kept yet, and check those that are; with features=live there is nothing to do."
         if self.spec.features == "live": return 0
         before = random_state()  # loading draws from the global generators: whoever comes first and computes must train as those who come after
-        computed = precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, os.cpu_count() or 1)
+        computed = precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, (os.cpu_count() or 1) if hasattr(self.dataset, "media") else 0)
         set_random_state(before)
         return computed
+
+    def features_record(self, computed: int = 0) -> dict[str, object]:  # computed: what `precompute` returned
+        "For the record: where features came from, and what that changes."
+        facts = {"kind": self.spec.features, "differs_from_live": differs_from_live(self.spec)}
+        if self.spec.features == "live": return facts
+        shards = wanted_shards(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips])
+        return facts | {"computed_now": computed, "shards": sorted(s.place.name for group in shards.values() for s in group.values())}
 
 # %% ../nbs/42_experiment.ipynb #5803bb4a
 def open_experiment(
@@ -76,7 +83,7 @@ def open_experiment(
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
-    seen = dataset if spec.features == "live" else StemFeatures(dataset, build_extractors(spec, folder), spec.views, folder)
+    seen = dataset if spec.features == "live" else FrozenFeatures(dataset, build_extractors(spec, folder), spec.features, spec.views, spec.features_dtype, folder)
     train, validation, test = (ClipList(seen, clips, spec.modalities) for clips in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
         train = Pairs(train, ClipList(seen, split.unlabelled, spec.modalities), shuffled=spec.pairing == "shuffled")
@@ -106,8 +113,10 @@ def build_extractors(
 ) -> dict[str, object]:  # modality -> Extractor, started from the spec's seed
     "Make the extractors of a spec."
     seed_everything(spec.seed)
-    return {m: create_extractor(spec.extractors[m], spec.weights, folder, spec.audio_tail, frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn)
-            for m in spec.modalities}
+    extractors = {m: create_extractor(spec.extractors[m], spec.weights, folder, spec.audio_tail, frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn)
+                  for m in spec.modalities}
+    for e in extractors.values(): e.stem_dtype = spec.stem_dtype
+    return extractors
 
 
 def build_learner(
@@ -116,7 +125,7 @@ def build_learner(
 ) -> Learner:  # freshly initialised from the spec's seed
     "Make the model and the objective of a spec."
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
-    model = Model(build_extractors(spec, folder), num_known, from_features=spec.features == "stem")
+    model = Model(build_extractors(spec, folder), num_known, takes={"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features])
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../nbs/42_experiment.ipynb #e78acb18

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'SEES', 'styles', 'legend', 'name_data', 'plot_number', 'plot_trade', 'equal_hos',
-           'plot_missing_modalities', 'plot_openness', 'make_figures', 'describe', 'published_part', 'collect_chosen',
-           'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
+           'plot_missing_modalities', 'plot_openness', 'make_figures', 'describe', 'feature_notes', 'published_part',
+           'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
 
 # %% ../nbs/45_report.ipynb #36b32b46
 from pathlib import Path
@@ -24,6 +24,7 @@ from .grid import Grid, cell_status
 from .openset import openness
 from .published import beside_published, published_text
 from .search import SearchGrid, choose
+from .spec import differs_from_live
 from .tables import Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise
 
 # %% ../nbs/45_report.ipynb #23cb2d34
@@ -214,8 +215,19 @@ def describe(
     cells, failed = cells_of(results), (status == "failed").sum()
     lines = [SEES[s] for s in cells.setting.unique()]
     if (~cells.sources.str.contains("+", regex=False) & (cells.setting != "in-domain")).any(): lines.append("**Single source**: where one domain alone is the source, the task says which: `source→target`.")
+    lines += feature_notes(grid)
     return (f"**{grid.about.rstrip('.') or grid.name}.** Data: {', '.join(cells.data.unique())}. {(status == 'done').sum()} of {len(status)} runs are done"
             + (f", {failed} failed" if failed else "") + "; epochs were selected by source validation accuracy.\n\n" + "\n".join(f"- {line}" for line in lines))
+
+
+def feature_notes(
+    grid: Grid,
+) -> list[str]:  # Markdown; none where all runs are live
+    "What differs from a live run where features were computed once, for which cases."
+    notes, labels = {}, [case for case, _ in case_labels(grid)] if grid.specs else []
+    for spec, case in zip(grid.specs, labels): notes.setdefault(tuple(differs_from_live(spec)), {})[case] = None
+    where = lambda cases: f" ({'; '.join(cases)})" if len(cases) < len(set(labels)) else ""
+    return [f"**Features computed once**{where(cases)}: {' '.join(note)}" for note, cases in notes.items() if note]
 
 
 def published_part(

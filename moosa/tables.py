@@ -63,12 +63,12 @@ def _differs(texts: list[str], places) -> bool:  # whether two in one place have
 
 
 def _values(grid: Grid, field: str) -> list[str]:
-    "A field of each spec in words; empty if all have the same, and of a mapping only the keys that differ."
+    "A field of each spec in words; empty if all have the same, or a spec has none; of a mapping only the keys that differ."
     values = [getattr(s, field) for s in grid.specs]
     if isinstance(values[0], Mapping):
         keys = [k for k in dict.fromkeys(k for v in values for k in v) if len({repr(v[k]) for v in values if k in v}) > 1]
         return [", ".join(f"{k}={_short(v[k])}" for k in keys if k in v) for v in values]
-    return [f"{field}={_short(v)}" if len({repr(v) for v in values}) > 1 else "" for v in values]
+    return [f"{field}={_short(v)}" if v is not None and len({repr(v) for v in values}) > 1 else "" for v in values]
 
 
 def _short(value) -> str:

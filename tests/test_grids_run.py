@@ -1,4 +1,4 @@
-"""One reduced cell of every grid file trains, tests and is reported, through the `moosa` command. What it keeps of its grid: setting, method, modalities, hyper-parameters that are no widths."""
+"""One reduced cell of every grid file trains, tests and is reported, through the `moosa` command. What it keeps of its grid: setting, method, modalities, hyper-parameters that are no widths; of mini-HAC's, how features are computed."""
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from moosa.grid import load_grid
 from moosa.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
-    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1},
+    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1, "features": -1},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
     "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
@@ -28,7 +28,8 @@ def reduced(spec, seed: int) -> dict:
     if spec.setting != "in-domain": cell["sources"] = [DOMAINS.get(s, s) for s in spec.sources]
     if spec.setting != "closed": cell["unknown"] = len(spec.unknown)
     if spec.dataset == "av-digits": return cell | dict(dataset="av-digits", modalities=list(spec.modalities), batch_size=128)
-    return cell | dict(dataset="mini-hac", modalities=list(spec.modalities), batch_size=4, views=1)
+    kept = dict(features=spec.features, frozen_bn=spec.frozen_bn) if spec.dataset == "mini-hac" else {}
+    return cell | kept | dict(dataset="mini-hac", modalities=list(spec.modalities), batch_size=4, views=1)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,7 @@ def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
     for spec, (name, cell) in zip(specs, GRIDS[setting].items()):
         whole, record = load_grid(name).specs[cell], records[spec_hash(spec)]
         assert record["spec"]["setting"] == whole.setting == setting and record["spec"]["modalities"] == list(whole.modalities)
+        if whole.dataset == "mini-hac": assert record["features"]["kind"] == record["spec"]["features"] == whole.features and len(record["features"]["differs_from_live"]) >= 2
         for k in {"mask_ratio", "alpha_trans", "entropy_min_weight", "jigsaw_num_splits", "target_filter_thr"} & set(whole.hyper):
             assert record["spec"]["hyper"][k] == whole.hyper[k], (name, k)
         assert (OPEN_SET <= set(record["results"])) == bool(spec.unknown), name

@@ -34,7 +34,7 @@ DEFAULTS = dict(alpha_trans=.1, alpha_contrast=3., explore_loss_coeff=.7, temp=.
 # SPEC 1, 2, 5: the same in every run.
 EXTRACTORS = dict(video="slowfast", audio="vggsound", flow="slowonly")
 FIELDS = dict(method="moosa", lr=1e-4, batch_size=16, weight_decay=1e-4, seed=0, weights="pretrained", frozen_stems=True, frozen_bn="train", audio_tail="random", features="live",
-              precision="32-true", on_bad_clip="stop")
+              views=None, features_dtype=None, stem_dtype="float32", precision="32-true", compile=False, on_bad_clip="stop")
 FIRST, SECOND = ("take", "put", "open", "cut", "pour"), ("take", "put", "wash", "mix", "pour")
 
 
@@ -108,7 +108,7 @@ def test_search_starts_from_shared_settings_only():
 # --- grid files -------------------------------------------------------------------------------------------------------
 
 COUNTS = {"published-hac": 12, "published-epic": 12, "published-osda": 6, "published-open-partial": 3, "shared-hac": 36, "shared-epic": 36, "shared-osda": 18, "shared-open-partial": 9,
-          "closed-set": 24, "single-source": 48, "in-domain": 48, "openness": 10, "adaptation": 2, "open-partial": 6, "digits-closed": 6, "digits-single-source": 12, "digits-in-domain": 6, "digits-adaptation": 12, "demo": 18, "mini-hac": 6}
+          "closed-set": 24, "single-source": 48, "in-domain": 48, "openness": 10, "adaptation": 2, "open-partial": 6, "digits-closed": 6, "digits-single-source": 12, "digits-in-domain": 6, "digits-adaptation": 12, "demo": 18, "mini-hac": 6, "features": 15}
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -6,7 +6,8 @@
 __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batch', 'ClipList', 'Pairs', 'train_batches',
            'eval_batches']
 
-# %% ../../nbs/19_data.loader.ipynb #f94a9c10
+# %% ../../nbs/19_data.loader.ipynb #595a0392
+import copy
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,21 +81,24 @@ class ClipList(Dataset):
         if len(set(modalities)) < len(modalities): raise InputError(f"modalities: one is named twice in {list(modalities)}.")
         for m in modalities: one_of("modalities", m, dataset.modalities)
         self.dataset, self.clips, self.modalities, self.view = dataset, clips, tuple(modalities), view
+        self.names, self.labels = clips["clip"].tolist(), torch.tensor(clips["label"].tolist()) if "label" in clips else None
+        self.reader = dataset.reader(clips, self.modalities) if hasattr(dataset, "reader") else None  # what looks its clips up once, see extractors.features
 
     def __len__(self): return len(self.clips)
 
     def seen(self, view: View | None) -> "ClipList":
         "The same list in another view."
-        return ClipList(self.dataset, self.clips, self.modalities, view)
+        other = copy.copy(self)
+        other.view = view
+        return other
 
     def load(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         "The data of some rows, without their labels."
-        return self.dataset.load(self.clips.iloc[rows], self.modalities, self.view)
+        return self.reader(rows, self.view) if self.reader else self.dataset.load(self.clips.iloc[rows], self.modalities, self.view)
 
     def __getitems__(self, rows: list[int]) -> Batch | InputError:
         "What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error: torch would wrap it beyond recognition."
-        clips = self.clips.iloc[rows]
-        try: return Batch(self.load(rows), torch.tensor(clips["label"].tolist()), clips["clip"].tolist())
+        try: return Batch(self.load(rows), self.labels[rows], [self.names[i] for i in rows])
         except InputError as e: return e
 
 # %% ../../nbs/19_data.loader.ipynb #0c2ca639

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRACTORS', 'WEIGHTS', 'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'Entry', 'find_extractor', 'create_extractor',
-           'load_small_stem', 'extractor_table']
+           'tail_start', 'load_small_stem', 'extractor_table']
 
 # %% ../../nbs/25_extractors.registry.ipynb #e7520124
 import importlib
@@ -74,10 +74,22 @@ def create_extractor(
     entry = find_extractor(name)
     known = inspect.signature(entry.make).parameters
     extractor = entry.make(**{k: v for k, v in options.items() if k in known})
+    extractor.name = name
     if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
     if entry.weights == "packaged": load_small_stem(name, extractor)
     else: load_published(name, extractor, weights_path(name, folder), audio_tail)
     return extractor
+
+
+def tail_start(
+    name: str,  # a key of EXTRACTORS, or 'package.module:function'
+    weights: str,  # 'pretrained' or 'random'
+    audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
+) -> str:
+    "Where the weights of a tail come from, in words."
+    if ":" in name: return f"as {name} makes it"
+    published = weights == "pretrained" and find_extractor(name).weights == "published" and (name != "vggsound" or audio_tail == "from_checkpoint")
+    return "published weights" if published else "random weights"
 
 
 def load_small_stem(

@@ -20,46 +20,46 @@ def _conv(conv, norm, channels_in, channels_out, stride=1) -> nn.Sequential:
     return nn.Sequential(conv(channels_in, channels_out, 3, stride=stride, padding=1, bias=False), norm(channels_out), nn.ReLU())
 
 
-def small_image(frozen_stem: bool = False) -> Extractor:
+def small_image(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     "Three convolutions over a one-channel picture; it keeps a 2x2 grid, since where ink lies tells digits apart."
     stem = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 1, 16), nn.MaxPool2d(2))
     tail = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 16, 32), nn.MaxPool2d(2), _conv(nn.Conv2d, nn.BatchNorm2d, 32, 64),
                          nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    return Extractor(stem, tail, 256, frozen_stem)
+    return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
 
-def small_speech(frozen_stem: bool = False) -> Extractor:
+def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     "A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time, pooled into four pieces to keep the order of sounds."
     stem = nn.Sequential(nn.BatchNorm1d(13, affine=False), _conv(nn.Conv1d, nn.BatchNorm1d, 13, 32))
     tail = nn.Sequential(_conv(nn.Conv1d, nn.BatchNorm1d, 32, 64, stride=2), _conv(nn.Conv1d, nn.BatchNorm1d, 64, 64),
                          nn.AdaptiveAvgPool1d(4), nn.Flatten())
-    return Extractor(stem, tail, 256, frozen_stem)
+    return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
 # %% ../../nbs/22_extractors.small.ipynb #97896314
 SMALL_RGB = replace(RGB, length=16, interval=4, short_side=72, crop=64, test_crop=64, crop_area=(0.5, 1.0))
 SMALL_FLOW = replace(FLOW, length=16, interval=2, short_side=72, crop=64, test_crop=64, crop_area=(0.5, 1.0))
 
 
-def _small_3d(channels: int, frozen_stem: bool) -> Extractor:
+def _small_3d(channels: int, frozen_stem: bool, frozen_bn: str) -> Extractor:
     "Three 3D convolutions as stem, two as tail."
     conv3d = lambda *a, **kw: _conv(nn.Conv3d, nn.BatchNorm3d, *a, **kw)
     stem = nn.Sequential(conv3d(channels, 16, stride=(1, 2, 2)), conv3d(16, 32, stride=2), conv3d(32, 32, stride=(1, 2, 2)))
     tail = nn.Sequential(conv3d(32, 64, stride=2), conv3d(64, 64), nn.AdaptiveAvgPool3d((4, 1, 1)), nn.Flatten())
-    return Extractor(stem, tail, 256, frozen_stem)
+    return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
 
-def small_video(frozen_stem: bool = True) -> Extractor:
+def small_video(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
     "Short 3D network over RGB frames, see SMALL_RGB."
-    return _small_3d(3, frozen_stem)
+    return _small_3d(3, frozen_stem, frozen_bn)
 
 
-def small_flow(frozen_stem: bool = True) -> Extractor:
+def small_flow(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
     "Short 3D network over x and y motion, see SMALL_FLOW."
-    return _small_3d(2, frozen_stem)
+    return _small_3d(2, frozen_stem, frozen_bn)
 
 
 def small_audio(frozen_stem: bool = True) -> Extractor:
-    "2D network over the log spectrogram; it keeps four bands of pitch apart and pools over time."
+    "2D network over the log spectrogram; it keeps four bands of pitch apart and pools over time. As in the published audio network, a frozen stem's BatchNorm is in evaluation mode."
     conv2d = lambda *a, **kw: _conv(nn.Conv2d, nn.BatchNorm2d, *a, **kw)
     stem = nn.Sequential(nn.AvgPool2d((2, 4)), conv2d(1, 16, stride=2), conv2d(16, 32, stride=2), conv2d(32, 32, stride=2))
     tail = nn.Sequential(conv2d(32, 64, stride=2), conv2d(64, 64), nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten())
