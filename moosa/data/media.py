@@ -93,6 +93,15 @@ def write_sound(
 
     with atomic_write(path, "wb") as f: soundfile.write(f, wave, rate, format="WAV", subtype="PCM_16")
 
+# %% ../../nbs/11_data.media.ipynb #eaed1cae
+def _starts_anew(packet: bytes, width: int) -> bool:
+    "Is there an IDR picture in a packet? Its units are led by their length in `width` bytes. A key frame of another kind may be followed by frames that need those before it."
+    at = 0
+    while at + width < len(packet):
+        if packet[at + width] & 31 == 5: return True
+        at += width + int.from_bytes(packet[at:at + width], "big")
+    return False
+
 # %% ../../nbs/11_data.media.ipynb #c8d683f4
 class PlainFilm:
     "The packets of a film of the plain kind. PyAV decodes no more of them than the frames that are asked for need."
@@ -153,15 +162,6 @@ class PlainFilm:
     def _as_promised(self, frame) -> bool:
         upright = getattr(frame, "rotation", None) == 0  # PyAV before 14 does not tell
         return upright and not frame.is_corrupt and not frame.interlaced_frame and (frame.height, frame.width) == self.size
-
-
-def _starts_anew(packet: bytes, width: int) -> bool:
-    "Is there an IDR picture in a packet? Its units are led by their length in `width` bytes. A key frame of another kind may be followed by frames that need those before it."
-    at = 0
-    while at + width < len(packet):
-        if packet[at + width] & 31 == 5: return True
-        at += width + int.from_bytes(packet[at:at + width], "big")
-    return False
 
 # %% ../../nbs/11_data.media.ipynb #86942a65
 class VideoFile:
