@@ -89,7 +89,7 @@ def fit(
         for epoch in range(state.epoch, config.epochs):
             learner.train()
             meter, started = Meter(), time.perf_counter()
-            for batch in train_batches(train, config.batch_size, config.seed, epoch, config.workers):
+            for batch in train_batches(train, config.batch_size, config.seed, epoch, config.workers, pin=fabric.device.type == "cuda"):
                 batch = batch.to(fabric.device)
                 outputs, loss, terms = learner(batch)
                 check_finite(loss, terms, epoch, state.step)
@@ -164,7 +164,7 @@ def predict(
     learner.eval()
     fused, names, labels = [], [], []
     logits, embeddings = ({m: [] for m in kept} for kept in (clips.modalities, clips.modalities if with_embeddings else ()))
-    for batch in eval_batches(clips, config.batch_size, config.workers):
+    for batch in eval_batches(clips, config.batch_size, config.workers, pin=fabric.device.type == "cuda"):
         outputs, _, _ = learner(batch.to(fabric.device), with_loss=False)
         fused.append(outputs.fused.float().cpu())
         for m, x in outputs.logits.items(): logits[m].append(x.float().cpu())

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batch', 'ClipList', 'Pairs', 'train_batches',
-           'eval_batches']
+           'eval_batches', 'Waits']
 
-# %% ../../nbs/19_data.loader.ipynb #595a0392
+# %% ../../nbs/19_data.loader.ipynb #50960a1c
 import copy
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -62,10 +64,17 @@ class Batch:
     unlabelled: dict[str, torch.Tensor] = field(default_factory=dict)  # in adaptation: as many target clips
 
     def to(self, device) -> "Batch":
-        "Move the tensors to a device."
-        move = lambda x: tuple(map(move, x)) if isinstance(x, tuple) else x.to(device, non_blocking=True)
-        moved = lambda data: {m: move(x) for m, x in data.items()}
-        return Batch(moved(self.data), move(self.labels), self.clips, moved(self.unlabelled))
+        "Move the tensors to a device; from pinned memory without waiting for it."
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        "Move the tensors to memory that a GPU can copy from by itself. Called by torch's loader."
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, call) -> "Batch":
+        one = lambda x: tuple(map(one, x)) if isinstance(x, tuple) else call(x)
+        all_of = lambda data: {m: one(x) for m, x in data.items()}
+        return Batch(all_of(self.data), one(self.labels), self.clips, all_of(self.unlabelled))
 
 # %% ../../nbs/19_data.loader.ipynb #ce5d8e3a
 class ClipList(Dataset):
@@ -139,28 +148,40 @@ def train_batches(
     batch_size: int,
     seed: int,  # of the run
     epoch: int,  # 0, 1, ...
-    workers: int = 0,  # processes that load; the batches are the same for any number
+    workers: int = 0,  # processes that load, 0: a thread; the batches are the same for any number
+    pin: bool = False,  # into pinned memory: right where they go to a CUDA device
 ) -> Iterator[Batch]:
     "One epoch in random order and through training's view; clips that do not fill the last batch are left out, as published (SPEC 2)."
     if len(clips) < batch_size: raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
     order = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
-    return _batches(clips.seen(View(seed, epoch)), BatchSampler(order, batch_size, drop_last=True), workers)
+    return _batches(clips.seen(View(seed, epoch)), BatchSampler(order, batch_size, drop_last=True), workers, pin)
 
 
 def eval_batches(
     clips: ClipList,
     batch_size: int,
-    workers: int = 0,  # processes that load
+    workers: int = 0,  # processes that load, 0: a thread
+    pin: bool = False,  # into pinned memory: right where they go to a CUDA device
 ) -> Iterator[Batch]:
     "Every clip once, in order. Raises `BadClip` for a clip that cannot be read."
-    return _batches(clips, BatchSampler(SequentialSampler(clips), batch_size, drop_last=False), workers)
+    return _batches(clips, BatchSampler(SequentialSampler(clips), batch_size, drop_last=False), workers, pin)
 
 
-def _batches(clips: ClipList | Pairs, sampler: BatchSampler, workers: int) -> Iterator[Batch]:
+def _batches(clips: ClipList | Pairs, sampler: BatchSampler, workers: int, pin: bool) -> Iterator[Batch]:
     if workers: gc.collect()  # a film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads that it does not have
-    for batch in DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker):
+    loader = iter(DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker, pin_memory=pin))  # draws a number from torch's generator: not the thread's to do
+    for batch in loader if workers else _ahead(loader):
         if isinstance(batch, InputError): raise batch
         yield batch
+
+
+def _ahead(batches: Iterator) -> Iterator:
+    "The same, each made ready by a thread while the one before is in use. An error comes when its turn has come."
+    with ThreadPoolExecutor(1) as thread:  # whoever stops early waits for the batch that is being made
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _as_is(batch): return batch
@@ -171,3 +192,24 @@ def _start_worker(_):
 
     gc.freeze()  # what the parent left behind is not this process's to clean up
     cv2.setNumThreads(0)  # OpenCV's own threads do not survive the fork of a process
+
+# %% ../../nbs/19_data.loader.ipynb #cde74d80
+class Waits:
+    "Hand on batches, and add up how long their consumer waited for them."
+
+    def __init__(self, batches: Iterable): self.batches, self.waited, self.seconds = batches, 0.0, 0.0
+
+    def __iter__(self) -> Iterator:
+        started, batches = time.perf_counter(), iter(self.batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            now = time.perf_counter()
+            self.waited, self.seconds = self.waited + now - asked, now - started
+            if batch is None: return
+            yield batch
+
+    @property
+    def share(self) -> float:  # 0..1
+        "Of the time since the first batch was asked for: the part that was spent waiting."
+        return self.waited/self.seconds if self.seconds else 0.0

@@ -141,10 +141,8 @@ def mirror(
     flow: bool,  # is channel 0 the x part of flow?
 ) -> np.ndarray:
     "Left becomes right; the x part of flow changes its sign, which on bytes is 255 - x."
-    frames = frames[:, :, ::-1]
-    if not flow: return frames
-    frames = frames.copy()
-    frames[..., 0] = 255 - frames[..., 0]
+    frames = np.stack([cv2.flip(frame, 1) for frame in frames])
+    if flow: frames[..., 0] = 255 - frames[..., 0]
     return frames
 
 
@@ -153,7 +151,10 @@ def normalise(
     recipe: FrameRecipe,
 ) -> np.ndarray:  # (C, T, H, W) float32
     "(x - mean)/std per channel; since x is a byte, by a table of its 256 values."
-    return np.stack([table[frames[..., c]] for c, table in enumerate(_tables(recipe.mean, recipe.std))])
+    out = np.empty((frames.shape[-1], *frames.shape[:3]), np.float32)
+    for t, frame in enumerate(frames):
+        for c, (plane, table) in enumerate(zip(cv2.split(frame), _tables(recipe.mean, recipe.std))): cv2.LUT(plane, table, dst=out[c, t])
+    return out
 
 
 @lru_cache
