@@ -382,6 +382,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'moosa.extractors.cache.Shard.whole': ( 'extractors.cache.html#shard.whole',
                                                                                 'moosa/extractors/cache.py'),
                                         'moosa.extractors.cache._advice': ('extractors.cache.html#_advice', 'moosa/extractors/cache.py'),
+                                        'moosa.extractors.cache._loaded_hash': ( 'extractors.cache.html#_loaded_hash',
+                                                                                 'moosa/extractors/cache.py'),
                                         'moosa.extractors.cache._module_file': ( 'extractors.cache.html#_module_file',
                                                                                  'moosa/extractors/cache.py'),
                                         'moosa.extractors.cache._module_hash': ( 'extractors.cache.html#_module_hash',

@@ -154,7 +154,7 @@ def _size(shards, place: Path) -> str: return f"{len(shards)} shards, {shards.MB
 
 @cache_app.command("drop")
 def cache_drop(
-    patterns: Annotated[list[str], typer.Argument(help="Names: a data set, DATASET/SHARD, or a pattern such as 'mini-hac/video-*' or '*-KEY', with a key of `moosa cache list`.", show_default=False)] = None,
+    patterns: Annotated[list[str], typer.Argument(help="Names: a data set, DATASET/SHARD, or a pattern such as `mini-hac/video-*` or `*-KEY`, with a key of `moosa cache list`.", show_default=False)] = None,
     stale: Annotated[bool, typer.Option("--stale", help="What the current code does not use: made by other code, damaged, or not finished.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="All of it.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,

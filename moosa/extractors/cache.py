@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,17 @@ def code_hash(
     modules: Sequence[str],  # names such as moosa.data.views; one that has no file counts as absent
 ) -> str:  # 16 hexadecimal digits
     "Of what modules do, without comments and docstrings."
-    return stable_hash([[name, _module_hash(*_module_file(name))] for name in sorted(set(modules))], 16)
+    return stable_hash([[name, _loaded_hash(name)] for name in sorted(set(modules))], 16)
+
+
+_loaded: dict[str, tuple] = {}  # module -> its spec, which is another one after a reload, and its hash
+
+
+def _loaded_hash(name: str) -> str:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None: return _module_hash(*_module_file(name))
+    if name not in _loaded or _loaded[name][0] is not spec: _loaded[name] = spec, _module_hash(*_module_file(name))
+    return _loaded[name][1]
 
 
 def _module_file(name: str) -> tuple[str, int]:
