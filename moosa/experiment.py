@@ -113,10 +113,8 @@ def build_extractors(
 ) -> dict[str, object]:  # modality -> Extractor, started from the spec's seed
     "Make the extractors of a spec."
     seed_everything(spec.seed)
-    extractors = {m: create_extractor(spec.extractors[m], spec.weights, folder, spec.audio_tail, frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn)
-                  for m in spec.modalities}
-    for e in extractors.values(): e.stem_dtype = spec.stem_dtype
-    return extractors
+    shared = dict(frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn, stem_dtype=spec.stem_dtype)
+    return {m: create_extractor(spec.extractors[m], spec.weights, folder, spec.audio_tail, **shared) for m in spec.modalities}
 
 
 def build_learner(

@@ -68,13 +68,14 @@ def create_extractor(
     weights: str = "random",  # or 'pretrained'
     folder: str | Path | None = None,  # the data folder, whose weights/ holds the published files; None: the project's
     audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
-    **options,  # frozen_stem, frozen_bn: see Extractor; those that the network does not know are left out
+    **options,  # frozen_stem, frozen_bn, stem_dtype: see Extractor; those that the network does not know are left out
 ) -> Extractor:
     "Make an extractor by its name. Raises `InputError` if its weights are not there or do not fit."
     entry = find_extractor(name)
     known = inspect.signature(entry.make).parameters
     extractor = entry.make(**{k: v for k, v in options.items() if k in known})
     extractor.name = name
+    if "stem_dtype" in options: extractor.stem_dtype = options["stem_dtype"]
     if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
     if entry.weights == "packaged": load_small_stem(name, extractor)
     else: load_published(name, extractor, weights_path(name, folder), audio_tail)
