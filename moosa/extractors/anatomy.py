@@ -74,7 +74,7 @@ class Extractor(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, dim)
         return self.from_features(self.features(x))
 
-
+# %% ../../nbs/18_extractors.anatomy.ipynb #4ed0dacf
 def _by_copy(stem: nn.Module, x: torch.Tensor, dtype: torch.dtype | None):
     "Features of a frozen stem, by its folded copy."
     if dtype is None or torch.is_autocast_enabled(x.device.type): return _plain(folded(stem)(x))  # autocast chooses dtypes itself
