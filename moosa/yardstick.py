@@ -194,16 +194,12 @@ class Yardstick(nn.Module):
         terms = {name: self.term(name, outputs, labels) for name in self.weights}
         return sum(self.weights[name]*value for name, value in terms.items()), terms
 
-# %% ../nbs/45_yardstick.ipynb #72be4881
-def yardstick_step(
-    learner: Yardstick,
-    features: Mapping,  # modality -> (B, ...)
-    labels: torch.Tensor,  # (B,)
-):  # a function that takes one step
+# %% ../nbs/45_yardstick.ipynb #a74af044
+def yardstick_step(learner: Yardstick):  # a function that takes a step: (features, labels) -> total
     "Training with torch's default Adam (SPEC 2)."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4)
 
-    def step() -> torch.Tensor:
+    def step(features: Mapping, labels: torch.Tensor) -> torch.Tensor:
         total, _ = learner(features, labels)
         optimiser.zero_grad()
         total.backward()
