@@ -46,4 +46,4 @@ clean-notebooks: setup
 	$(BIN)/python .ci/check.py --fix
 
 bench: setup
-	$(BIN)/python -c "from moosa.bench import bench; bench()"
+	$(BIN)/python -c "from moosa.bench import bench, publish; bench(); print(publish())"

@@ -14,8 +14,8 @@ from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
-EXECUTED = {  # page -> notebook that is shown as it was executed; only the first two have another place
-    "experiments/report.ipynb": "demo/report.ipynb", "experiments/split.ipynb": "demo/split.ipynb",
+EXECUTED = {  # page -> notebook that is shown as it was executed; only the first three have another place
+    "experiments/report.ipynb": "demo/report.ipynb", "experiments/split.ipynb": "demo/split.ipynb", "experiments/bench.ipynb": "bench/report.ipynb",
     "experiments/mini_hac_report.ipynb": "mini-hac/report.ipynb", "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
     "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
     **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb"
