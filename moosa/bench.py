@@ -46,7 +46,7 @@ class Line:
 
 
 VA, VF, VFA = ("video", "audio"), ("video", "flow"), ("video", "audio", "flow")
-THREE, LINEAR = Goal(3), Goal(1.2, "as exponent (1: linear)", at_least=False)
+THREE, LINEAR = Goal(3), Goal(1.1, "as slope (1: linear)", at_least=False)
 
 LINES = (
     Line("Step of heads and losses, V+A, 4 parts, 128 permutations, batch 16", partial(bench_step, modalities=VA, splits=4), THREE),
@@ -199,7 +199,7 @@ def plot_speed(result: Mapping) -> Figure:
     return fig
 
 
-def short_unit(r: Mapping) -> str: return {"times faster": "times", "times our 2-part step": "times", "% of the time": "%", "as exponent (1: linear)": ""}.get(r["unit"], r["unit"])
+def short_unit(r: Mapping) -> str: return {"times faster": "times", "times our 2-part step": "times", "% of the time": "%", "as slope (1: linear)": ""}.get(r["unit"], r["unit"])
 
 # %% ../nbs/48_bench.ipynb #df002459
 def plot_growth(result: Mapping) -> Figure:
@@ -215,7 +215,7 @@ def plot_growth(result: Mapping) -> Figure:
             ax.set_ylim(0, 1.12*max(y))
             if ax in axes[:, 0]: ax.set_ylabel(label)
         column[1].set(xlabel=c["axis"], xticks=x)
-        for ax, power in zip(column, c["exponents"].values()): title(ax, f"exponent {power:.2f}")
+        for ax, found in zip(column, c["slopes"].values()): title(ax, f"slope {found:.2f}")
     return fig
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'ONE_STEP', 'AXES', 'make_inputs', 'tails', 'make_yardstick', 'make_ours', 'our_step', 'learner_pair',
            'step_pair', 'bench_step', 'bench_four_parts', 'jigsaw_pair', 'bench_jigsaw', 'one_step', 'bench_memory',
-           'growth_cases', 'exponent', 'bench_growth']
+           'growth_cases', 'slope', 'bench_growth']
 
 # %% ../../nbs/46_benches.steps.ipynb #65bd41a7
 from collections.abc import Callable, Mapping, Sequence
@@ -153,7 +153,7 @@ def bench_memory(sizes: Sizes, splits: int) -> Found:
     gb = {way: p["peak_mb"]*2**20/1e9 for way, p in peaks.items()}
     start = peaks["ours"]["start_mb"]*2**20/1e9
     note = "the yardstick cannot run" if splits == 4 else f"yardstick {gb['yardstick']:.2f} GB"
-    return Found(gb["ours"], others=peaks["ours"]["others"], note=f"{note}; {start:.2f} GB are held before the networks are made", raw=dict(peaks=peaks))
+    return Found(gb["ours"], note=f"{note}; {start:.2f} GB are held before the networks are made", raw=dict(peaks=peaks))
 
 # %% ../../nbs/46_benches.steps.ipynb #4bf569ca
 AXES = {"batch": "clips in a batch", "permutations": "jigsaw permutations", "modalities": "ordered pairs of modalities"}
@@ -173,25 +173,18 @@ def growth_cases(
             return [(m*(m - 1), base | dict(dims={f"m{i}": width for i in range(m)}, hyper=hyper)) for m in range(1, 5)]
 
 
-def exponent(
-    x: Sequence[float],  # sizes, 0 or more
+def slope(
+    x: Sequence[float],  # sizes
     y: Sequence[float],  # costs
-) -> float:  # 0 to 3; 1: linear
-    "The p of the curve a + b x^p that fits best, b not negative."
-    x, y = np.asarray(x, float)/max(x), np.asarray(y, float)
-    fits = {0.0: ((y - y.mean())**2).sum()}
-    for p in np.linspace(0.1, 3, 291):
-        columns = np.stack([np.ones_like(x), x**p], axis=1)
-        found = np.linalg.lstsq(columns, y, rcond=None)[0]
-        if found[1] > 0: fits[float(p)] = ((columns @ found - y)**2).sum()
-    return min(fits, key=fits.get)
+) -> float:  # 1: twice the size costs twice as much
+    "Of the last piece of a curve, on logarithmic axes."
+    return float(np.log(y[-1]/y[-2])/np.log(x[-1]/x[-2]))
 
 
 def bench_growth(sizes: Sizes, axis: str) -> Found:
-    "The larger exponent of time and memory."
-    cases = growth_cases(sizes, axis)
-    points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds)) for n, case in cases]
+    "The larger slope of time and memory."
+    points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds)) for n, case in growth_cases(sizes, axis)]
     x = [p["size"] for p in points]
-    powers = {what: exponent(x, [p[key] for p in points]) for what, key in (("time", "cpu"), ("memory", "peak_mb"))}
-    return Found(max(powers.values()), ours=points[-1]["cpu"], others=max((p["others"] or 0) for p in points),
-                 note=f"exponents: time {powers['time']:.2f}, memory {powers['memory']:.2f}; {AXES[axis]}: {', '.join(map(str, x))}", raw=dict(axis=AXES[axis], points=points, exponents=powers))
+    slopes = {"time": slope(x, [p["cpu"] for p in points]), "memory": slope(x, [p["peak_mb"] - p["start_mb"] for p in points])}
+    return Found(max(slopes.values()), ours=points[-1]["cpu"], others=max((p["others"] or 0) for p in points),
+                 note=f"slopes: time {slopes['time']:.2f}, memory {slopes['memory']:.2f}; {AXES[axis]}: {', '.join(map(str, x))}", raw=dict(axis=AXES[axis], points=points, slopes=slopes))
