@@ -29,7 +29,7 @@ from .benches.clips import bench_reading, bench_stem
 from .benches.epochs import bench_epoch, bench_minihac, bench_waits
 from .benches.gpu import PAIRS, bench_gpu
 from .benches.profile import machine_limits, profile
-from .benches.steps import AXES, bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
+from .benches.steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .benches.timing import BUSY, Found, Goal, NotMeasured, Sizes
 from .core import data_folder, project_root, read_json, write_json
 from .experiment import environment, execute_notebook

@@ -6,8 +6,8 @@
 __all__ = ['MODALITIES', 'panned', 'write_hac', 'hac_clip', 'reading_ways', 'bench_reading', 'make_extractors', 'randomise_bn',
            'clip_of', 'as_tuple', 'largest_difference', 'bench_stem']
 
-# %% ../../nbs/46_benches.clips.ipynb #d95372fa
-from collections.abc import Callable, Mapping
+# %% ../../nbs/46_benches.clips.ipynb #4a389d92
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .timing import Found, Sizes, alternate, compare
 from ..data.hac import Hac, PARTS, list_path
 from ..data.media import write_sound, write_video
-from ..data.views import SOUND, FrameRecipe, View
+from ..data.views import FrameRecipe, View
 from ..extractors.anatomy import Extractor
 from ..extractors.registry import EXTRACTORS, create_extractor
 from ..yardstick import frozen_features, plain_stems, read_item
