@@ -268,6 +268,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'moosa/data/loader.py'),
                                    'moosa.data.loader.ClipList.__init__': ('data.loader.html#cliplist.__init__', 'moosa/data/loader.py'),
                                    'moosa.data.loader.ClipList.__len__': ('data.loader.html#cliplist.__len__', 'moosa/data/loader.py'),
+                                   'moosa.data.loader.ClipList.clips': ('data.loader.html#cliplist.clips', 'moosa/data/loader.py'),
                                    'moosa.data.loader.ClipList.load': ('data.loader.html#cliplist.load', 'moosa/data/loader.py'),
                                    'moosa.data.loader.ClipList.seen': ('data.loader.html#cliplist.seen', 'moosa/data/loader.py'),
                                    'moosa.data.loader.Pairs': ('data.loader.html#pairs', 'moosa/data/loader.py'),

@@ -89,9 +89,17 @@ class ClipList(Dataset):
         if not modalities: raise InputError("modalities: none was given; name at least one.")
         if len(set(modalities)) < len(modalities): raise InputError(f"modalities: one is named twice in {list(modalities)}.")
         for m in modalities: one_of("modalities", m, dataset.modalities)
-        self.dataset, self.clips, self.modalities, self.view = dataset, clips, tuple(modalities), view
-        self.names, self.labels = clips["clip"].tolist(), torch.tensor(clips["label"].tolist()) if "label" in clips else None
-        self.reader = dataset.reader(clips, self.modalities) if hasattr(dataset, "reader") else None  # what looks its clips up once, see extractors.features
+        self.dataset, self.modalities, self.view = dataset, tuple(modalities), view
+        self.clips = clips
+
+    @property
+    def clips(self) -> pd.DataFrame: return self._clips
+
+    @clips.setter
+    def clips(self, clips: pd.DataFrame):
+        self._clips, self.names = clips, clips["clip"].tolist()
+        self.labels = torch.tensor(clips["label"].tolist()) if "label" in clips else None
+        self.reader = self.dataset.reader(clips, self.modalities) if hasattr(self.dataset, "reader") else None  # what looks its clips up once, see extractors.features
 
     def __len__(self): return len(self.clips)
 
