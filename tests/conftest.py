@@ -17,6 +17,16 @@ def call(*args, env=None, cwd=ROOT, timeout=300) -> subprocess.CompletedProcess:
     return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**os.environ, **(env or {})})
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    "Give back the number of threads: a run sets it for the process, and the last digits of those who come after would depend on it."
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def archives() -> Path:
     "The folder of AV-digits's archives, fetched if need be."
