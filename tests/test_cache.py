@@ -14,7 +14,7 @@ from moosa.core import InputError
 from moosa.data.views import View
 from moosa.experiment import build_learner, open_experiment
 from moosa.extractors import features as room
-from moosa.extractors.cache import cached_shards, drop_shards, read_manifest
+from moosa.extractors.cache import cached_shards, drop_shards, finish, make_shard, read_manifest, write_piece
 from moosa.spec import differs_from_live, spec_from
 from moosa.trainer import fit, make_fabric, predict
 
@@ -89,6 +89,21 @@ def test_killed_and_started_again_or_by_two_at_once(folder, script, tmp_path):
     assert len(first) == 8 and first == others[0] == others[1]
     for place in places:
         assert not list((place/"cache").rglob("*.npz")) and not list((place/"cache").rglob("*.building")) and (cached_shards(place).unused == "").all()
+
+
+def test_a_piece_that_comes_too_late_does_no_harm(tmp_path, monkeypatch):
+    "While one process writes its last piece, another writes the same, finishes, and clears the pieces away."
+    about = dict(modality="video", domain="human", part="train", kind="stem", view=0, dtype="float32", modules=["moosa.data.views"], code="0")
+    shard, rows, savez = make_shard(tmp_path, "mini-hac", about), (0, 3), np.savez
+    features = [np.ones((3, 2), np.float32)]
+    def overtaken(file, **arrays):
+        savez(file, **arrays)
+        monkeypatch.setattr(np, "savez", savez)
+        write_piece(shard, rows, features)
+        assert finish(shard, [rows], list("abc"))
+    monkeypatch.setattr(np, "savez", overtaken)
+    write_piece(shard, rows, features)
+    assert finish(shard, [rows], list("abc")) and shard.whole and not shard.building.exists()
 
 
 def test_damage_is_named_and_dropped(folder):

@@ -117,7 +117,10 @@ def write_piece(
         raise InputError(f"{shard.place.name}: not all features are finite in rows {rows[0]} to {rows[1] - 1}"
                          + (f" as float16, whose largest number is 65504 (the largest here is {max(np.abs(a).max() for a in arrays):.3g}): use features_dtype=float32." if shard.about["dtype"] == "float16" else
                             ". The clips or the weights are not good."))
-    with atomic_write(shard.piece(rows), "wb") as f: np.savez(f, **{str(i): k for i, k in enumerate(kept)})
+    try:
+        with atomic_write(shard.piece(rows), "wb") as f: np.savez(f, **{str(i): k for i, k in enumerate(kept)})
+    except (FileNotFoundError, InputError):
+        if not shard.whole: raise  # else another process has made the shard meanwhile, and cleared the pieces away
 
 
 def finish(
