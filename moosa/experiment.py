@@ -31,7 +31,7 @@ from .data.settings import AdaptationSplit, Split, split_by_setting, split_class
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .model import Model
-from .objectives import METHODS, create_objective
+from .methods import METHODS, create_objective
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
 from .trainer import Learner, TrainConfig, load_tensors
@@ -136,6 +136,7 @@ def save_predictions(
     for part, p in parts.items():
         tensors |= {f"{part}/labels": p.labels, f"{part}/fused": p.fused} | {f"{part}/{m}": x for m, x in p.logits.items()}
         tensors |= {f"{part}/missing/{how}": x for how, x in p.missing.items()}
+        tensors |= {f"{part}/embeddings/{m}": e.half() if e.abs().max() < 6e4 else e for m, e in p.embeddings.items() if len(e)}  # half the digits do for distances
     with atomic_write(Path(folder)/"predictions.safetensors", "wb") as f: f.write(save({k: v.clone() for k, v in tensors.items()}))
     names = pd.concat([pd.DataFrame(dict(part=part, clip=p.clips)) for part, p in parts.items()])
     with atomic_write(Path(folder)/"clips.csv") as f: names.to_csv(f, index=False)
@@ -149,8 +150,9 @@ def load_predictions(
     parts = {}
     for part, clips in names.groupby("part", sort=False):
         mine = {k.removeprefix(f"{part}/"): v for k, v in tensors.items() if k.startswith(f"{part}/")}
-        missing = {k.removeprefix("missing/"): mine.pop(k) for k in sorted(mine) if k.startswith("missing/")}
-        parts[part] = Predictions(mine.pop("fused"), {m: x for m, x in mine.items() if m != "labels"}, mine["labels"], clips["clip"].tolist(), missing=missing)
+        missing, embeddings = ({k.removeprefix(kind): mine.pop(k) for k in sorted(mine) if k.startswith(kind)} for kind in ("missing/", "embeddings/"))
+        parts[part] = Predictions(mine.pop("fused"), {m: x for m, x in mine.items() if m != "labels"}, mine["labels"], clips["clip"].tolist(),
+                                  {m: e.float() for m, e in embeddings.items()}, missing)
     return parts
 
 # %% ../nbs/42_experiment.ipynb #9ad15599

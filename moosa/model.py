@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TAKES', 'Outputs', 'fused_head', 'Model']
 
-# %% ../nbs/34_model.ipynb #aa8dbac7
-from collections.abc import Mapping
+# %% ../nbs/34_model.ipynb #92916c99
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +22,15 @@ class Outputs:
     embeddings: dict[str, torch.Tensor]  # modality -> (B, D)
     logits: dict[str, torch.Tensor]  # modality -> (B, C)
     fused: torch.Tensor  # (B, C)
+    domains: torch.Tensor | None = None  # (B,) which source a clip is from; known in training only
+    classify: Callable | None = None  # the model's heads, for other embeddings than these; in training only
 
     def rows(self,
         kept: torch.Tensor,  # (B,) bool
     ) -> "Outputs":
         "Those of some clips."
-        return Outputs({m: x[kept] for m, x in self.embeddings.items()}, {m: x[kept] for m, x in self.logits.items()}, self.fused[kept])
+        of = lambda parts: {m: x[kept] for m, x in parts.items()}
+        return Outputs(of(self.embeddings), of(self.logits), self.fused[kept], None if self.domains is None else self.domains[kept], self.classify)
 
     @property
     def heads(self) -> list[torch.Tensor]:
@@ -82,5 +85,11 @@ class Model(nn.Module):
             case "clips": embeddings = {m: e(data[m]) for m, e in self.extractors.items()}
             case "features": embeddings = {m: e.from_features(data[m]) for m, e in self.extractors.items()}
             case "embeddings": embeddings = {m: data[m] for m in self.extractors}
+        return self.classify(embeddings)
+
+    def classify(self,
+        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
+    ) -> Outputs:
+        "What the heads say of embeddings."
         logits = {m: self.heads[m](e) for m, e in embeddings.items()}
         return Outputs(embeddings, logits, self.fused(torch.cat(list(embeddings.values()), dim=1)))

@@ -155,7 +155,7 @@ class Predictions:
     logits: dict[str, torch.Tensor]  # modality -> (N, C) logits
     labels: torch.Tensor  # (N,); C and above are unknown
     clips: list[str]  # names, N
-    embeddings: dict[str, torch.Tensor] = field(default_factory=dict)  # modality -> (N, D); not saved with a run
+    embeddings: dict[str, torch.Tensor] = field(default_factory=dict)  # modality -> (N, D); a run saves them in half precision
     missing: dict[str, torch.Tensor] = field(default_factory=dict)  # 'RULE/PRESENT', e.g. 'zero/video+audio' -> (N, C) logits with only those modalities
 
     @property

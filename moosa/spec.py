@@ -22,7 +22,7 @@ from .extractors.features import DTYPES
 from .extractors.registry import DEFAULT_EXTRACTOR, WEIGHTS, find_extractor, tail_start
 from .extractors.weights import AUDIO_TAILS
 from .missing import check_rules, which_rules
-from .objectives import METHODS, make_hyper
+from .methods import METHODS, make_hyper
 from .presets import fill_in
 
 # %% ../nbs/38_spec.ipynb #ba71c97f
@@ -82,7 +82,7 @@ def resolve(
     for m in modalities: one_of("modalities", m, data.modalities)
     left_open = {name: preset[name] for name in ("epochs", "batch_size", "lr", "weight_decay", "weights", "frozen_stems", "frozen_bn", "features", "views")
                  if getattr(spec, name) is None}
-    hyper = resolve_hyper(spec.method, preset["hyper"].get(spec.method, {}), spec.hyper, len(modalities), spec.setting)
+    hyper = resolve_hyper(spec.method, preset["hyper"].get(spec.method.split("+")[0], {}), spec.hyper, len(modalities), spec.setting)
     spec = replace(spec, modalities=modalities, **left_open, hyper=hyper, extractors=resolve_extractors(spec.extractors, modalities, preset),
                    data_options=resolve_options(spec.data_options, data.options), missing=resolve_missing(spec, hyper, len(modalities)))
     for name, allowed in (("precision", PRECISIONS), ("weights", WEIGHTS), ("frozen_bn", FROZEN_BN), ("audio_tail", AUDIO_TAILS),

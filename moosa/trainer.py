@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +44,7 @@ class Learner(nn.Module):
     ) -> tuple[Outputs, torch.Tensor | None, dict[str, torch.Tensor]]:  # outputs, total, terms by name
         outputs = self.model(batch.data)
         if not with_loss: return outputs, None, {}
+        outputs = replace(outputs, domains=batch.domains, classify=self.model.classify)
         target = self.model(batch.unlabelled) if batch.unlabelled else None
         return outputs, *self.objective(outputs, batch.labels, target)
 

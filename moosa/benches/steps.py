@@ -19,7 +19,7 @@ from .timing import Found, Sizes, alternate, compare, measure_memory
 from ..data.loader import Batch
 from ..extractors.anatomy import Extractor
 from ..model import Model
-from ..objectives import create_objective, make_hyper
+from ..methods import create_objective, make_hyper
 from ..optimiser import step_in_backward
 from ..pretext.jigsaw import Jigsaw, sample_permutations
 from ..trainer import Learner

@@ -62,6 +62,7 @@ class Batch:
     labels: torch.Tensor  # (B,) int64; known classes 0..C-1
     clips: list[str]  # names
     unlabelled: dict[str, torch.Tensor] = field(default_factory=dict)  # in adaptation: as many target clips
+    domains: torch.Tensor | None = None  # (B,) int64; 0, 1, ... in the order of the list's domains' names
 
     def to(self, device) -> "Batch":
         "Move the tensors to a device; from pinned memory without waiting for it."
@@ -74,7 +75,7 @@ class Batch:
     def _each(self, call) -> "Batch":
         one = lambda x: tuple(map(one, x)) if isinstance(x, tuple) else call(x)
         all_of = lambda data: {m: one(x) for m, x in data.items()}
-        return Batch(all_of(self.data), one(self.labels), self.clips, all_of(self.unlabelled))
+        return Batch(all_of(self.data), one(self.labels), self.clips, all_of(self.unlabelled), None if self.domains is None else one(self.domains))
 
 # %% ../../nbs/19_data.loader.ipynb #ce5d8e3a
 class ClipList(Dataset):
@@ -99,6 +100,7 @@ class ClipList(Dataset):
     def clips(self, clips: pd.DataFrame):
         self._clips, self.names = clips, clips["clip"].tolist()
         self.labels = torch.tensor(clips["label"].tolist()) if "label" in clips else None
+        self.domains = torch.tensor(pd.factorize(clips["domain"], sort=True)[0]) if "domain" in clips else None
         self.reader = self.dataset.reader(clips, self.modalities) if hasattr(self.dataset, "reader") else None  # what looks its clips up once, see extractors.features
 
     def __len__(self): return len(self.clips)
@@ -115,7 +117,8 @@ class ClipList(Dataset):
 
     def __getitems__(self, rows: list[int]) -> Batch | InputError:
         "What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error: torch would wrap it beyond recognition."
-        try: return Batch(self.load(rows), self.labels[rows], [self.names[i] for i in rows])
+        domains = None if self.domains is None else self.domains[rows]
+        try: return Batch(self.load(rows), self.labels[rows], [self.names[i] for i in rows], domains=domains)
         except InputError as e: return e
 
 # %% ../../nbs/19_data.loader.ipynb #0c2ca639
