@@ -1,0 +1,46 @@
+"""Every method trains on both data sets that need no download by hand, and a run can be made of it by its name."""
+import pytest
+import torch
+from conftest import call
+
+from moosa.experiment import build_learner, load_predictions, open_experiment, run_folder
+from moosa.methods import METHODS
+from moosa.spec import spec_from
+from moosa.trainer import fit, make_fabric
+
+NAMES = [name for name in METHODS if "+" not in name] + ["moosa+outliers"]
+NARROW = dict(simmmdg=dict(trans_hidden_num=16, hidden_dim=16), moosa=dict(trans_hidden_num=16, hidden_dim=16, jigsaw_hidden=16, jigsaw_samples=8))
+
+
+def trained(name: str, folder, source: str, **more):
+    "One epoch; the losses, and whether every part of the learner that can move has moved."
+    setting = dict(setting="osda", sources=[source]) if METHODS[name].only_adapts else {}
+    s = spec_from({"method": name, "epochs": 1, "hyper": NARROW.get(name.split("+")[0], {}), **setting, **more})
+    experiment, fabric, learner = open_experiment(s, folder), make_fabric("cpu", threads=1), build_learner(s, folder)
+    experiment.precompute()
+    before = {n: p.detach().clone() for n, p in learner.objective.named_parameters()}
+    state = fit(fabric, learner, experiment.train, experiment.validation, experiment.config())
+    assert all(not torch.equal(p, before[n]) for n, p in learner.objective.named_parameters())
+    return state.history[0], learner.objective
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_digits(name, data_dir):
+    row, objective = trained(name, data_dir, dataset="av-digits", target="mfeat", source="mnist", batch_size=256)
+    assert set(objective.weights) <= set(row) and row["loss"] == pytest.approx(sum(w*row[term] for term, w in objective.weights.items()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_generated_clips(name, generated):
+    row, objective = trained(name, generated, dataset="mini-hac", target="cartoon", source="human", modalities=["video", "audio"], batch_size=4, views=1)
+    assert set(objective.weights) <= set(row)
+
+
+def test_by_name_on_the_command_line(data_dir):
+    done = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "coral+outliers", "--epochs", 1, "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(spec_from(dict(dataset="av-digits", target="mfeat", method="coral+outliers", epochs=1)), data_dir)
+    parts = load_predictions(folder)
+    assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values()) and len(parts["target"].embeddings) == 2
+    refused = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "dann", "--data-dir", data_dir)
+    assert refused.returncode == 2 and "setting=osda" in refused.stderr
