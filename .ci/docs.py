@@ -19,7 +19,8 @@ EXECUTED = {  # page -> notebook that is shown as it was executed; only the firs
     "experiments/mini_hac_report.ipynb": "mini-hac/report.ipynb", "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
     "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
     **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb"
-       for name in ("digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain", "openness", "features", "demo-search")}}
+       for name in ("digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain", "openness", "features", "demo-search",
+                    "methods", "ablation", "sensitivity-mask", "sensitivity-entropy-min", "mini-hac-methods")}}
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'weights_app', 'cache_app', 'DataDir', 'Device', 'GridName', 'Search', 'version', 'split_list',
            'key_values', 'data_list', 'data_get', 'data_check', 'data_make_flow', 'weights_list', 'weights_get',
-           'cache_list', 'cache_drop', 'run_command', 'print_results', 'grid_command', 'report_command', 'main']
+           'cache_list', 'cache_drop', 'run_command', 'print_results', 'grid_command', 'rescore_command',
+           'report_command', 'main']
 
 # %% ../nbs/49_cli.ipynb #009cdbae
 import sys
@@ -266,6 +267,20 @@ def grid_command(
     print(", ".join(f"{n} {s}" for s, n in counts.items()))
     print(f"{len(cells.specs)} cells")
     if not dry_run and counts.get("done", 0) < len(cells.specs): raise typer.Exit(1)
+
+# %% ../nbs/49_cli.ipynb #06ec8192
+@app.command("rescore")
+def rescore_command(
+    grid: GridName,
+    data_dir: DataDir = None,
+):
+    "Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; `moosa report` then shows them."
+    from moosa.grid import load_grid
+    from moosa.studies import rescore_grid, scores_table
+
+    rescored = rescore_grid(load_grid(grid), data_dir)
+    if not len(rescored): raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
+    print(scores_table(rescored).reset_index().to_markdown(index=False, disable_numparse=True))
 
 # %% ../nbs/49_cli.ipynb #969d5c3b
 @app.command("report")

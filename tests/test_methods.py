@@ -42,5 +42,12 @@ def test_by_name_on_the_command_line(data_dir):
     folder = run_folder(spec_from(dict(dataset="av-digits", target="mfeat", method="coral+outliers", epochs=1)), data_dir)
     parts = load_predictions(folder)
     assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values()) and len(parts["target"].embeddings) == 2
+    (data_dir/"one.yaml").write_text("about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
+    rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
+    assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout and "agreement" not in rescored.stdout, rescored.stderr  # coral trains no head but the fused one
+    again = (folder/"scores.csv").read_bytes()
+    assert call("rescore", data_dir/"one.yaml", "--data-dir", data_dir).stdout == rescored.stdout and (folder/"scores.csv").read_bytes() == again
+    reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")
+    assert reported.returncode == 0 and "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text(), reported.stderr
     refused = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "dann", "--data-dir", data_dir)
     assert refused.returncode == 2 and "setting=osda" in refused.stderr

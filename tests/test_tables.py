@@ -1,0 +1,35 @@
+"""Stored records give the stored tables, byte for byte; and the words about them."""
+import json
+
+import pytest
+from conftest import ROOT
+
+from moosa.grid import load_grid
+from moosa.studies import comparisons
+from moosa.tables import collect_results, make_tables, save_table
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    "The numbers of demo.yaml, from records that were kept."
+    folder = tmp_path_factory.mktemp("records")
+    for line in (ROOT/"tests"/"records"/"demo.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        place = folder/"runs"/record["hash"]
+        place.mkdir(parents=True)
+        (place/"record.json").write_text(line)
+    return collect_results(load_grid("demo.yaml"), folder)
+
+
+def test_records_to_tables(results, tmp_path):
+    written = [path for table in make_tables(results) for path in save_table(table, tmp_path)]
+    assert len(written) >= 15
+    for path in written: assert path.read_bytes() == (ROOT/"figures"/"demo"/path.name).read_bytes(), path.name
+
+
+def test_records_to_words(results):
+    "All cells are paired; a change of one record changes the words."
+    said = comparisons(results)
+    assert said.count("n = 9 cells") == 3, said
+    better = results.assign(value=results.value.where(results.method == "erm", results.value + .5))
+    assert comparisons(better).count("moosa is better than erm") == 3 and said != comparisons(better)
