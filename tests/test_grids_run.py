@@ -11,7 +11,7 @@ from moosa.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
     "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1, "features": -1,
-             "methods": -1, "mini-hac-methods": 9, "ablation": 30, "sensitivity-mask": 30, "sensitivity-entropy-min": 40},
+             "methods": -1, "mini-hac-methods": 9, "ablation": 20, "sensitivity-mask": 30, "sensitivity-entropy-min": 40},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
     "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
