@@ -1137,6 +1137,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'moosa.tables._exists': ('tables.html#_exists', 'moosa/tables.py'),
                               'moosa.tables._numbers': ('tables.html#_numbers', 'moosa/tables.py'),
                               'moosa.tables._short': ('tables.html#_short', 'moosa/tables.py'),
+                              'moosa.tables._usual': ('tables.html#_usual', 'moosa/tables.py'),
                               'moosa.tables._values': ('tables.html#_values', 'moosa/tables.py'),
                               'moosa.tables._whole_seeds': ('tables.html#_whole_seeds', 'moosa/tables.py'),
                               'moosa.tables.by_seed': ('tables.html#by_seed', 'moosa/tables.py'),

@@ -7,7 +7,8 @@ __all__ = ['OPEN_SET', 'Column', 'LATEX', 'NOTE', 'TABLES', 'data_label', 'task_
            'mean_and_se', 'cells_of', 'by_seed', 'summarise', 'cell_text', 'wide_table', 'Table', 'table_columns',
            'make_tables', 'missing_table', 'missing_cells', 'save_table']
 
-# %% ../nbs/44_tables.ipynb #ef82b2a1
+# %% ../nbs/44_tables.ipynb #e2f052f5
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -63,12 +64,19 @@ def _differs(texts: list[str], places) -> bool:  # whether two in one place have
 
 
 def _values(grid: Grid, field: str) -> list[str]:
-    "A field of each spec in words; empty if all have the same, or a spec has none; of a mapping only the keys that differ."
+    "A field of each spec in words; empty if all have the same, or a spec has none; of a mapping only the keys that differ, and if they are several, without the values that most have."
     values = [getattr(s, field) for s in grid.specs]
     if isinstance(values[0], Mapping):
         keys = [k for k in dict.fromkeys(k for v in values for k in v) if len({repr(v[k]) for v in values if k in v}) > 1]
-        return [", ".join(f"{k}={_short(v[k])}" for k in keys if k in v) for v in values]
+        usual = {k: _usual([v[k] for v in values if k in v]) for k in keys} if len(keys) > 1 else {}
+        return [", ".join(f"{k}={_short(v[k])}" for k in keys if k in v and (k not in usual or repr(v[k]) != usual[k])) for v in values]
     return [f"{field}={_short(v)}" if v is not None and len({repr(v) for v in values}) > 1 else "" for v in values]
+
+
+def _usual(values: list) -> str | None:
+    "What more than half of the values are."
+    value, count = Counter(map(repr, values)).most_common(1)[0]
+    return value if 2*count > len(values) else None
 
 
 def _short(value) -> str:
