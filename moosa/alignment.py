@@ -57,8 +57,8 @@ def mismatch(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # joined (B, sum of D), and (B,): 1 where they belong together, 0 where not
     "The first half of a batch as it is; in the second, the modalities after the first are those of another clip."
     first, *others = embeddings.values()
-    half = len(first)//2
-    torn = [torch.cat([e[:half], e[half:].roll(1 + i, dims=0)]) for i, e in enumerate(others)]
+    half, places = len(first)//2, max(1, len(first) - 1)
+    torn = [torch.cat([e[:half], e.roll(1 + i % places, dims=0)[half:]]) for i, e in enumerate(others)]
     together = torch.arange(len(first), device=first.device) < half
     return torch.cat([first, *torn], dim=1), together.long()
 
