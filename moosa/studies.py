@@ -19,7 +19,7 @@ from .core import atomic_write
 from .experiment import load_predictions, read_record, run_folder
 from .extractors.cache import code_hash
 from .figures import new_figure, title
-from .grid import Grid
+from .grid import Grid, cell_status
 from .report import legend, name_data, styles
 from .scores import rescore
 from .tables import NOTE, Column, by_seed, case_labels, data_label, mean_and_se, task_label
@@ -104,12 +104,12 @@ ROOMS = ("moosa.scores", "moosa.openset")  # what the numbers come from
 
 
 def rescore_run(
-    place: Path,  # a run's folder
+    place: Path,  # a finished run's folder
     compute: bool = True,  # False: only what was computed before
-) -> pd.DataFrame | None:  # score, group, number, value; None: not done, not open-set, or not computed yet
+) -> pd.DataFrame | None:  # score, group, number, value; None: not open-set, or not computed yet
     "All open-set numbers of a run by every score; kept in its scores.csv."
     path, code, record = place/"scores.csv", code_hash(ROOMS), read_record(place)
-    if record is None or not record["spec"]["unknown"]: return None
+    if not record["spec"]["unknown"]: return None
     if path.exists():
         kept = pd.read_csv(path)
         if (kept.code == code).all(): return kept.drop(columns="code")
@@ -128,7 +128,7 @@ def rescore_grid(
     "All open-set numbers of a grid's runs that are done, by every score."
     parts, cells = [], list(zip(grid.specs, case_labels(grid)))
     for spec, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
-        numbers = rescore_run(run_folder(spec, folder), compute)
+        numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder)[0] == "done" else None  # a damaged record is the report's to tell
         if numbers is not None: parts.append(numbers.assign(case=case, task=task_label(spec), seed=spec.seed, data=data_label(spec.dataset)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "task", "seed", "data", "score", "group", "number", "value"])
 
