@@ -45,9 +45,7 @@ def test_by_name_on_the_command_line(data_dir):
     (data_dir/"one.yaml").write_text("about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
     rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
     assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout and "agreement" not in rescored.stdout, rescored.stderr  # coral trains no head but the fused one
-    again = (folder/"scores.csv").read_bytes()
-    assert call("rescore", data_dir/"one.yaml", "--data-dir", data_dir).stdout == rescored.stdout and (folder/"scores.csv").read_bytes() == again
+    kept = (folder/"scores.csv").stat().st_mtime_ns
     reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")
     assert reported.returncode == 0 and "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text(), reported.stderr
-    refused = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "dann", "--data-dir", data_dir)
-    assert refused.returncode == 2 and "setting=osda" in refused.stderr
+    assert (folder/"scores.csv").stat().st_mtime_ns == kept  # the report computes none
