@@ -1154,6 +1154,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'moosa.tables.summarise': ('tables.html#summarise', 'moosa/tables.py'),
                               'moosa.tables.table_columns': ('tables.html#table_columns', 'moosa/tables.py'),
                               'moosa.tables.task_label': ('tables.html#task_label', 'moosa/tables.py'),
+                              'moosa.tables.task_labels': ('tables.html#task_labels', 'moosa/tables.py'),
                               'moosa.tables.wide_table': ('tables.html#wide_table', 'moosa/tables.py')},
             'moosa.trainer': { 'moosa.trainer.Checkpoint': ('trainer.html#checkpoint', 'moosa/trainer.py'),
                                'moosa.trainer.Checkpoint.__init__': ('trainer.html#checkpoint.__init__', 'moosa/trainer.py'),

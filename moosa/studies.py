@@ -22,7 +22,7 @@ from .figures import new_figure, title
 from .grid import Grid, cell_status
 from .report import legend, name_data, styles
 from .scores import rescore
-from .tables import NOTE, Column, by_seed, case_labels, data_label, mean_and_se, task_label
+from .tables import NOTE, Column, by_seed, case_labels, data_label, mean_and_se, task_labels
 
 # %% ../nbs/46_studies.ipynb #92838bfc
 COMPARED: list[Column] = [("HOS, source-quantile", "source-quantile", "HOS"), ("AUROC", "threshold-free", "AUROC"), ("known accuracy", "accuracy", "fused")]
@@ -126,10 +126,10 @@ def rescore_grid(
     compute: bool = True,  # False: only what was computed before
 ) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none
     "All open-set numbers of a grid's runs that are done, by every score."
-    parts, cells = [], list(zip(grid.specs, case_labels(grid)))
-    for spec, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
+    parts, cells = [], list(zip(grid.specs, task_labels(grid), case_labels(grid)))
+    for spec, task, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
         numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder)[0] == "done" else None  # a damaged record is the report's to tell
-        if numbers is not None: parts.append(numbers.assign(case=case, task=task_label(spec), seed=spec.seed, data=data_label(spec.dataset)))
+        if numbers is not None: parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "task", "seed", "data", "score", "group", "number", "value"])
 
 # %% ../nbs/46_studies.ipynb #0aa90bf7
