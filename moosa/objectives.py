@@ -94,11 +94,16 @@ class Objective(nn.Module):
         terms: Mapping[str, nn.Module],  # name -> term
         weights: Mapping[str, float],  # name -> factor in the sum
         target_filter_thr: float | None = None,  # of the confidence gate in adaptation; None: this objective does not look at target clips
+        teacher_keep: float | None = None,  # how slowly a teacher of the model follows it, 0..1; None: there is no teacher
     ):
         super().__init__()
         self.weights = {name: float(weights[name]) for name in terms if weights[name] != 0}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
-        self.target_filter_thr = target_filter_thr
+        self.target_filter_thr, self.teacher_keep = target_filter_thr, teacher_keep
+
+    def plus(self, name: str, term: nn.Module, weight: float) -> "Objective":
+        "The same with one more term."
+        return Objective({**self.terms, name: term}, {**self.weights, name: weight}, self.target_filter_thr, self.teacher_keep)
 
     @property
     def adapts(self) -> bool:

@@ -25,7 +25,7 @@ def step_in_backward(
         optimiser.step()
         optimiser.zero_grad()
 
-    weights = [p for group in optimiser.param_groups for p in group["params"] if p.numel() >= large]
+    weights = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad and p.numel() >= large]
     handles = [p.register_post_accumulate_grad_hook(step_now) for p in weights]
     try: yield
     finally:

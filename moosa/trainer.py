@@ -29,6 +29,7 @@ from .objectives import Objective
 from .openset import Predictions
 from .optimiser import step_in_backward
 from .spec import PRECISIONS
+from .teacher import MovingAverage
 
 # %% ../nbs/41_trainer.ipynb #2db38fd8
 class Learner(nn.Module):
@@ -37,6 +38,7 @@ class Learner(nn.Module):
     def __init__(self, model: Model, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
+        self.teacher = MovingAverage(model, objective.teacher_keep) if objective.teacher_keep is not None else None
 
     def forward(self,
         batch: Batch,
@@ -44,9 +46,14 @@ class Learner(nn.Module):
     ) -> tuple[Outputs, torch.Tensor | None, dict[str, torch.Tensor]]:  # outputs, total, terms by name
         outputs = self.model(batch.data)
         if not with_loss: return outputs, None, {}
-        outputs = replace(outputs, domains=batch.domains, classify=self.model.classify)
+        outputs = replace(outputs, domains=batch.domains, classify=self.model.classify, teacher=self.taught(batch) if self.teacher else None)
         target = self.model(batch.unlabelled) if batch.unlabelled else None
         return outputs, *self.objective(outputs, batch.labels, target)
+
+    def taught(self, batch: Batch) -> Outputs:
+        "What the teacher says of a batch, once it has followed the last step."
+        if self.training: self.teacher.follow(self.model)
+        return self.teacher(batch.data)
 
 # %% ../nbs/41_trainer.ipynb #7521dde1
 @dataclass(frozen=True)
