@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import moosa
 from .core import InputError, RunFailed, atomic_write, data_folder, one_of, project_root, random_state, read_json, seed_everything, set_random_state, write_json
 from .data.doctor import playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
-from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes
+from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .model import Model
@@ -104,7 +104,8 @@ def make_split(
     dataset,
 ) -> Split:
     "The lists of a spec. Raises `InputError` where they cannot be made; no clip is opened."
-    return split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown, spec.source_classes, spec.target_classes)
+    split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown, spec.source_classes, spec.target_classes)
+    return replace(split, train=thin_out(split.train, spec.train_share, spec.seed))
 
 # %% ../nbs/42_experiment.ipynb #884ee74e
 def build_extractors(

@@ -208,7 +208,7 @@ class AVDigits:
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
                   extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
                   hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
-                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256)))
+                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
     def __init__(self,
         folder: str | Path | None = None,  # the data folder; None: the project's

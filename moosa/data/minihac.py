@@ -168,7 +168,7 @@ class MiniHac(Hac):
     preset = dict(epochs=20, batch_size=16, lr=1e-3, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="eval", features="stem", views=4,
                   extractors=dict(video="small-video", audio="small-audio", flow="small-flow"),
                   hyper=dict(moosa=dict(jigsaw_num_splits=2, jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
-                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256)))
+                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
     def __init__(self, folder: str | Path | None = None, **how):  # as for Hac
         if not (minihac_folder(folder)/"manifest.json").is_file():

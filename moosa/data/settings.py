@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'ClassSplit', 'split_classes', 'choose_unknown', 'Split', 'choose_domains', 'split_by_labels',
            'with_labels', 'check_not_empty', 'open_set_split', 'open_partial_split', 'labels_shown', 'AdaptationSplit',
-           'adaptation_split', 'hold_out', 'in_domain_split', 'split_by_setting']
+           'adaptation_split', 'hold_out', 'in_domain_split', 'thin_out', 'split_by_setting']
 
 # %% ../../nbs/10_data.settings.ipynb #36edf5ed
 from collections.abc import Collection, Mapping, Sequence
@@ -222,6 +222,19 @@ def in_domain_split(
     split = Split(*(table.reset_index(drop=True) for table in (seen[~held], seen[held], test)), class_split, (domain,), domain)
     check_not_empty(split)
     return split
+
+# %% ../../nbs/10_data.settings.ipynb #09ba5c73
+def thin_out(
+    train: pd.DataFrame,  # columns clip, domain, class
+    share: float,  # above 0, up to 1
+    seed: int = 0,
+) -> pd.DataFrame:  # in the same order; at least one clip of each class in each domain
+    "A share of the training clips of each class in each domain."
+    if share == 1: return train
+    kept = set()
+    for _, names in train.groupby(["domain", "class"])["clip"]:
+        kept.update(sorted(names, key=lambda name: derived_seed(seed, "share", name))[:max(1, round(share*len(names)))])
+    return train[train["clip"].isin(kept)].reset_index(drop=True)
 
 # %% ../../nbs/10_data.settings.ipynb #03ebf988
 def split_by_setting(
