@@ -201,6 +201,7 @@ def run_command(
     epochs: Annotated[int | None, typer.Option(help="Passes over the source clips.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    watch_target: Annotated[bool, typer.Option("--watch-target", help="Test on the target after every epoch, too; the numbers are kept and choose nothing.")] = False,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile: slow to start, faster on a GPU.")] = False,
     device: Device = "auto",
@@ -221,7 +222,7 @@ def run_command(
                  extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights,
                  frozen_stems=frozen_stems, frozen_bn=frozen_bn, features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype,
                  data_options=key_values(data_options, "--data-options", "frame_index=repaired"), on_bad_clip=on_bad_clip,
-                 epochs=epochs, batch_size=batch_size, lr=lr, precision=precision, compile=compile)
+                 epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs(spec, data_dir, bar):

@@ -61,6 +61,7 @@ class Spec:
     batch_size: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
+    watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"
     compile: bool = False  # the model, by torch.compile
     seed: int = 0
@@ -88,7 +89,7 @@ def resolve(
                    data_options=resolve_options(spec.data_options, data.options), missing=resolve_missing(spec, hyper, len(modalities)))
     for name, allowed in (("precision", PRECISIONS), ("weights", WEIGHTS), ("frozen_bn", FROZEN_BN), ("audio_tail", AUDIO_TAILS),
                           ("features", FEATURES), ("stem_dtype", STEM_DTYPES), ("on_bad_clip", ON_BAD_CLIP)): one_of(name, getattr(spec, name), allowed)
-    for name in ("frozen_stems", "compile"):
+    for name in ("frozen_stems", "watch_target", "compile"):
         if not isinstance(getattr(spec, name), bool): raise InputError(f"{name}: {getattr(spec, name)!r} is neither true nor false.")
     return check_numbers(replace(spec, **resolve_features(spec)))
 
@@ -206,7 +207,7 @@ def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others a
     return spec
 
 
-LATER = {"train_share": 1.0}  # fields that came after runs of this schema had been done, and the value at which they change nothing
+LATER = {"train_share": 1.0, "watch_target": False}  # fields that came after runs of this schema had been done, and the value at which they change nothing
 
 
 def spec_hash(

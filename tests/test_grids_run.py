@@ -12,7 +12,7 @@ from moosa.spec import spec_hash
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
     "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1, "features": -1,
              "methods": -1, "mini-hac-methods": 9, "ablation": 20, "sensitivity-mask": 30, "sensitivity-entropy-min": 40,
-             "sensitivity-weights": 50, "sensitivity-jigsaw": 10, "sensitivity-temperature": 20, "sensitivity-unknown": -1, "sensitivity-size": 0},
+             "sensitivity-weights": 50, "sensitivity-jigsaw": 10, "sensitivity-temperature": 20, "sensitivity-unknown": -1, "sensitivity-size": 0, "selection": 0},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2, "adaptation-methods": 80},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
     "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
@@ -26,7 +26,7 @@ OPEN_SET = {"oracle", "source-quantile", "threshold-free"}
 def reduced(spec, seed: int) -> dict:
     "A cell on generated clips, or on digits; another seed for each, so that no two are the same."
     hyper = {k: NARROW.get(k, min(v, 8) if k == "jigsaw_samples" else v) for k, v in spec.hyper.items()}
-    cell = dict(setting=spec.setting, method=spec.method, hyper=hyper, train_share=spec.train_share, target=DOMAINS.get(spec.target, spec.target), epochs=1, seed=seed)
+    cell = dict(setting=spec.setting, method=spec.method, hyper=hyper, train_share=spec.train_share, watch_target=spec.watch_target, target=DOMAINS.get(spec.target, spec.target), epochs=1, seed=seed)
     if spec.setting != "in-domain": cell["sources"] = [DOMAINS.get(s, s) for s in spec.sources]
     if spec.setting != "closed": cell["unknown"] = len(spec.unknown)
     if spec.dataset == "av-digits": return cell | dict(dataset="av-digits", modalities=list(spec.modalities), batch_size=128)
