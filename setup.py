@@ -15,7 +15,7 @@ def lines(key: str) -> list[str]:
 setup(
     version=meta["version"],
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={"dev": lines("dev_requirements") + lines("slurm_requirements"), "slurm": lines("slurm_requirements")},
     packages=find_packages(include=[meta["lib_path"], meta["lib_path"] + ".*"]),
     package_data={meta["lib_path"]: ["*.csv", "data/*.csv", "data/*.md", "extractors/*.safetensors"]},
     entry_points={"console_scripts": lines("console_scripts"),

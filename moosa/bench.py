@@ -32,7 +32,8 @@ from .benches.profile import machine_limits, profile
 from .benches.steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .benches.timing import BUSY, Found, Goal, NotMeasured, Sizes
 from .core import data_folder, project_root, read_json, write_json
-from .experiment import environment, execute_notebook
+from .experiment import environment
+from .notebook import execute_notebook
 from .figures import GREY, KNOWN, UNKNOWN, new_figure, title
 from .report import publish_notebook
 

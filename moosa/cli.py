@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'weights_app', 'cache_app', 'DataDir', 'Device', 'GridName', 'Search', 'version', 'split_list',
            'key_values', 'data_list', 'data_get', 'data_check', 'data_make_flow', 'weights_list', 'weights_get',
-           'cache_list', 'cache_drop', 'run_command', 'print_results', 'grid_command', 'rescore_command',
-           'report_command', 'main']
+           'cache_list', 'cache_drop', 'run_command', 'print_results', 'grid_command', 'status_command',
+           'rescore_command', 'report_command', 'main']
 
 # %% ../nbs/49_cli.ipynb #009cdbae
 import sys
@@ -17,6 +17,7 @@ import typer
 
 import moosa
 from .core import InputError, RunFailed, one_of, project_root
+from .lock import Busy
 
 # %% ../nbs/49_cli.ipynb #0cd1c0c8
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True, add_completion=False,
@@ -225,7 +226,7 @@ def run_command(
                  epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
     print(f"run {run_folder(spec, data_dir)}")
-    with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs(spec, data_dir, bar):
+    with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
         folder, fresh = run(spec, data_dir, device)
     print_results(folder, fresh)
 
@@ -252,23 +253,56 @@ def print_results(
 def grid_command(
     grid: GridName,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, how each stands, and their number.")] = False,
+    engine: Annotated[str | None, typer.Option(help="serial: one cell after the other (the default). dask: several at once (the default if any of the next four is given).")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many cells at once; on a Slurm cluster at most. Default: the GPUs that are named, or half the CPUs.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="The address of a Dask cluster that is there already, e.g. tcp://10.0.0.1:8786.")] = None,
+    slurm: Annotated[Path | None, typer.Option(help="A YAML file that says what a Slurm job is like; see the tutorial on clusters. Needs pip install moosa[slurm].")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Minutes that a cell may take; then it is stopped, and has failed.")] = None,
+    attempts: Annotated[int, typer.Option(help="How often a cell may lose its process before it is set aside as failed.")] = 3,
     search: Search = 0,
     device: Device = "auto",
     data_dir: DataDir = None,
 ):
-    "Run every cell of a grid that is not done. Exit code 1 if one failed."
+    "Run every cell of a grid that is not done. It may be stopped or killed at any time: the same command goes on. Exit code 1 if a cell failed."
     from tqdm import tqdm
 
+    from moosa.cluster import choose_engine
     from moosa.grid import grid_status, load_grid, run_grid
+    from moosa.launch import Limits
     from moosa.search import widen
 
     cells = widen(load_grid(grid), search) if search else load_grid(grid)
-    status = grid_status(cells, data_dir) if dry_run else run_grid(cells, data_dir, device, report=tqdm.write)
+    if dry_run: status = grid_status(cells, data_dir)
+    else:
+        limits = Limits(60*time_limit if time_limit else None, attempts)
+        with choose_engine(engine, workers, split_list(gpus), scheduler, slurm) as carry_out: status = run_grid(cells, data_dir, device, tqdm.write, carry_out, limits)
     if dry_run: print(status.drop(columns="reason").to_markdown(index=False))
     counts = status.status.value_counts()
     print(", ".join(f"{n} {s}" for s, n in counts.items()))
     print(f"{len(cells.specs)} cells")
     if not dry_run and counts.get("done", 0) < len(cells.specs): raise typer.Exit(1)
+
+# %% ../nbs/49_cli.ipynb #35e19cbc
+@app.command("status")
+def status_command(
+    grid: GridName,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    search: Search = 0,
+    data_dir: DataDir = None,
+):
+    "How far a grid is: what runs where, what failed, and about how long it will take. Looks at files only, from any terminal."
+    import json
+    from datetime import timedelta
+
+    from moosa.grid import load_grid, overview
+    from moosa.search import widen
+
+    seen = overview(widen(load_grid(grid), search) if search else load_grid(grid), data_dir)
+    if as_json: return print(json.dumps(seen, indent=2))
+    left = f"; about {timedelta(seconds=seen['seconds_left'])} left" if seen["seconds_left"] else ""
+    print(f"{seen['grid']}: {seen['done']} of {seen['cells']} cells done, {seen['running']} running, {seen['failed']} failed, {seen['missing']} left{left}")
+    for cell in seen["attention"]: print(f"  {cell['status']:<8} {cell['cell']}: {cell['about']}" + (f"\n           {cell['notebook']}" if cell["status"] == "failed" else ""))
 
 # %% ../nbs/49_cli.ipynb #06ec8192
 @app.command("rescore")
@@ -294,8 +328,8 @@ def report_command(
 ):
     "Make tables (Markdown, LaTeX, CSV) and figures (PNG, SVG) from the records of a grid."
     from moosa.core import data_folder
-    from moosa.experiment import execute_notebook
     from moosa.grid import grid_path, load_grid
+    from moosa.notebook import execute_notebook
     from moosa.report import publish_example, publish_notebook
     from moosa.search import widen
 
@@ -315,6 +349,7 @@ def main():
     "Run the command; bad input ends with one message and exit code 2."
     try: app()
     except InputError as e: _stop(str(e), 2)
+    except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
     except RunFailed as e: _stop(f"{e}\nThe notebook with the error: {e.notebook}", 2 if e.bad_input else 1)
     except KeyboardInterrupt: _stop("stopped; the same command goes on from the last whole epoch.", 130)
 

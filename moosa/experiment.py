@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'open_experiment', 'open_dataset', 'make_split', 'build_extractors', 'build_learner', 'save_predictions',
-           'load_predictions', 'environment', 'peak_memory_mb', 'write_record', 'read_record', 'run_folder',
-           'notebook_parameters', 'run', 'make_folder', 'execute_notebook']
+           'load_predictions', 'environment', 'peak_memory_mb', 'write_record', 'read_record', 'run_folder', 'order',
+           'run']
 
 # %% ../nbs/42_experiment.ipynb #6a8606ee
 import importlib.metadata
@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save
 
 import moosa
-from .core import InputError, RunFailed, atomic_write, data_folder, one_of, project_root, random_state, read_json, seed_everything, set_random_state, write_json
+from .core import InputError, atomic_write, data_folder, one_of, project_root, random_state, read_json, seed_everything, set_random_state, write_json
 from .data.doctor import playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
@@ -32,6 +32,7 @@ from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .model import Model
 from .methods import METHODS, create_objective
+from .notebook import carry_out, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
 from .trainer import Learner, TrainConfig, load_tensors
@@ -210,67 +211,28 @@ def run_folder(
     "Where a spec's run lies."
     return data_folder(folder)/"runs"/spec_hash(spec)
 
-# %% ../nbs/42_experiment.ipynb #53e84ccc
-def notebook_parameters(
-    path: str | Path,  # an experiment notebook
-) -> list[str]:  # names of the parameters in its tagged cell
-    "What can be set in a notebook."
-    import papermill
 
-    return list(papermill.inspect_notebook(str(path)))
+def order(
+    spec: Spec,  # resolved
+    folder: str | Path | None = None,  # the data folder; None: the project's
+    device: str = "auto",  # where to compute
+    notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
+) -> dict[str, object]:  # notebook, folder and parameters, as `carry_out` takes them
+    "What is to be executed for a spec, and where."
+    notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
+    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
+    known = notebook_parameters(notebook)
+    for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
+    return dict(notebook=notebook, folder=run_folder(spec, folder), parameters=parameters)
 
-# %% ../nbs/42_experiment.ipynb #1cdbac88
+
 def run(
     spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
-    "Carry out a spec, unless its record is there. Raises `RunFailed`, and notes the reason in the run's error.json."
+    "Carry out a spec, unless its record is there. Raises `RunFailed`, and notes the reason in the run's error.json; raises `Busy` if another process is at it."
     target = run_folder(spec, folder)
     if read_record(target) is not None: return target, False
-    make_folder(target)
-    (target/"error.json").unlink(missing_ok=True)
-    notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
-    known = notebook_parameters(notebook)
-    for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
-    try:
-        execute_notebook(notebook, target/"split.ipynb", parameters)
-        if read_record(target) is None: raise RunFailed("the notebook ended without writing a record", target/"split.ipynb", False)
-    except RunFailed as e:
-        write_json(target/"error.json", {"error": str(e), "notebook": str(e.notebook)})
-        raise
-    return target, True
-
-
-def make_folder(folder: Path):
-    "Make a folder and those above it; `InputError` if that cannot be."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"cannot write {folder}: {e.strerror}. Choose another folder.") from e
-
-
-def execute_notebook(
-    notebook: Path,  # to execute
-    output: Path,  # where the executed notebook goes
-    parameters: Mapping[str, object],
-):
-    "Run a notebook by papermill, without its progress bars; raises `RunFailed` with the error's own message."
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    make_folder(output.parent)
-    before, os.environ["MOOSA_NO_PROGRESS"] = os.environ.get("MOOSA_NO_PROGRESS"), "1"
-    try:
-        papermill.execute_notebook(str(notebook), str(output), _plain(parameters), progress_bar=False, cwd=str(notebook.parent), kernel_name="python3",
-                                   extra_arguments=["--IPKernelApp.log_level=ERROR"])
-    except PapermillExecutionError as e: raise RunFailed(f"{e.ename}: {e.evalue}", output, e.ename in ("InputError", "BadClip")) from None
-    except DeadKernelError: raise RunFailed("the notebook's process died: out of memory, or killed from outside", output, False) from None
-    finally:
-        if before is None: del os.environ["MOOSA_NO_PROGRESS"]
-
-
-def _plain(value):  # papermill writes dicts, lists, strings and numbers
-    if isinstance(value, Mapping): return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+    return target, carry_out(**order(spec, folder, device, notebook))
