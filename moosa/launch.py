@@ -110,7 +110,7 @@ def attempt(
     note_attempt(folder, event="end", where=where, status=status)
     return status, reason
 
-
+# %% ../nbs/40_launch.ipynb #83c83268
 def last_words(folder: Path) -> str:
     "What the child noted of its end, or the last line that it said."
     path = folder/"error.json"

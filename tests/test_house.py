@@ -37,7 +37,7 @@ def test_installed_metadata_comes_from_settings():
 
     meta, installed = metadata(), distribution("moosa")
     name = lambda requirement: re.split(r"[<>=;\[ ]", requirement)[0].lower()
-    wanted = {name(line) for key in ("requirements", "dev_requirements") for line in meta[key].splitlines() if line.strip()}
+    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements") for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted
     assert installed.version == meta["version"]
 
