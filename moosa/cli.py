@@ -17,6 +17,7 @@ import typer
 
 import moosa
 from .core import InputError, RunFailed, one_of, project_root
+from .launch import ClusterLost
 from .lock import Busy
 
 # %% ../nbs/49_cli.ipynb #0cd1c0c8
@@ -288,6 +289,7 @@ def grid_command(
 def status_command(
     grid: GridName,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    timeline: Annotated[Path | None, typer.Option(help="Also draw who was at which cell when, into this file (PNG or SVG).")] = None,
     search: Search = 0,
     data_dir: DataDir = None,
 ):
@@ -298,7 +300,13 @@ def status_command(
     from moosa.grid import load_grid, overview
     from moosa.search import widen
 
-    seen = overview(widen(load_grid(grid), search) if search else load_grid(grid), data_dir)
+    cells = widen(load_grid(grid), search) if search else load_grid(grid)
+    seen = overview(cells, data_dir)
+    if timeline:
+        from moosa.cluster import attempts_of, plot_timeline
+
+        if not len(attempts := attempts_of(cells, data_dir)): raise InputError(f"timeline: no cell of {grid} has been started.")
+        plot_timeline(attempts).savefig(timeline, dpi=150)
     if as_json: return print(json.dumps(seen, indent=2))
     left = f"; about {timedelta(seconds=seen['seconds_left'])} left" if seen["seconds_left"] else ""
     print(f"{seen['grid']}: {seen['done']} of {seen['cells']} cells done, {seen['running']} running, {seen['failed']} failed, {seen['missing']} left{left}")
@@ -350,6 +358,7 @@ def main():
     try: app()
     except InputError as e: _stop(str(e), 2)
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
+    except ClusterLost as e: _stop(str(e), 1)
     except RunFailed as e: _stop(f"{e}\nThe notebook with the error: {e.notebook}", 2 if e.bad_input else 1)
     except KeyboardInterrupt: _stop("stopped; the same command goes on from the last whole epoch.", 130)
 

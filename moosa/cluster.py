@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['LOST_WORKERS', 'SLURM', 'dask_engine', 'on_worker', 'set_aside', 'local_cluster', 'slurm_settings', 'slurm_cluster',
-           'choose_engine']
+           'choose_engine', 'attempts_of', 'plot_timeline']
 
-# %% ../nbs/44_cluster.ipynb #aa0321a7
+# %% ../nbs/44_cluster.ipynb #82728886
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from .core import InputError, one_of, write_json
 from .experiment import run_folder
-from .grid import serial
-from .launch import FAILED, Outcome
+from .figures import KNOWN, UNKNOWN, new_figure
+from .grid import Grid, serial
+from .launch import FAILED, ClusterLost, Outcome
 from .spec import Spec
 
 # %% ../nbs/44_cluster.ipynb #5295fd5d
@@ -38,6 +41,7 @@ def dask_engine(
         asked = {client.submit(on_worker, carry, spec, pure=False, retries=0): spec for spec in specs}
         for future in as_completed(asked):
             spec = asked[future]
+            if future.cancelled(): raise ClusterLost("the Dask scheduler is gone. What is done stays done: the same command goes on, once there is a scheduler again.")
             match future.exception():
                 case None: yield spec, future.result()
                 case KilledWorker() as e: yield spec, set_aside(spec, carry, f"set aside, since it took {LOST_WORKERS} workers with it; the last was {e.last_worker.address}")
@@ -137,3 +141,38 @@ def choose_engine(
         with client:
             yield dask_engine(client)
         if not scheduler: cluster.close()
+
+# %% ../nbs/44_cluster.ipynb #b4b19b58
+def attempts_of(
+    grid: Grid,
+    folder: str | Path | None = None,  # the data folder; None: the project's
+) -> pd.DataFrame:  # one row per attempt: cell, where, start, end (seconds since the first start; nan: nobody noted it), status
+    "All attempts at a grid's cells, in the order in which they began."
+    rows = []
+    for spec in grid.specs:
+        path, open_ones = run_folder(spec, folder)/"attempts.jsonl", {}
+        for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+            who = (line["host"], line["pid"], line["where"])
+            if line["event"] == "start": rows.append(open_ones.setdefault(who, dict(cell=grid.label(spec), where=line["where"] or line["host"], start=line["time"], end=float("nan"), status="lost")))
+            elif who in open_ones: open_ones.pop(who).update(end=line["time"], status=line["status"])
+    table = pd.DataFrame(rows, columns=["cell", "where", "start", "end", "status"]).sort_values("start", ignore_index=True)
+    return table.assign(start=table.start - table.start.min(), end=table.end - table.start.min())
+
+
+def plot_timeline(
+    attempts: pd.DataFrame,  # from `attempts_of`
+) -> Figure:
+    "Who was at which cell when: a row per worker."
+    places, done_by = list(dict.fromkeys(attempts["where"])), attempts.end.max()
+    attempts = attempts[attempts.status != "busy"]
+    fig, axes = new_figure(1, 1, (9, .55*len(places) + 1.3), squeeze=False)
+    for row in attempts.itertuples():
+        y, end = places.index(row.where), row.end if row.end == row.end else min([done_by, *attempts.start[(attempts["where"] == row.where) & (attempts.start > row.start)]])
+        axes[0, 0].barh(y, end - row.start, left=row.start, height=.7, color=KNOWN if row.status == "done" else UNKNOWN, edgecolor="white", hatch=None if row.status == "done" else "///", alpha=.75)
+        axes[0, 0].text((row.start + end)/2, y, row.cell.replace(", ", "\n"), ha="center", va="center", fontsize=6.5)
+    axes[0, 0].set_yticks(range(len(places)), places)
+    axes[0, 0].set(xlabel="seconds since the first start", ylim=(len(places) - .5, -.5))
+    axes[0, 0].grid(False)
+    axes[0, 0].legend(handles=[Patch(color=KNOWN, alpha=.75, label="done"), Patch(facecolor=UNKNOWN, alpha=.75, hatch="///", edgecolor="white", label="lost or failed")],
+                      fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return fig

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'DONE', 'FAILED', 'LOST', 'BUSY', 'EXIT', 'name_memory', 'kills_by_memory', 'die_with', 'stop_tree',
-           'Limits', 'Outcome', 'attempt', 'last_words', 'note_attempt', 'launch']
+           'ClusterLost', 'Limits', 'Outcome', 'attempt', 'last_words', 'note_attempt', 'launch']
 
 # %% ../nbs/40_launch.ipynb #46af183a
 import json
@@ -64,6 +64,10 @@ def stop_tree(pid: int):
 # %% ../nbs/40_launch.ipynb #7f4ef05f
 DONE, FAILED, LOST, BUSY = "done", "failed", "lost", "busy"
 EXIT = {0: DONE, 1: FAILED, 3: LOST, 4: BUSY}  # what the child's exit codes mean
+
+
+class ClusterLost(RuntimeError):
+    "Nobody is there any more to hand out cells to launch."
 
 
 @dataclass(frozen=True)

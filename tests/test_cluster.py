@@ -1,0 +1,162 @@
+"""A six-cell grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with 6 of 6, nothing lost, nothing done twice."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+
+import psutil
+import pytest
+import yaml
+from conftest import MOOSA, ROOT, call
+
+ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_LOGGING__DISTRIBUTED="error", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
+PYTHON = sys.executable
+
+
+@pytest.fixture
+def grid(tmp_path):
+    "tiny.yaml with runs of one epoch."
+    content = yaml.safe_load((ROOT/"nbs"/"experiments"/"grids"/"tiny.yaml").read_text())
+    content["base"]["epochs"] = 1
+    path = tmp_path/"six.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def family(pid: int) -> list[psutil.Process]:
+    try: return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess: return []
+
+
+def end(process: subprocess.Popen):
+    "Kill a process and all that it started."
+    members = family(process.pid)
+    for p in members:
+        with suppress(psutil.NoSuchProcess): p.kill()
+    process.wait()
+    psutil.wait_procs(members, timeout=20)
+
+
+@contextmanager
+def cluster(folder):
+    "A scheduler and two workers on loopback: address and processes by name."
+    file = folder/f"scheduler-{time.time_ns()}.json"
+    start = lambda *args: subprocess.Popen([PYTHON, "-m", "distributed.cli." + args[0], *map(str, args[1:])], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    members = {"scheduler": start("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", file)}
+    try:
+        wait_for(file.exists, 60, "the scheduler")
+        members |= {f"worker {i}": start("dask_worker", "--scheduler-file", file, "--name", f"worker {i}", "--nthreads", 1, "--no-nanny", "--no-dashboard", "--death-timeout", 10) for i in (1, 2)}
+        yield json.loads(file.read_text())["address"], members
+    finally:
+        for process in members.values(): end(process)
+
+
+def launcher(grid, data_dir, *options) -> subprocess.Popen:
+    return subprocess.Popen([MOOSA, "grid", str(grid), "--data-dir", str(data_dir), *options], env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds: float, what: str):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(.1)
+
+
+def records(data_dir) -> int: return len(list(data_dir.glob("runs/*/record.json")))
+
+
+def running(data_dir) -> int: return len(list(data_dir.glob("runs/*/lock.*")))
+
+
+def assert_six_of_six(data_dir):
+    "Each run is done once, and no two of its attempts went on at the same time."
+    for place in data_dir.glob("runs/*"):
+        assert (place/"record.json").exists() and not list(place.glob("lock.*")) and not (place/"error.json").exists(), list(place.iterdir())
+        events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
+        assert [e.get("status") for e in events].count("done") == 1 or any(e.get("status") == "busy" for e in events), events
+    assert records(data_dir) == 6
+
+
+def gone(pids) -> bool: return not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids)
+
+
+def disturb(what: str, grid, data_dir, folder):
+    "Run the grid, and kill or freeze something once one cell is done and others are running."
+    with cluster(folder) as (address, members):
+        command = launcher(grid, data_dir, "--scheduler", address)
+        wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1 or command.poll() is not None, 120, "the first record")
+        assert command.poll() is None, command.communicate()[0]
+        victim, children = (command, []) if what == "launcher" else (members[what.split(", ")[0]], [p.pid for p in family(members[what.split(", ")[0]].pid)][1:])
+        os.kill(victim.pid, signal.SIGSTOP if what.endswith("frozen") else signal.SIGKILL)
+        if what == "worker 1": wait_for(lambda: gone(children), 30, "the worker's cell to end with it")
+        if what in ("launcher", "scheduler"):
+            said, _ = command.communicate(timeout=120)
+            assert command.returncode != 0
+            if what == "scheduler": assert "the same command goes on" in said and "Traceback" not in said, said
+        else:
+            said, _ = command.communicate(timeout=240)  # the other worker does the rest
+            assert command.returncode == 0, said
+        if what.endswith("frozen"): os.kill(victim.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("what", ["worker 1", *(pytest.param(w, marks=pytest.mark.slow) for w in ("worker 1, frozen", "scheduler", "launcher"))])
+def test_whatever_happens_the_same_command_goes_on(what, grid, data_dir, tmp_path):
+    disturb(what, grid, data_dir, tmp_path)
+    with cluster(tmp_path) as (address, _):
+        said, _ = (again := launcher(grid, data_dir, "--scheduler", address)).communicate(timeout=240)
+    assert again.returncode == 0 and "6 done" in said, said
+    assert_six_of_six(data_dir)
+
+
+def test_two_launchers_share_a_grid(grid, data_dir):
+    "Each cell is computed by one of them, and both end with all of it done; another terminal can look on."
+    both = [launcher(grid, data_dir, *options) for options in ([], ["--workers", "1"])]
+    wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1, 120, "the first record")
+    seen = json.loads(call("status", grid, "--data-dir", data_dir, "--json").stdout)
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert_six_of_six(data_dir)
+    assert seen["cells"] == 6 and seen["done"] >= 1 and seen["done"] + seen["running"] + seen["missing"] == 6
+    assert "6 of 6 cells done" in call("status", grid, "--data-dir", data_dir).stdout
+    picture = data_dir/"timeline.png"
+    assert call("status", grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0 and picture.stat().st_size > 10_000
+
+
+def test_a_cell_that_kills_its_workers_is_set_aside(tmp_path, data_dir):
+    from functools import partial
+
+    from moosa.cluster import choose_engine
+    from moosa.experiment import run_folder
+    from moosa.grid import expand
+    from moosa.launch import DONE, Outcome
+
+    def carry(spec, folder, where=""):
+        if spec.seed == 1: os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(DONE)
+
+    specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=[0, 1, 2]))).specs
+    with choose_engine(workers=2) as engine: ended = {spec.seed: outcome for spec, outcome in engine(specs, partial(carry, folder=data_dir))}
+    assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed" and "workers with it" in ended[1].reason
+    assert "set aside" in json.loads((run_folder(specs[1], data_dir)/"error.json").read_text())["error"]
+
+
+def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):
+    done = call("grid", grid, "--data-dir", data_dir, "--time-limit", "0.03", env=dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 1 and "longer than the limit of 1.8 s" in done.stdout + done.stderr
+    assert "6 failed" in call("status", grid, "--data-dir", data_dir).stdout and not list(data_dir.glob("runs/*/lock.*")) or records(data_dir) == 0
+
+
+def test_the_slurm_job(tmp_path):
+    "The script that would be submitted, as text."
+    pytest.importorskip("dask_jobqueue")
+    from moosa.cluster import slurm_cluster
+
+    (tmp_path/"slurm.yaml").write_text('queue: gpu\nwalltime: "02:00:00"\nmemory: 24GB\njob_extra_directives: ["--gres=gpu:1"]\n')
+    made = slurm_cluster(tmp_path/"slurm.yaml", 4)
+    script = made.job_script()
+    made.close()
+    for line in ("#SBATCH -p gpu", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=1"): assert line in script, script
+    assert "--lifetime 6900s" in script and "--nthreads 1" in script
