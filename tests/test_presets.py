@@ -110,7 +110,7 @@ def test_search_starts_from_shared_settings_only():
 COUNTS = {"published-hac": 12, "published-epic": 12, "published-osda": 6, "published-open-partial": 3, "shared-hac": 36, "shared-epic": 36, "shared-osda": 18, "shared-open-partial": 9,
           "closed-set": 24, "single-source": 48, "in-domain": 48, "openness": 10, "adaptation": 2, "open-partial": 6, "digits-closed": 6, "digits-single-source": 12, "digits-in-domain": 6, "digits-adaptation": 12, "demo": 18, "mini-hac": 6, "features": 15,
           "methods": 585, "adaptation-methods": 105, "mini-hac-methods": 45, "ablation": 135, "sensitivity-mask": 54, "sensitivity-entropy-min": 45,
-          "sensitivity-weights": 81, "sensitivity-jigsaw": 54, "sensitivity-temperature": 45, "sensitivity-unknown": 90, "sensitivity-size": 72, "selection": 36, "tiny": 6}
+          "sensitivity-weights": 81, "sensitivity-jigsaw": 45, "sensitivity-temperature": 45, "sensitivity-unknown": 90, "sensitivity-size": 72, "selection": 36, "tiny": 6}
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
