@@ -20,7 +20,8 @@ EXECUTED = {  # page -> notebook that is shown as it was executed; only the firs
     "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
     **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb"
        for name in ("digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain", "openness", "features", "demo-search",
-                    "methods", "ablation", "sensitivity-mask", "sensitivity-entropy-min", "mini-hac-methods")}}
+                    "methods", "adaptation-methods", "ablation", "selection", "mini-hac-methods",
+                    *(f"sensitivity-{of}" for of in ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")))}}
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
