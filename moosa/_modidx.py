@@ -1246,6 +1246,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'moosa.teacher.MovingAverage.train': ('teacher.html#movingaverage.train', 'moosa/teacher.py')},
             'moosa.trainer': { 'moosa.trainer.Checkpoint': ('trainer.html#checkpoint', 'moosa/trainer.py'),
                                'moosa.trainer.Checkpoint.__init__': ('trainer.html#checkpoint.__init__', 'moosa/trainer.py'),
+                               'moosa.trainer.Checkpoint.check_same': ('trainer.html#checkpoint.check_same', 'moosa/trainer.py'),
                                'moosa.trainer.Checkpoint.clear': ('trainer.html#checkpoint.clear', 'moosa/trainer.py'),
                                'moosa.trainer.Checkpoint.load_selected': ('trainer.html#checkpoint.load_selected', 'moosa/trainer.py'),
                                'moosa.trainer.Checkpoint.on_epoch': ('trainer.html#checkpoint.on_epoch', 'moosa/trainer.py'),

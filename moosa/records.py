@@ -14,14 +14,14 @@ import pandas as pd
 from .core import InputError, data_folder
 from .experiment import read_record
 
-# %% ../nbs/43_records.ipynb #5de1c9fa
+# %% ../nbs/43_records.ipynb #6d9c251f
 def find_record(
-    name: str,  # a hash, its beginning, or a run's folder
+    name: str | Path,  # a hash, its beginning, or a run's folder
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:
     "A run's record by its name."
     place = Path(name)
-    if not place.is_dir():
+    if not (str(name) and place.is_dir()):
         found = sorted((data_folder(folder)/"runs").glob(f"{name}*"))
         if len(found) != 1: raise InputError(f"record: {len(found)} runs in {data_folder(folder)/'runs'} begin with {name!r}{': ' + ', '.join(p.name for p in found[:6]) if found else ''}; expected one.")
         place = found[0]

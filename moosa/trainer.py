@@ -6,10 +6,11 @@
 __all__ = ['WATCHED', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'notify', 'Meter', 'check_finite', 'validate', 'predict',
            'lay_out', 'make_fabric', 'Progress', 'Watch', 'History', 'Checkpoint', 'collect', 'restore', 'load_tensors']
 
-# %% ../nbs/41_trainer.ipynb #b2d5a895
+# %% ../nbs/41_trainer.ipynb #747ccac7
+import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -265,8 +266,11 @@ class History:
 class Checkpoint:
     "Save after each epoch; on start, go on from what is there. Keeps the last epoch and the selected one."
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self,
+        folder: str | Path,
+        about: Mapping[str, object] = {},  # what it belongs to: the run's fields, the version; a checkpoint of anything else is refused
+    ):
+        self.folder, self.about = Path(folder), json.loads(json.dumps(about))
         self.pointer = self.folder/"checkpoint.json"
 
     def tensors(self, epoch: int) -> Path: return self.folder/f"epoch-{epoch:04d}.safetensors"
@@ -274,14 +278,22 @@ class Checkpoint:
     def on_start(self, state, learner, optimiser, config):
         if not self.pointer.exists(): return
         saved = read_json(self.pointer, "checkpoint")
+        self.check_same(saved.pop("about", {}))
         if saved["epoch"] > config.epochs:
             raise InputError(f"{self.pointer} has {saved['epoch']} epochs, but only {config.epochs} are asked for. It belongs to another run; delete the folder.")
         for name, value in saved.items(): setattr(state, name, value)
         restore(load_tensors(self.tensors(state.epoch - 1)), learner, optimiser)
 
+    def check_same(self, found: dict):
+        "Raise `InputError` if a checkpoint belongs to something else."
+        names = [name for name in {**found, **self.about} if found.get(name) != self.about.get(name)]
+        if not names: return
+        what = "; ".join(f"{name} is {found.get(name)!r} there, and {self.about.get(name)!r} here" for name in names)
+        raise InputError(f"{self.pointer} does not belong to this run: {what}. Delete its folder to train anew, or go on with what it was made with.")
+
     def on_epoch(self, state, learner, optimiser):
         with atomic_write(self.tensors(state.epoch - 1), "wb") as f: f.write(save(collect(learner, optimiser)))
-        write_json(self.pointer, vars(state))
+        write_json(self.pointer, {**vars(state), "about": self.about})
         keep = {self.tensors(state.epoch - 1), self.tensors(state.best_epoch)}
         for old in set(self.folder.glob("epoch-*.safetensors")) - keep: old.unlink()
 
