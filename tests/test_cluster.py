@@ -102,7 +102,8 @@ def disturb(what: str, grid, data_dir, folder):
         if what.endswith("frozen"): os.kill(victim.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("what", ["worker 1", *(pytest.param(w, marks=pytest.mark.slow) for w in ("worker 1, frozen", "scheduler", "launcher"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["worker 1", "worker 1, frozen", "scheduler", "launcher"])
 def test_whatever_happens_the_same_command_goes_on(what, grid, data_dir, tmp_path):
     disturb(what, grid, data_dir, tmp_path)
     with cluster(tmp_path) as (address, _):
