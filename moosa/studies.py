@@ -226,7 +226,7 @@ def plot_hos_curves(
     fig, axes = new_figure(1, 1, (7.2, max(3.2, .21*len(colours) + .8)), squeeze=False)
     for case, colour in colours.items(): axes[0, 0].plot(curves.index, curves[case], color=colour, lw=1.4)
     axes[0, 0].set(xlabel="share of target clips rejected", ylabel="HOS", xlim=(0, 1), ylim=(0, None))
-    title(axes[0, 0], f"HOS at every threshold, by {score} (and the area under the curve)")
+    title(axes[0, 0], f"HOS at every threshold ({score})")
     legend(fig, {f"{case} ({area[case]:.3f})": colours[case] for case in area.sort_values(ascending=False).index})
     return fig
 
