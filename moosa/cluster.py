@@ -24,7 +24,7 @@ from .core import InputError, one_of, write_json
 from .experiment import run_folder
 from .figures import KNOWN, UNKNOWN, new_figure
 from .grid import Grid, serial
-from .launch import FAILED, ClusterLost, Outcome
+from .launch import ALREADY, BUSY, FAILED, ClusterLost, Outcome
 from .spec import Spec
 
 # %% ../nbs/45_cluster.ipynb #8d93709f
@@ -164,7 +164,7 @@ def plot_timeline(
 ) -> Figure:
     "Who was at which cell when: a row per worker."
     places, done_by = list(dict.fromkeys(attempts["where"])), attempts.end.max()
-    attempts = attempts[attempts.status != "busy"]
+    attempts = attempts[~attempts.status.isin([BUSY, ALREADY])]
     fig, axes = new_figure(1, 1, (9, .55*len(places) + 1.3), squeeze=False)
     for row in attempts.itertuples():
         y, end = places.index(row.where), row.end if row.end == row.end else min([done_by, *attempts.start[(attempts["where"] == row.where) & (attempts.start > row.start)]])

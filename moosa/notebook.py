@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .core import InputError, RunFailed, write_json
-from .launch import EXIT, FAILED, LOST, die_with, kills_by_memory, name_memory
+from .launch import ALREADY, BUSY, EXIT, FAILED, LOST, die_with, kills_by_memory, name_memory
 from .lock import Busy, hold
 
 # %% ../nbs/41_notebook.ipynb #50830454
@@ -91,8 +91,9 @@ def main():
     code = {status: number for number, status in EXIT.items()}
     given = json.load(sys.stdin)
     folder = Path(given["folder"])
-    try: carry_out(Path(given["notebook"]), folder, given["parameters"])
-    except Busy as e: _leave(e, 4)
+    try:
+        if not carry_out(Path(given["notebook"]), folder, given["parameters"]): sys.exit(code[ALREADY])
+    except Busy as e: _leave(e, code[BUSY])
     except RunFailed as e: _leave(e, code[LOST] if e.lost else code[FAILED])
     except InputError as e:
         write_json(folder/"error.json", {"error": f"InputError: {e}"})

@@ -72,11 +72,11 @@ def running(data_dir) -> int: return len(list(data_dir.glob("runs/*/lock.*")))
 
 
 def assert_six_of_six(data_dir):
-    "Each run is done once, and no two of its attempts went on at the same time."
+    "Each run is done, no lock is left, and nothing was computed twice."
     for place in data_dir.glob("runs/*"):
         assert (place/"record.json").exists() and not list(place.glob("lock.*")) and not (place/"error.json").exists(), list(place.iterdir())
         events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
-        assert [e.get("status") for e in events].count("done") == 1 or any(e.get("status") == "busy" for e in events), events
+        assert [e.get("status") for e in events].count("done") <= 1, events  # none: the launcher was killed before it could note the end
     assert records(data_dir) == 6
 
 
