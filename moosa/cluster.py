@@ -130,7 +130,7 @@ def choose_engine(
     if engine == "serial":
         yield serial
         return
-    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # of the workers too; before Dask is imported
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # of the workers too; before Dask is imported
     import dask
     from distributed import Client
 

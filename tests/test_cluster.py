@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import MOOSA, ROOT, call
 
-ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_LOGGING__DISTRIBUTED="error", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
+ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_LOGGING__DISTRIBUTED="critical", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
 PYTHON = sys.executable
 
 
