@@ -8,6 +8,7 @@ __all__ = ['LOST_WORKERS', 'SLURM', 'dask_engine', 'on_worker', 'set_aside', 'lo
 
 # %% ../nbs/45_cluster.ipynb #5d740544
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,6 +139,7 @@ def choose_engine(
         cluster = scheduler or (slurm_cluster(slurm, workers) if slurm else local_cluster(workers, gpus))
         try: client = Client(cluster, timeout="20s")
         except (OSError, TimeoutError) as e: raise InputError(f"scheduler: nobody answers at {scheduler} ({e}).") from e
+        for name in ("distributed.client", "distributed.core"): logging.getLogger(name).setLevel(logging.CRITICAL)  # `ClusterLost` says what their tracebacks would
         with client:
             yield dask_engine(client)
         if not scheduler: cluster.close()

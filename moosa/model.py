@@ -34,6 +34,11 @@ class Outputs:
         return Outputs(of(self.embeddings), of(self.logits), self.fused[kept], None if self.domains is None else self.domains[kept], self.classify,
                        self.teacher and self.teacher.rows(kept))
 
+    def detach(self) -> "Outputs":
+        "Embeddings and logits, without the way back."
+        of = lambda parts: {m: x.detach() for m, x in parts.items()}
+        return Outputs(of(self.embeddings), of(self.logits), self.fused.detach())
+
     @property
     def heads(self) -> list[torch.Tensor]:
         "Logits of all heads: each modality in order, the fused one last."
@@ -82,12 +87,13 @@ class Model(nn.Module):
 
     def forward(self,
         data: Mapping[str, torch.Tensor],  # modality -> (B, ...), as `takes` says
+        gather: Callable | None = None,  # adds to an embedding's rows those of the processes that share the batch
     ) -> Outputs:
         match self.takes:
             case "clips": embeddings = {m: e(data[m]) for m, e in self.extractors.items()}
             case "features": embeddings = {m: e.from_features(data[m]) for m, e in self.extractors.items()}
             case "embeddings": embeddings = {m: data[m] for m in self.extractors}
-        return self.classify(embeddings)
+        return self.classify({m: gather(e) for m, e in embeddings.items()} if gather else embeddings)
 
     def classify(self,
         embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)

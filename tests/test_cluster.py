@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import MOOSA, ROOT, call
 
-ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_LOGGING__DISTRIBUTED="critical", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
+ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
 PYTHON = sys.executable
 
 
@@ -72,9 +72,11 @@ def running(data_dir) -> int: return len(list(data_dir.glob("runs/*/lock.*")))
 
 
 def assert_six_of_six(data_dir):
-    "Each run is done, no lock is left, and nothing was computed twice."
+    "Each run is done, nobody holds it any more, and nothing was computed twice."
+    from moosa.lock import holder
+
     for place in data_dir.glob("runs/*"):
-        assert (place/"record.json").exists() and not list(place.glob("lock.*")) and not (place/"error.json").exists(), list(place.iterdir())
+        assert (place/"record.json").exists() and holder(place) is None and not (place/"error.json").exists(), list(place.iterdir())
         events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
         assert [e.get("status") for e in events].count("done") <= 1, events  # none: the launcher was killed before it could note the end
     assert records(data_dir) == 6

@@ -10,14 +10,14 @@ __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batc
 import copy
 import gc
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from ..core import InputError, derived_seed, one_of
 from . import digits, epic, hac, minihac
@@ -161,11 +161,12 @@ def train_batches(
     epoch: int,  # 0, 1, ...
     workers: int = 0,  # processes that load, 0: a thread; the batches are the same for any number
     pin: bool = False,  # into pinned memory: right where they go to a CUDA device
+    part: Callable[[list[int]], list[int]] = list,  # which rows of a batch this process loads, if several share it
 ) -> Iterator[Batch]:
     "One epoch in random order and through training's view; clips that do not fill the last batch are left out, as published (SPEC 2)."
     if len(clips) < batch_size: raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
     order = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
-    return _batches(clips.seen(View(seed, epoch)), BatchSampler(order, batch_size, drop_last=True), workers, pin)
+    return _batches(clips.seen(View(seed, epoch)), [part(rows) for rows in BatchSampler(order, batch_size, drop_last=True)], workers, pin)
 
 
 def eval_batches(
@@ -173,12 +174,13 @@ def eval_batches(
     batch_size: int,
     workers: int = 0,  # processes that load, 0: a thread
     pin: bool = False,  # into pinned memory: right where they go to a CUDA device
+    rows: slice = slice(None),  # of the list; the others are another process's
 ) -> Iterator[Batch]:
     "Every clip once, in order. Raises `BadClip` for a clip that cannot be read."
-    return _batches(clips, BatchSampler(SequentialSampler(clips), batch_size, drop_last=False), workers, pin)
+    return _batches(clips, BatchSampler(range(len(clips))[rows], batch_size, drop_last=False), workers, pin)
 
 
-def _batches(clips: ClipList | Pairs, sampler: BatchSampler, workers: int, pin: bool) -> Iterator[Batch]:
+def _batches(clips: ClipList | Pairs, sampler: Iterable[list[int]], workers: int, pin: bool) -> Iterator[Batch]:
     if workers: gc.collect()  # a film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads that it does not have
     loader = iter(DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker, pin_memory=pin))  # draws a number from torch's generator: not the thread's to do
     for batch in loader if workers else _ahead(loader):

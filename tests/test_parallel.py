@@ -1,0 +1,78 @@
+"""Two processes that share a run's batches: the same loss and gradients as one, every clip evaluated once, and a killed rank costs no more than its epoch."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import MOOSA, ROOT, call
+
+CASES = ["moosa/osdg", "moosa/osda", "erm/osdg", "simmmdg/osdg", "rna-net/osdg", "coral/osdg", "coral/osda", "cmrf/osdg", "dann/osda", "mm-sada/osda", "osbp/osda", "erm+gmp/osdg", "moosa+gmp/osdg"]
+ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "3", "--hyper", "jigsaw_samples=4"]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    "What one process finds, and what each of two does."
+    folder, program = tmp_path_factory.mktemp("ranks"), str(Path(__file__).parent/"parallel_ranks.py")
+    for command in ([sys.executable, program, folder/"one", *CASES], [*TORCHRUN, program, folder/"two", *CASES]):
+        done = subprocess.run(list(map(str, command)), env=ENV, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, *two = (torch.load(folder/name) for name in ("one-0", "two-0", "two-1"))
+    assert (one["ranks"], two[0]["ranks"]) == (1, 2)
+    return one["found"], [part["found"] for part in two]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_are_those_of_one_process(computed, case):
+    one, two = computed
+    for rank in two:
+        assert rank[case].keys() == one[case].keys()
+        for name, value in one[case].items(): torch.testing.assert_close(rank[case][name], value, rtol=1e-9, atol=1e-12, msg=lambda m: f"{name}: {m}")
+    assert any(v.abs().max() > 1e-6 for name, v in one[case].items() if name.startswith("model.extractors"))
+
+
+@pytest.mark.parametrize("clips", [1, 2, 7, 16])
+def test_every_clip_is_evaluated_once(computed, clips):
+    one, two = computed
+    for rank in two:
+        mine, expected = rank[f"predictions of {clips}"], one[f"predictions of {clips}"]
+        assert mine.pop("clips") == [f"clip {i}" for i in range(clips)]
+        for name, value in mine.items(): torch.testing.assert_close(value, expected[name])
+
+
+def record_of(data_dir):
+    (path,) = data_dir.glob("runs/*/record.json")
+    return json.loads(path.read_text())
+
+
+def test_a_notebook_that_forks_its_ranks(data_dir):
+    done = call(*ARGS, "--devices", "2", "--device", "cpu", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    assert record_of(data_dir)["parallel"] == dict(world_size=2, effective_batch=32, batch_per_process=16)
+
+
+def test_torchrun_goes_on_after_a_rank_is_killed(data_dir):
+    command = [*TORCHRUN, "--max-restarts", "2", "--no-python", MOOSA, *ARGS, "--device", "cpu", "--data-dir", str(data_dir)]
+    started = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while not list(data_dir.glob("runs/*/checkpoint/checkpoint.json")): assert time.time() < deadline and started.poll() is None, started.communicate()[0]; time.sleep(.02)
+    ranks = [p for p in psutil.Process(started.pid).children() if "run" in p.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    said, _ = started.communicate(timeout=300)
+    assert started.returncode == 0 and not list(data_dir.glob("runs/*/lock.*")), said
+    record = record_of(data_dir)
+    assert record["parallel"]["world_size"] == 2 and len((data_dir/"runs"/record["hash"]/"history.csv").read_text().splitlines()) == 4
+
+
+def test_a_batch_that_cannot_be_shared(data_dir):
+    done = call(*ARGS, "--batch-size", "15", "--devices", "2", "--device", "cpu", "--data-dir", data_dir)
+    assert done.returncode == 1 and "15 clips cannot be shared equally by 2 processes" in done.stderr, done.stderr
