@@ -71,6 +71,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'moosa.benches.gpu.copies': ('benches.gpu.html#copies', 'moosa/benches/gpu.py'),
                                    'moosa.benches.gpu.stem_pass': ('benches.gpu.html#stem_pass', 'moosa/benches/gpu.py'),
                                    'moosa.benches.gpu.training_step': ('benches.gpu.html#training_step', 'moosa/benches/gpu.py')},
+            'moosa.benches.grids': { 'moosa.benches.grids.bench_grid': ('benches.grids.html#bench_grid', 'moosa/benches/grids.py'),
+                                     'moosa.benches.grids.grid_seconds': ('benches.grids.html#grid_seconds', 'moosa/benches/grids.py')},
             'moosa.benches.profile': { 'moosa.benches.profile._best': ('benches.profile.html#_best', 'moosa/benches/profile.py'),
                                        'moosa.benches.profile._row': ('benches.profile.html#_row', 'moosa/benches/profile.py'),
                                        'moosa.benches.profile.both_ways': ('benches.profile.html#both_ways', 'moosa/benches/profile.py'),

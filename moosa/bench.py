@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from .benches.clips import bench_reading, bench_stem
 from .benches.epochs import bench_epoch, bench_minihac, bench_waits
 from .benches.gpu import PAIRS, bench_gpu
+from .benches.grids import bench_grid
 from .benches.profile import machine_limits, profile
 from .benches.steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .benches.timing import BUSY, Found, Goal, NotMeasured, Sizes
@@ -70,6 +71,7 @@ LINES = (
     Line("Epoch of mini-HAC from stem features, V+A", partial(bench_minihac, features="stem")),
     Line("Epoch of mini-HAC from embeddings, V+A", partial(bench_minihac, features="embedding")),
     Line("Trainer waits for its loader, mini-HAC from features", bench_waits, Goal(5, "% of the time", at_least=False)),
+    Line("Grid of six one-thread runs, two workers against one", bench_grid, Goal(1.6)),
     *(Line(f"GPU: {name}", partial(bench_gpu, line=name)) for name in PAIRS),
 )
 

@@ -218,15 +218,13 @@ def run_command(
     from moosa.parallel import under_torchrun
     from moosa.spec import spec_from
 
-    if unknown is not None and num_unknown is not None: raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
-    given = dict(target=target, dataset=dataset, setting=setting, preset=preset, method=method, seed=seed, sources=split_list(sources),
-                 unknown=split_list(unknown) if num_unknown is None else num_unknown, modalities=split_list(modalities),
-                 source_classes=key_values(source_classes, "--source-classes", "mnist=[0,1,2]"), target_classes=split_list(target_classes),
-                 train_share=train_share, pairing=pairing, missing=split_list(missing), hyper=key_values(hyper),
-                 extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights,
-                 frozen_stems=frozen_stems, frozen_bn=frozen_bn, features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype,
-                 data_options=key_values(data_options, "--data-options", "frame_index=repaired"), on_bad_clip=on_bad_clip,
-                 epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
+    if None not in (unknown, num_unknown): raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
+    given = dict(target=target, dataset=dataset, setting=setting, preset=preset, method=method, seed=seed, sources=split_list(sources), modalities=split_list(modalities),
+                 unknown=split_list(unknown) if num_unknown is None else num_unknown, source_classes=key_values(source_classes, "--source-classes", "mnist=[0,1,2]"),
+                 target_classes=split_list(target_classes), train_share=train_share, pairing=pairing, missing=split_list(missing), hyper=key_values(hyper),
+                 extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights, frozen_stems=frozen_stems, frozen_bn=frozen_bn,
+                 features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
+                 on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
     if under_torchrun() and not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")

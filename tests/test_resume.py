@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -33,6 +34,39 @@ def kill_during_training(data_dir, after_epochs: int, wait: float, only_kernel: 
         except ProcessLookupError: pass
     _, stderr = process.communicate(timeout=120)
     return process.returncode, stderr
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(tmp_path, archives):
+    "Five random moments in one run, from before the first epoch to the last."
+    folders = [tmp_path/"unbroken", tmp_path/"killed"]
+    for folder in folders:
+        (folder/"raw").mkdir(parents=True)
+        (folder/"raw"/"av-digits").symlink_to(archives)
+    assert call(*ARGS, "--data-dir", folders[0]).returncode == 0
+    for after_epochs in sorted(random.choices(range(4), k=5)): kill_during_training(folders[1], after_epochs, wait=random.uniform(0, 3 if after_epochs == 0 else 0.3))
+    assert call(*ARGS, "--data-dir", folders[1]).returncode == 0
+    assert results(folders[0]) == results(folders[1])
+
+
+@pytest.mark.slow
+def test_a_grid_killed_again_and_again(tmp_path, archives):
+    "A grid of six runs, killed with all that it started at random moments: every run has the bytes of the unbroken grid's."
+    found = []
+    for kills in (0, 4):
+        folder = tmp_path/f"{kills} kills"
+        (folder/"raw").mkdir(parents=True)
+        (folder/"raw"/"av-digits").symlink_to(archives)
+        command = [MOOSA, "grid", "tiny.yaml", "--workers", "2", "--data-dir", str(folder)]
+        for _ in range(kills):
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(random.uniform(8, 16))
+            for p in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess): p.kill()
+            process.wait()
+        assert call(*command[1:]).returncode == 0
+        found.append({place.name: {name: (place/name).read_bytes() for name in KEPT} for place in (folder/"runs").iterdir()})
+    assert len(found[0]) == 6 and found[0] == found[1]
 
 
 @pytest.mark.parametrize("after_epochs", [1, 2])
