@@ -215,7 +215,6 @@ def run_command(
 
     from moosa.experiment import run, run_folder, train_together
     from moosa.grid import watch_epochs
-    from moosa.parallel import under_torchrun
     from moosa.spec import spec_from
 
     if None not in (unknown, num_unknown): raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
@@ -226,7 +225,7 @@ def run_command(
                  features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
                  on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
-    if under_torchrun() and not train_together(spec, data_dir, device): return
+    if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
         folder, fresh = run(spec, data_dir, device, devices=devices)

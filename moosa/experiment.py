@@ -37,7 +37,7 @@ from .lock import hold
 from .notebook import carry_out, make_folder, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
-from .parallel import leave_torchrun, rank, ranks
+from .parallel import leave_torchrun, rank, ranks, under_torchrun
 from .trainer import Checkpoint, History, Learner, Progress, TrainConfig, TrainState, Watch, fit, load_tensors, make_fabric
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
@@ -160,7 +160,8 @@ def train_together(
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
 ) -> bool:  # is this the process that goes on, to write the record?
-    "This process's part of a training that torchrun has started."
+    "This process's part of the training, if torchrun has started it."
+    if not under_torchrun(): return True
     target = run_folder(spec, folder)
     make_folder(target)
     if read_record(target) is None:
