@@ -79,7 +79,8 @@ def local_cluster(
     return SpecCluster(workers=nannies, scheduler=dict(cls=Scheduler, options=dict(dashboard=False, port=0, host="127.0.0.1")), name="moosa")
 
 
-SLURM = dict(cores=1, processes=1, memory="16GB", walltime="04:00:00")  # of a job, where the file says nothing else
+SLURM = dict(cores=1, processes=1, memory="16GB", walltime="04:00:00",  # of a job, where the file says nothing else
+             scheduler_options={"dashboard_address": ":0"})  # any free port: on a login node the usual one is often taken
 
 
 def slurm_settings(
