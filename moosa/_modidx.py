@@ -1292,6 +1292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'moosa.trainer.Watch.__init__': ('trainer.html#watch.__init__', 'moosa/trainer.py'),
                                'moosa.trainer.Watch.on_epoch': ('trainer.html#watch.on_epoch', 'moosa/trainer.py'),
                                'moosa.trainer.check_finite': ('trainer.html#check_finite', 'moosa/trainer.py'),
+                               'moosa.trainer.check_shared': ('trainer.html#check_shared', 'moosa/trainer.py'),
                                'moosa.trainer.collect': ('trainer.html#collect', 'moosa/trainer.py'),
                                'moosa.trainer.fit': ('trainer.html#fit', 'moosa/trainer.py'),
                                'moosa.trainer.lay_out': ('trainer.html#lay_out', 'moosa/trainer.py'),

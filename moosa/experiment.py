@@ -38,7 +38,7 @@ from .notebook import carry_out, make_folder, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
 from .parallel import leave_torchrun, rank, ranks, under_torchrun
-from .trainer import Checkpoint, History, Learner, Progress, TrainConfig, TrainState, Watch, fit, load_tensors, make_fabric
+from .trainer import Checkpoint, History, Learner, Progress, TrainConfig, TrainState, Watch, check_shared, fit, load_tensors, make_fabric
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
 @dataclass
@@ -263,6 +263,7 @@ def order(
     devices: int = 1,  # that share the run
 ) -> dict[str, object]:  # notebook, folder and parameters, as `carry_out` takes them
     "What is to be executed for a spec, and where."
+    check_shared(spec.batch_size, devices)
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device, **(dict(devices=devices) if devices != 1 else {})}
     known = notebook_parameters(notebook)
