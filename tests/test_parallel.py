@@ -75,4 +75,4 @@ def test_torchrun_goes_on_after_a_rank_is_killed(data_dir):
 
 def test_a_batch_that_cannot_be_shared(data_dir):
     done = call(*ARGS, "--batch-size", "15", "--devices", "2", "--device", "cpu", "--data-dir", data_dir)
-    assert done.returncode == 1 and "15 clips cannot be shared equally by 2 processes" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and "15 clips cannot be shared equally by 2 processes" in done.stderr and "Traceback" not in done.stderr, done.stderr
