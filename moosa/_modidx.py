@@ -905,6 +905,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'moosa.parallel.AllRows.backward': ('parallel.html#allrows.backward', 'moosa/parallel.py'),
                                 'moosa.parallel.AllRows.forward': ('parallel.html#allrows.forward', 'moosa/parallel.py'),
                                 'moosa.parallel.all_rows': ('parallel.html#all_rows', 'moosa/parallel.py'),
+                                'moosa.parallel.join_torchrun': ('parallel.html#join_torchrun', 'moosa/parallel.py'),
                                 'moosa.parallel.leave_torchrun': ('parallel.html#leave_torchrun', 'moosa/parallel.py'),
                                 'moosa.parallel.own_randomness': ('parallel.html#own_randomness', 'moosa/parallel.py'),
                                 'moosa.parallel.rank': ('parallel.html#rank', 'moosa/parallel.py'),

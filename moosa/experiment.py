@@ -37,7 +37,7 @@ from .lock import hold
 from .notebook import carry_out, make_folder, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
-from .parallel import leave_torchrun, rank, ranks, under_torchrun
+from .parallel import join_torchrun, leave_torchrun, rank, ranks, under_torchrun
 from .trainer import Checkpoint, History, Learner, Progress, TrainConfig, TrainState, Watch, check_shared, fit, load_tensors, make_fabric
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
@@ -167,6 +167,7 @@ def train_together(
     if read_record(target) is None:
         experiment = open_experiment(spec, folder)
         fabric = make_fabric(device, spec.precision, experiment.dataset.threads)
+        join_torchrun(fabric.device.type)
         fabric.launch()
         with hold(target) if rank() == 0 else nullcontext(): train(fabric, experiment, build_learner(spec, folder), checkpoint_of(spec, folder))
     return leave_torchrun()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHRUN', 'ranks', 'rank', 'share_of', 'AllRows', 'all_rows', 'own_randomness', 'share_buffers', 'under_torchrun',
-           'leave_torchrun']
+           'join_torchrun', 'leave_torchrun']
 
 # %% ../nbs/40_parallel.ipynb #28da689d
 import os
@@ -81,6 +81,17 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCA
 def under_torchrun() -> bool:
     "Was this process started by torchrun?"
     return "TORCHELASTIC_RUN_ID" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def join_torchrun(
+    device: str,  # as torch names its type
+):
+    "Meet the other processes. Each attempt in a place of its own: the addresses that a killed one has left there lead nowhere."
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": return  # then the first process opens a new place each time
+    me, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False)
+    attempt = dist.PrefixStore(f"moosa attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=attempt, rank=me, world_size=world)
 
 
 def leave_torchrun() -> bool:  # is this the first rank?
