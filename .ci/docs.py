@@ -104,7 +104,9 @@ def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finishe
     common, pages, jobs = hashlib.sha256(version("nbdev").encode() + b"".join(p.read_bytes() for p in shared)), {}, {}
     clear()
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    fresh = multiprocessing.get_context("forkserver")  # a new process for each page, forked from one that has imported what all of them need
+    fresh.set_forkserver_preload(["moosa.experiment", "moosa.figures", "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
+    with ProcessPoolExecutor(2, fresh, max_tasks_per_child=1) as pool:
         for path in paths:
             staged = stage(path)
             digest = common.copy()

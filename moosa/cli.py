@@ -277,6 +277,7 @@ def grid_command(
     if dry_run: status = grid_status(cells, data_dir)
     else:
         limits = Limits(60*time_limit if time_limit else None, attempts)
+        if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, and not go on quietly on the CPU
         with choose_engine(engine, workers, split_list(gpus), scheduler, slurm) as carry_out: status = run_grid(cells, data_dir, device, tqdm.write, carry_out, limits)
     if dry_run: print(status.drop(columns="reason").to_markdown(index=False))
     counts = status.status.value_counts()
@@ -398,7 +399,9 @@ def main():
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
     except ClusterLost as e: _stop(str(e), 1)
     except RunFailed as e: _stop(f"{e}\nThe notebook with the error: {e.notebook}", 2 if e.bad_input else 1)
-    except KeyboardInterrupt: _stop("stopped; the same command goes on from the last whole epoch.", 130)
+    except (KeyboardInterrupt, SystemExit) as e:
+        if getattr(e, "code", 130) != 130: raise  # 130 is what typer makes of Ctrl-C, without a word
+        _stop("stopped; the same command goes on from the last whole epoch.", 130)
 
 
 def _stop(message: str, code: int):

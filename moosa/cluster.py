@@ -10,6 +10,7 @@ __all__ = ['LOST_WORKERS', 'SLURM', 'dask_engine', 'on_worker', 'set_aside', 'lo
 import json
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -73,6 +75,7 @@ def local_cluster(
 
     count = workers or len(gpus or ()) or max(1, (os.cpu_count() or 2)//2)
     if gpus and count > len(gpus): raise InputError(f"workers: {count} cells at once on {len(gpus)} GPUs ({', '.join(gpus)}); expected at most one on each.")
+    if gpus and not torch.cuda.is_available(): raise InputError(f"gpus: {', '.join(gpus)} asked for, but torch sees no CUDA device on this machine. Without --gpus, --workers says how many cells run at once on CPUs.")
     env = lambda i: {"CUDA_VISIBLE_DEVICES": gpus[i]} if gpus else {}
     name = lambda i: f"GPU {gpus[i]}" if gpus else f"worker {i}"
     nannies = {name(i): dict(cls=Nanny, options=dict(nthreads=1, env=env(i), memory_limit=0, dashboard_address=None)) for i in range(count)}
@@ -166,7 +169,7 @@ def plot_timeline(
     attempts: pd.DataFrame,  # from `attempts_of`
 ) -> Figure:
     "Who was at which cell when: a row per worker."
-    places, done_by = list(dict.fromkeys(attempts["where"])), attempts.end.max()
+    places, done_by = sorted(set(attempts["where"]), key=lambda place: re.sub(r"\d+", lambda number: number[0].zfill(9), place)), attempts.end.max()  # worker 2 before worker 10
     attempts = attempts[~attempts.status.isin([BUSY, ALREADY])]
     fig, axes = new_figure(1, 1, (9, .55*len(places) + 1.3), squeeze=False)
     for row in attempts.itertuples():

@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'open_experiment', 'open_dataset', 'make_split', 'build_extractors', 'build_learner', 'train',
-           'checkpoint_of', 'train_together', 'save_predictions', 'load_predictions', 'environment', 'peak_memory_mb',
-           'write_record', 'read_record', 'run_folder', 'order', 'run']
+           'checkpoint_of', 'train_together', 'save_predictions', 'load_predictions', 'environment', 'write_record',
+           'memory_record', 'read_record', 'run_folder', 'order', 'run']
 
 # %% ../nbs/42_experiment.ipynb #6a8606ee
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +36,7 @@ from .notebook import carry_out, make_folder, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, spec_hash
 from .parallel import join_torchrun, leave_torchrun, rank, ranks, under_torchrun
-from .trainer import Checkpoint, History, Learner, Progress, TrainConfig, TrainState, Watch, check_shared, fit, load_tensors, make_fabric
+from .trainer import Checkpoint, History, Learner, Memory, Progress, TrainConfig, TrainState, Watch, check_shared, fit, load_tensors, make_fabric, peak_memory_mb
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
 @dataclass
@@ -144,7 +142,7 @@ def train(
     config = experiment.config(workers)
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if experiment.spec.watch_target else []
-    return fit(fabric, learner, experiment.train, experiment.validation, config, [*watch, checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]), computed
+    return fit(fabric, learner, experiment.train, experiment.validation, config, [*watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]), computed
 
 
 def checkpoint_of(
@@ -208,14 +206,9 @@ def environment() -> dict:
     commit = git("rev-parse", "HEAD")
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scikit-learn", "lightning-fabric")}
     return {"moosa": moosa.__version__, "python": platform.python_version(), **versions, "machine": platform.platform(), "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(), "commit": commit.stdout.strip() or None,
+            "threads": torch.get_num_threads(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "commit": commit.stdout.strip() or None,
             "uncommitted_changes": bool(git("status", "--porcelain", "--", "moosa", "nbs").stdout.strip()) if commit.returncode == 0 else None}
 
-
-def peak_memory_mb() -> float:  # of this process so far
-    "The most memory that this process has held."
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak/2**20 if sys.platform == "darwin" else peak/2**10
 
 # %% ../nbs/42_experiment.ipynb #3a20e70c
 def write_record(
@@ -231,9 +224,17 @@ def write_record(
     path = Path(folder)/"record.json"
     write_json(path, {"schema": SCHEMA, "hash": spec_hash(spec), "spec": asdict(spec), "results": results, "selected_epoch": selected_epoch,
                       "selection": "source validation accuracy, ties to the later epoch", "device": device, "seconds": round(seconds, 2),
-                      "peak_memory_mb": round(peak_memory_mb(), 1), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                      "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                       "environment": environment(), **extra})
     return path
+
+
+def memory_record(
+    state: TrainState,
+) -> dict[str, float]:  # MB
+    "For the record: the most memory that was held, by this process or by another one that trained; on a GPU, also there."
+    on_gpu = {"peak_gpu_memory_mb": round(state.peak_gpu_memory_mb, 1)} if state.peak_gpu_memory_mb else {}
+    return {"peak_memory_mb": round(max(state.peak_memory_mb, peak_memory_mb()), 1), **on_gpu}
 
 
 def read_record(

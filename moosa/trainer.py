@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['WATCHED', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'own_rows', 'check_shared', 'notify', 'Meter',
            'check_finite', 'validate', 'predict', 'lay_out', 'make_fabric', 'side_by_side', 'Progress', 'Watch',
-           'History', 'Checkpoint', 'collect', 'restore', 'load_tensors']
+           'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'collect', 'restore', 'load_tensors']
 
 # %% ../nbs/41_trainer.ipynb #747ccac7
 import json
 import os
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -85,6 +87,8 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
     world_size: int = 1  # processes that shared the last epoch
+    peak_memory_mb: float = 0.0  # most that a process has held, also before the run was stopped; see `Memory`
+    peak_gpu_memory_mb: float = 0.0  # most that torch has held on a GPU
 
 # %% ../nbs/41_trainer.ipynb #12f68d71
 def fit(
@@ -303,6 +307,22 @@ class History:
     def on_epoch(self, state, learner, optimiser):
         if rank() > 0: return
         with atomic_write(self.path) as f: pd.DataFrame(state.history).to_csv(f, index=False)
+
+# %% ../nbs/41_trainer.ipynb #5d1c7a90
+def peak_memory_mb() -> float:  # of this process so far
+    "The most memory that this process has held."
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak/2**20 if sys.platform == "darwin" else peak/2**10
+
+
+class Memory:
+    "Note after each epoch how much memory it took; goes before the checkpoint, so that a run that was stopped, or shared by several processes, can still tell."
+
+    def on_epoch(self, state, learner, optimiser):
+        state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb())
+        device = next(learner.parameters()).device
+        if device.type == "cuda": state.peak_gpu_memory_mb = max(state.peak_gpu_memory_mb, torch.cuda.max_memory_allocated(device)/2**20)
+
 
 # %% ../nbs/41_trainer.ipynb #6b57514c
 class Checkpoint:

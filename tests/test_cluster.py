@@ -128,6 +128,16 @@ def test_two_launchers_share_a_grid(grid, data_dir):
     assert call("status", grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0 and picture.stat().st_size > 10_000
 
 
+def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
+    command = launcher(grid, data_dir, "--workers", "2")
+    wait_for(lambda: running(data_dir) == 2 or command.poll() is not None, 120, "two cells")
+    started = family(command.pid)[1:]
+    command.send_signal(signal.SIGINT)
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    wait_for(lambda: gone(p.pid for p in started), 20, "the end of its processes")
+
+
 def test_a_cell_that_kills_its_workers_is_set_aside(tmp_path, data_dir):
     from functools import partial
 
@@ -144,6 +154,26 @@ def test_a_cell_that_kills_its_workers_is_set_aside(tmp_path, data_dir):
     with choose_engine(workers=2) as engine: ended = {spec.seed: outcome for spec, outcome in engine(specs, partial(carry, folder=data_dir))}
     assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed" and "workers with it" in ended[1].reason
     assert "set aside" in json.loads((run_folder(specs[1], data_dir)/"error.json").read_text())["error"]
+
+
+def test_each_worker_sees_its_gpu(monkeypatch, data_dir):
+    "No GPU is touched: what a worker, and with it its cells, would see."
+    from functools import partial
+
+    import torch
+
+    from moosa.cluster import choose_engine
+    from moosa.grid import expand
+    from moosa.launch import DONE, Outcome
+
+    def carry(spec, folder, where=""):
+        time.sleep(1)  # long enough for both workers to get one
+        return Outcome(DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=[0, 1]))).specs
+    with choose_engine(gpus=["3", "5"]) as engine: seen = {outcome.reason for _, outcome in engine(specs, partial(carry, folder=data_dir))}
+    assert seen == {"GPU 3: 3", "GPU 5: 5"}
 
 
 def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):

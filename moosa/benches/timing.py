@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..experiment import peak_memory_mb
+from ..trainer import peak_memory_mb
 
 # %% ../../nbs/45_benches.timing.ipynb #ae1bd3c8
 def machine_cpu() -> float | None:  # seconds of all CPUs since the start of the machine; None where the system does not say

@@ -22,7 +22,6 @@ from .motion import flow_frames
 from .processes import each
 from ..synth.motions import ACTIONS, FPS
 from ..synth.puppets import STYLES
-from ..synth.sounds import RATE, make_clip
 
 # %% ../../nbs/15_data.minihac.ipynb #375b001f
 GENERATOR = 1  # raise it whenever puppets, motions, scenes or sounds change what a seed gives
@@ -58,6 +57,8 @@ def write_clip(
     seed: int,  # the data set's
 ):
     "Make a clip and write its four files, the sound last."
+    from moosa.synth.sounds import RATE, make_clip  # takes half a second, which those who only read clips should not wait for
+
     item = Item(*place)
     clip = make_clip(ACTIONS[item.label], item.domain, derived_seed("mini-hac", seed, item.domain, item.label, item.index))
     files, flow = item.files(root), flow_frames(clip.frames)
