@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
+# Test files at once, with one thread each.
+JOBS ?= 2
 
 .PHONY: reproduce test setup docs readme lab check clean-notebooks bench
 
@@ -15,7 +17,7 @@ reproduce: setup
 
 test: setup
 	$(BIN)/moosa data get av-digits
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 setup: $(VENV)/.installed
 

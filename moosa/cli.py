@@ -398,7 +398,9 @@ def main():
     except InputError as e: _stop(str(e), 2)
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
     except ClusterLost as e: _stop(str(e), 1)
-    except RunFailed as e: _stop(f"{e}\nThe notebook with the error: {e.notebook}", 2 if e.bad_input else 1)
+    except RunFailed as e:
+        what_now = "The same command goes on from the last whole epoch." if e.lost else f"The notebook with the error: {e.notebook}"
+        _stop(f"{e}\n{what_now}", 2 if e.bad_input else 1)
     except (KeyboardInterrupt, SystemExit) as e:
         if getattr(e, "code", 130) != 130: raise  # 130 is what typer makes of Ctrl-C, without a word
         _stop("stopped; the same command goes on from the last whole epoch.", 130)

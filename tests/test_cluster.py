@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import MOOSA, ROOT, call
 
-ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="6s")
+ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="10s")
 PYTHON = sys.executable
 
 
@@ -138,42 +138,42 @@ def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
     wait_for(lambda: gone(p.pid for p in started), 20, "the end of its processes")
 
 
-def test_a_cell_that_kills_its_workers_is_set_aside(tmp_path, data_dir):
-    from functools import partial
-
+def handed_out(carry, data_dir, seeds, **where) -> dict:
+    "Cells that are handed to workers, who do what `carry` does instead of training: seed -> outcome."
     from moosa.cluster import choose_engine
-    from moosa.experiment import run_folder
+    from moosa.experiment import order
     from moosa.grid import expand
+
+    specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=seeds))).specs
+    with choose_engine(**where) as engine: return {spec.seed: outcome for spec, outcome in engine([(s, order(s, data_dir)) for s in specs], carry)}
+
+
+def test_a_cell_that_kills_its_workers_is_set_aside(data_dir):
     from moosa.launch import DONE, Outcome
 
-    def carry(spec, folder, where=""):
-        if spec.seed == 1: os.kill(os.getpid(), signal.SIGKILL)
+    def carry(asked, where=""):
+        if asked["parameters"]["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
         return Outcome(DONE)
 
-    specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=[0, 1, 2]))).specs
-    with choose_engine(workers=2) as engine: ended = {spec.seed: outcome for spec, outcome in engine(specs, partial(carry, folder=data_dir))}
+    ended = handed_out(carry, data_dir, [0, 1, 2], workers=2)
     assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed" and "workers with it" in ended[1].reason
-    assert "set aside" in json.loads((run_folder(specs[1], data_dir)/"error.json").read_text())["error"]
+    (error,) = data_dir.glob("runs/*/error.json")
+    assert "set aside" in json.loads(error.read_text())["error"]
 
 
-def test_each_worker_sees_its_gpu(monkeypatch, data_dir):
-    "No GPU is touched: what a worker, and with it its cells, would see."
-    from functools import partial
-
+def test_workers_see_one_gpu_each_and_import_no_torch(monkeypatch, data_dir):
+    "No GPU is touched: what a worker, and with it its cells, would see. Without torch a worker answers its scheduler at once, however busy the machine."
     import torch
 
-    from moosa.cluster import choose_engine
-    from moosa.grid import expand
     from moosa.launch import DONE, Outcome
 
-    def carry(spec, folder, where=""):
+    def carry(asked, where=""):
         time.sleep(1)  # long enough for both workers to get one
-        return Outcome(DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}")
+        return Outcome(DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}, {'with' if 'torch' in sys.modules else 'no'} torch")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=[0, 1]))).specs
-    with choose_engine(gpus=["3", "5"]) as engine: seen = {outcome.reason for _, outcome in engine(specs, partial(carry, folder=data_dir))}
-    assert seen == {"GPU 3: 3", "GPU 5: 5"}
+    ended = handed_out(carry, data_dir, [0, 1], gpus=["3", "5"])
+    assert {outcome.reason for outcome in ended.values()} == {"GPU 3: 3, no torch", "GPU 5: 5, no torch"}
 
 
 def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):

@@ -53,22 +53,41 @@ def record_of(data_dir):
     return json.loads(path.read_text())
 
 
-def test_a_notebook_that_forks_its_ranks(data_dir):
-    done = call(*ARGS, "--devices", "2", "--device", "cpu", "--data-dir", data_dir)
+def started(command, data_dir) -> subprocess.Popen:
+    "A run that has saved its first epoch."
+    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while not list(data_dir.glob("runs/*/checkpoint/checkpoint.json")):
+        assert time.time() < deadline and process.poll() is None, process.communicate()[0]
+        time.sleep(.02)
+    return process
+
+
+def test_a_notebook_that_forks_its_ranks_goes_on_after_one_is_killed(data_dir):
+    shared = [*ARGS, "--devices", "2", "--device", "cpu", "--data-dir", str(data_dir)]
+    process = started([MOOSA, *shared], data_dir)
+    (kernel,) = psutil.Process(process.pid).children()
+    kernel.children()[-1].kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "one of the processes that share the run died" in said and "same command goes on" in said and "Traceback" not in said, said
+    done = call(*shared)
     assert done.returncode == 0, done.stderr
     assert record_of(data_dir)["parallel"] == dict(world_size=2, effective_batch=32, batch_per_process=16)
 
 
+def test_an_error_in_a_forked_rank_is_named(data_dir):
+    done = call(*ARGS, "--devices", "2", "--device", "cpu", "--lr", "1e30", "--data-dir", data_dir)
+    assert done.returncode == 2 and "Lower lr" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_torchrun_goes_on_after_a_rank_is_killed(data_dir):
     command = [*TORCHRUN, "--max-restarts", "2", "--no-python", MOOSA, *ARGS, "--device", "cpu", "--data-dir", str(data_dir)]
-    started = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.time() + 120
-    while not list(data_dir.glob("runs/*/checkpoint/checkpoint.json")): assert time.time() < deadline and started.poll() is None, started.communicate()[0]; time.sleep(.02)
-    ranks = [p for p in psutil.Process(started.pid).children() if "run" in p.cmdline()]
+    process = started(command, data_dir)
+    ranks = [p for p in psutil.Process(process.pid).children() if "run" in p.cmdline()]
     assert len(ranks) == 2
     ranks[1].send_signal(signal.SIGKILL)
-    said, _ = started.communicate(timeout=300)
-    assert started.returncode == 0 and not list(data_dir.glob("runs/*/lock.*")), said
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and not list(data_dir.glob("runs/*/lock.*")), said
     record = record_of(data_dir)
     assert record["parallel"]["world_size"] == 2 and len((data_dir/"runs"/record["hash"]/"history.csv").read_text().splitlines()) == 4
 
