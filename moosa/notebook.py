@@ -60,6 +60,7 @@ def execute_notebook(
     except ZMQError as e: raise RunFailed(f"the notebook's process could not be reached: {e}", output, lost=True) from None  # two kernels drew the same port
     finally:
         if before is None: del os.environ["MOOSA_NO_PROGRESS"]
+        if log and log.exists() and not log.stat().st_size: log.unlink()
 
 
 LOST_RANK = "ProcessExitedException"  # torch's name for the end of one of the processes that share a run
