@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 
-def call(*args, env=None, cwd=ROOT, timeout=300) -> subprocess.CompletedProcess:
+def call(*args, env=None, cwd=ROOT, timeout=600) -> subprocess.CompletedProcess:
     "Run `moosa ARGS`; stdout and stderr as text."
     return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**os.environ, **(env or {})})
 

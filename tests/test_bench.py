@@ -21,7 +21,7 @@ print(publish(out=OUT))
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     env = {**os.environ, "MOOSA_DATA": str(folder/"data"), "MOOSA_NO_PROGRESS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT.replace("OUT", repr(str(folder/"page")))], capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
+    done = subprocess.run([sys.executable, "-c", SCRIPT.replace("OUT", repr(str(folder/"page")))], capture_output=True, text=True, cwd=ROOT, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout, json.loads((folder/"data"/"bench.json").read_text())
 

@@ -133,7 +133,7 @@ def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
     wait_for(lambda: running(data_dir) == 2 or command.poll() is not None, 120, "two cells")
     started = family(command.pid)[1:]
     command.send_signal(signal.SIGINT)
-    said, _ = command.communicate(timeout=60)
+    said, _ = command.communicate(timeout=120)
     assert command.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
     wait_for(lambda: gone(p.pid for p in started), 20, "the end of its processes")
 

@@ -51,7 +51,7 @@ def finished(folder):
         specs = [load_grid(name).specs[cell] for name, cell in GRIDS[setting].items()]
         path = folder/f"reduced-{setting}.yaml"
         path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}", cells=[reduced(s, seed) for seed, s in enumerate(specs)]), sort_keys=False))
-        options = dict(env=dict(OMP_NUM_THREADS="1"))
+        options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 14 cells, beside other tests
         return call("grid", path, "--data-dir", folder, **options), call("report", path, "--data-dir", folder, "--out", folder/setting, **options)
 
     with ThreadPoolExecutor(2) as pool: return dict(zip(GRIDS, pool.map(carry_out, GRIDS)))
