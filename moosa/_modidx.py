@@ -851,7 +851,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'moosa.notebook.carry_out_apart': ('notebook.html#carry_out_apart', 'moosa/notebook.py'),
                                 'moosa.notebook.error_of': ('notebook.html#error_of', 'moosa/notebook.py'),
                                 'moosa.notebook.execute_notebook': ('notebook.html#execute_notebook', 'moosa/notebook.py'),
-                                'moosa.notebook.kernels_with': ('notebook.html#kernels_with', 'moosa/notebook.py'),
+                                'moosa.notebook.kernels': ('notebook.html#kernels', 'moosa/notebook.py'),
                                 'moosa.notebook.main': ('notebook.html#main', 'moosa/notebook.py'),
                                 'moosa.notebook.make_folder': ('notebook.html#make_folder', 'moosa/notebook.py'),
                                 'moosa.notebook.notebook_parameters': ('notebook.html#notebook_parameters', 'moosa/notebook.py'),
