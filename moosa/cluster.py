@@ -72,7 +72,7 @@ def local_cluster(
     env = lambda i: {"CUDA_VISIBLE_DEVICES": gpus[i]} if gpus else {}
     name = lambda i: f"GPU {gpus[i]}" if gpus else f"worker {i}"
     nannies = {name(i): dict(cls=Nanny, options=dict(nthreads=1, env=env(i), memory_limit=0, dashboard_address=None)) for i in range(count)}
-    return SpecCluster(workers=nannies, scheduler=dict(cls=Scheduler, options=dict(dashboard=False, port=0, host="127.0.0.1")), name="moosa")
+    return SpecCluster(workers=nannies, scheduler=dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address="127.0.0.1:0", port=0, host="127.0.0.1")), name="moosa")
 
 
 SLURM = dict(cores=1, processes=1, memory="16GB", walltime="04:00:00",  # of a job, where the file says nothing else
