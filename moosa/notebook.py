@@ -97,7 +97,7 @@ def kernels(
         async def start_kernel(self, **how):
             self.connection_file = f"{address}.json"
             if len(address) <= LONGEST: self.transport, self.ip = "ipc", address
-            with open(log, "wb") if log else nullcontext() as f: await super().start_kernel(**how, **({"stderr": f} if log else {}))
+            with open(log, "wb") if log else nullcontext() as f: await super().start_kernel(stderr=f, **how)
 
     return Kernels
 
