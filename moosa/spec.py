@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'PRESET', 'PRECISIONS', 'FEATURES', 'ON_BAD_CLIP', 'PAIRINGS', 'LATER', 'Spec', 'resolve', 'resolve_setting',
            'in_domain_sources', 'resolve_unknown', 'resolve_shown', 'resolve_features', 'resolve_data',
            'resolve_extractors', 'resolve_options', 'resolve_hyper', 'resolve_missing', 'check_numbers', 'spec_hash',
-           'differs_from_live', 'spec_from', 'as_names']
+           'fields_hash', 'differs_from_live', 'spec_from', 'as_names']
 
 # %% ../nbs/39_spec.ipynb #889936c5
 import math
@@ -213,8 +213,15 @@ LATER = {"train_share": 1.0, "watch_target": False}  # fields that came after ru
 def spec_hash(
     spec: Spec,  # resolved
 ) -> str:  # 12 hexadecimal digits
-    "The name of the run's folder."
-    return stable_hash({"schema": SCHEMA, **{name: value for name, value in asdict(spec).items() if name not in LATER or LATER[name] != value}})
+    "Return the name of the run's folder."
+    return fields_hash(asdict(spec))
+
+
+def fields_hash(
+    given: Mapping[str, object],  # field -> value, as `asdict` gives them, or as a record keeps them
+) -> str:  # 12 hexadecimal digits
+    "Return the hash of a spec's fields; a record that was made before a later field came has it at the value that changes nothing."
+    return stable_hash({"schema": SCHEMA, **{name: value for name, value in given.items() if name not in LATER or LATER[name] != value}})
 
 # %% ../nbs/39_spec.ipynb #ee3fcbdb
 def differs_from_live(

@@ -21,6 +21,7 @@ from .core import atomic_write
 from .experiment import load_predictions, read_record, run_folder
 from .extractors.cache import code_hash
 from .figures import new_figure, title
+from .fingerprint import Now
 from .grid import Grid, cell_status
 from .report import legend, name_data, styles
 from .scores import rescore
@@ -154,9 +155,9 @@ def rescore_grid(
     compute: bool = True,  # False: only what was computed before
 ) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none
     "All open-set numbers of a grid's runs that are done, by every score."
-    parts, cells = [], list(zip(grid.specs, task_labels(grid), case_labels(grid)))
+    parts, now, cells = [], Now(folder), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
-        numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder)[0] == "done" else None  # a damaged record is the report's to tell
+        numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder, now)[0] == "done" else None  # a damaged record is the report's to tell
         if numbers is not None: parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "task", "seed", "data", "score", "group", "number", "value"])
 
@@ -239,9 +240,9 @@ def epochs_of_grid(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if no run watched its target
     "What three ways to choose an epoch give."
-    rows = []
+    rows, now = [], Now(folder)
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
-        if not spec.watch_target or cell_status(spec, folder)[0] != "done": continue
+        if not spec.watch_target or cell_status(spec, folder, now)[0] != "done": continue
         place, cell = run_folder(spec, folder), dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
         history, selected = pd.read_csv(place/"history.csv").set_index("epoch"), read_record(place)["selected_epoch"]
         for heading, group, number in COMPARED:
