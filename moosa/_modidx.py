@@ -1098,6 +1098,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'moosa.search.case_of': ('search.html#case_of', 'moosa/search.py'),
                               'moosa.search.choose': ('search.html#choose', 'moosa/search.py'),
                               'moosa.search.draw': ('search.html#draw', 'moosa/search.py'),
+                              'moosa.search.may_hear': ('search.html#may_hear', 'moosa/search.py'),
                               'moosa.search.validation_accuracy': ('search.html#validation_accuracy', 'moosa/search.py'),
                               'moosa.search.widen': ('search.html#widen', 'moosa/search.py'),
                               'moosa.search.without_number': ('search.html#without_number', 'moosa/search.py')},
