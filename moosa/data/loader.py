@@ -153,7 +153,7 @@ class Pairs(Dataset):
     def __init__(self,
         source: ClipList,
         target: ClipList,  # its table needs no labels, and none is read
-        shuffled: bool = False,  # new pairs in every epoch
+        shuffled: bool = True,  # new pairs in every epoch; False: pairs by position in the lists, as published
     ):
         self.source, self.target, self.shuffled = source, target, shuffled
         self.dataset, self.clips = source.dataset, pd.concat([source.clips, target.clips])
@@ -161,22 +161,29 @@ class Pairs(Dataset):
     def __len__(self): return max(len(self.source), len(self.target))
 
     def seen(self, view: View) -> "Pairs":
-        "The same pairs in an epoch's view."
+        "The pairs in an epoch's view."
         return Pairs(self.source.seen(view), self.target.seen(view), self.shuffled)
 
-    def partners(self) -> list[int]:  # row of the target list for each pair
-        "Who is paired with whom."
-        n, view = len(self.target), self.target.view
-        if not (self.shuffled and view): return [i % n for i in range(len(self))]
+    def rows(self) -> tuple[list[int], list[int]]:  # for each pair: row of the source list, row of the target list
+        "Who is paired with whom. Shuffled pairs know nothing of the lists but their lengths."
+        n, lists = len(self), (self.source, self.target)
+        if not self.shuffled: return tuple([i % len(clips) for i in range(n)] for clips in lists)
+        view = self.source.view or View(0, 0)
         draw = torch.Generator().manual_seed(derived_seed(view.seed, "pairs", view.epoch))
-        return torch.cat([torch.randperm(n, generator=draw) for _ in range(-(-len(self)//n))]).tolist()[:len(self)]
+        return tuple(_passes(len(clips), n, draw) for clips in lists)
 
     def __getitems__(self, rows: list[int]) -> Batch | InputError:
         "As that of `ClipList`."
-        batch, partners = self.source.__getitems__([i % len(self.source) for i in rows]), self.partners()
+        source, target = self.rows()
+        batch = self.source.__getitems__([source[i] for i in rows])
         if isinstance(batch, InputError): return batch
-        try: return replace(batch, unlabelled=self.target.load([partners[i] for i in rows]))
+        try: return replace(batch, unlabelled=self.target.load([target[i] for i in rows]))
         except InputError as e: return e
+
+
+def _passes(length: int, wanted: int, draw: torch.Generator) -> list[int]:
+    "So many rows of a list, in passes through all of it, each in an order of its own."
+    return torch.cat([torch.randperm(length, generator=draw) for _ in range(-(-wanted//length))]).tolist()[:wanted]
 
 # %% ../../nbs/19_data.loader.ipynb #7d059c9e
 def train_batches(
