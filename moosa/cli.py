@@ -186,7 +186,7 @@ def run_command(
     source_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that a source shows, e.g. mnist=[0,1,2]; may be repeated. Default: the data set's.")] = [],
     target_classes: Annotated[str | None, typer.Option(help="open-partial: the known classes that the target shows. Default: the data set's.")] = None,
     train_share: Annotated[float | None, typer.Option(help="Of the training clips of each class in each source; above 0, up to 1 (the default).")] = None,
-    pairing: Annotated[str | None, typer.Option(help="osda: pairs of source and target clips, published (the same in every epoch) or shuffled.")] = None,
+    pairing: Annotated[str | None, typer.Option(help="osda: pairs of source and target clips, shuffled (anew in every epoch) or published (by position in the lists).")] = None,
     missing: Annotated[str | None, typer.Option(help="How the test does without a modality: any of translate,zero,drop. Default: all that the method can.")] = None,
     modalities: Annotated[str | None, typer.Option(help="In the order of concatenation, e.g. image,speech. Default: all.")] = None,
     hyper: Annotated[list[str], typer.Option(help="A hyper-parameter of the method, name=value; may be repeated.")] = [],
