@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'Experiment', 'open_experiment', 'open_dataset', 'make_split', 'build_extractors', 'build_learner', 'train',
            'checkpoint_of', 'train_together', 'environment', 'run_folder', 'write_record', 'memory_record',
-           'check_numbers', 'read_record', 'check_files', 'save_predictions', 'load_predictions', 'order', 'Changed',
-           'finished', 'forget', 'run']
+           'check_numbers', 'read_record', 'check_files', 'save_predictions', 'load_predictions', 'read_history',
+           'order', 'Changed', 'finished', 'forget', 'run']
 
 # %% ../nbs/42_experiment.ipynb #6a8606ee
 import importlib.metadata
@@ -29,7 +29,7 @@ from safetensors.torch import save
 import moosa
 from .core import (InputError, atomic_write, data_folder, file_sha256, one_of, project_root, random_state, read_json, read_table, seed_everything,
                         set_random_state, write_json, write_table)
-from .data.doctor import playable
+from .data.doctor import check_before, playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
@@ -64,6 +64,11 @@ class Experiment:
         s = self.spec
         if workers is None: workers = (os.cpu_count() or 1) if hasattr(self.dataset, "media") and s.features == "live" else 0
         return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
+
+    def check_before(self):
+        "Raise `InputError` if an array or a sound that will be loaded holds a NaN, rather than when all the training is done."
+        clips = pd.concat([self.train.clips, self.validation.clips, self.test.clips]).drop_duplicates("clip")
+        check_before(self.dataset, clips, self.spec.modalities)
 
     def precompute(self, device="cpu") -> int:  # clips times views that had to be computed
         "Compute the features that are not kept yet, and check those that are; with features=live there is nothing to do."
@@ -149,6 +154,7 @@ def train(
     "Train a spec's learner, or go on with it."
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive the fork of a process
     config = experiment.config(workers)
+    if experiment.spec.features == "live": experiment.check_before()
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if experiment.spec.watch_target else []
     return fit(fabric, learner, experiment.train, experiment.validation, config, [*watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]), computed
@@ -321,6 +327,17 @@ def _predictions(folder: Path, part: str, found: Mapping[str, Mapping[str, torch
         raise InputError(f"list of clips {folder/'clips.csv'} is damaged: it has {len(clips)} names of {part}, but there are {len(labels)} labels. Delete {folder} to compute the run anew.")
     embeddings = {m: e.float() for m, e in found.get("embeddings", {}).items()}
     return Predictions(found["fused"][""], dict(found.get("logits", {})), labels, clips, embeddings, dict(sorted(found.get("missing", {}).items())))
+
+# %% ../nbs/42_experiment.ipynb #9491d52a
+def read_history(
+    folder: str | Path,  # the run's
+) -> pd.DataFrame:  # a row per epoch; numbers
+    "Return a run's history; raise `InputError` if it is damaged."
+    path, folder = Path(folder)/"history.csv", Path(folder)
+    if record := read_record(folder): check_files(folder, record, ("history.csv",))
+    table = read_table(path, ("epoch",), "history").replace("", "nan")
+    try: return table.apply(pd.to_numeric)
+    except (ValueError, TypeError) as e: raise InputError(f"history {path} is damaged: {e}.") from e
 
 # %% ../nbs/42_experiment.ipynb #7d247b15
 def order(
