@@ -335,8 +335,8 @@ def read_history(
     "Return a run's history; raise `InputError` if it is damaged."
     path, folder = Path(folder)/"history.csv", Path(folder)
     if record := read_record(folder): check_files(folder, record, ("history.csv",))
-    table = read_table(path, ("epoch",), "history").replace("", "nan")
-    try: return table.apply(pd.to_numeric)
+    table = read_table(path, ("epoch",), "history")
+    try: return table.mask(table == "").apply(pd.to_numeric)
     except (ValueError, TypeError) as e: raise InputError(f"history {path} is damaged: {e}.") from e
 
 # %% ../nbs/42_experiment.ipynb #7d247b15

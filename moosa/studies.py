@@ -142,7 +142,7 @@ def read_scores(
     try:
         kept = read_table(path, ("score", "group", "number", "value", "code")) if path.exists() else None
         whole = kept is not None and len(kept) and (kept.code == code).all()
-        return kept.drop(columns="code").assign(value=pd.to_numeric(kept.value.replace("", "nan"))) if whole else None
+        return kept.drop(columns="code").assign(value=pd.to_numeric(kept.value.mask(kept.value == ""))) if whole else None
     except ValueError: return None  # InputError is one, too
 
 # %% ../nbs/46_studies.ipynb #1912a5df
