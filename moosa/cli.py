@@ -9,6 +9,7 @@ __all__ = ['app', 'data_app', 'weights_app', 'cache_app', 'DataDir', 'Device', '
            'status_command', 'rescore_command', 'report_command', 'record_show', 'record_diff', 'main']
 
 # %% ../nbs/49_cli.ipynb #009cdbae
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 import moosa
-from .core import InputError, RunFailed, one_of, project_root
+from .core import SAFE_PATH, InputError, RunFailed, one_of, project_root
 from .launch import ClusterLost
 from .lock import Busy
 
@@ -185,7 +186,7 @@ def run_command(
     source_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that a source shows, e.g. mnist=[0,1,2]; may be repeated. Default: the data set's.")] = [],
     target_classes: Annotated[str | None, typer.Option(help="open-partial: the known classes that the target shows. Default: the data set's.")] = None,
     train_share: Annotated[float | None, typer.Option(help="Of the training clips of each class in each source; above 0, up to 1 (the default).")] = None,
-    pairing: Annotated[str | None, typer.Option(help="osda: pairs of source and target clips, published (the same in every epoch) or shuffled.")] = None,
+    pairing: Annotated[str | None, typer.Option(help="osda: pairs of source and target clips, shuffled (anew in every epoch) or published (by position in the lists).")] = None,
     missing: Annotated[str | None, typer.Option(help="How the test does without a modality: any of translate,zero,drop. Default: all that the method can.")] = None,
     modalities: Annotated[str | None, typer.Option(help="In the order of concatenation, e.g. image,speech. Default: all.")] = None,
     hyper: Annotated[list[str], typer.Option(help="A hyper-parameter of the method, name=value; may be repeated.")] = [],
@@ -394,6 +395,7 @@ def record_diff(
 # %% ../nbs/49_cli.ipynb #215b718b
 def main():
     "Run the command; bad input ends with one message and exit code 2."
+    os.environ.update(SAFE_PATH)  # whatever this command starts runs nothing that lies in the current folder
     try: app()
     except InputError as e: _stop(str(e), 2)
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)

@@ -76,6 +76,7 @@ class PresetRun:
     target: str
     epochs: int
     hyper: Mapping[str, float]  # hyper-parameters that are named; the others have the method's defaults
+    pairing: str = ""  # of adaptation
 
 # %% ../nbs/38_presets.ipynb #cf982385
 def read_runs(
@@ -88,7 +89,9 @@ def read_runs(
         modalities, domains, epochs, mask, entropy, *more = re.split(r"\s{2,}", line.strip())
         sources, target = domains.split(" -> ")
         hyper = {"mask_ratio": float(mask), "entropy_min_weight": float(entropy)} | {k: number(v) for k, v in (item.split("=") for item in " ".join(more).split())}
-        runs.append(PresetRun(preset, *TASKS[preset.removeprefix("published-")], SETS[modalities], tuple(sources.split()), target, int(epochs), hyper))
+        dataset, setting = TASKS[preset.removeprefix("published-")]
+        pairing = "published" if setting == "osda" else ""
+        runs.append(PresetRun(preset, dataset, setting, SETS[modalities], tuple(sources.split()), target, int(epochs), hyper, pairing))
     return tuple(runs)
 
 

@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'PRESET', 'PRECISIONS', 'FEATURES', 'ON_BAD_CLIP', 'PAIRINGS', 'LATER', 'Spec', 'resolve', 'resolve_setting',
            'in_domain_sources', 'resolve_unknown', 'resolve_shown', 'resolve_features', 'resolve_data',
            'resolve_extractors', 'resolve_options', 'resolve_hyper', 'resolve_missing', 'check_numbers', 'spec_hash',
-           'differs_from_live', 'spec_from', 'as_names']
+           'mended', 'differs_from_live', 'spec_from', 'as_names']
 
 # %% ../nbs/39_spec.ipynb #889936c5
 import math
@@ -42,7 +42,7 @@ class Spec:
     source_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # open-partial: source -> the known classes that it shows; empty: the data set's
     target_classes: tuple[str, ...] = ()  # open-partial: the known classes that the target shows; empty: the data set's
     train_share: float = 1.0  # of the training clips of each class in each source
-    pairing: str = ""  # osda: of source and target clips, 'published' (the same pairs in every epoch) or 'shuffled'
+    pairing: str = ""  # osda: of source and target clips, 'shuffled' (new pairs in every epoch) or 'published' (by position in the lists)
     method: str = "moosa"
     hyper: Mapping[str, object] = field(default_factory=dict)  # the method's hyper-parameters that differ from the preset
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
@@ -70,7 +70,7 @@ class Spec:
 PRESET = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, extractors={}, weights="pretrained", frozen_stems=True, frozen_bn="eval",
               features="live", views=4, hyper={})  # what a data set's own preset leaves open
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # as Lightning Fabric names them
-FEATURES, ON_BAD_CLIP, PAIRINGS = ("live", "stem", "embedding"), ("stop", "skip"), ("published", "shuffled")
+FEATURES, ON_BAD_CLIP, PAIRINGS = ("live", "stem", "embedding"), ("stop", "skip"), ("shuffled", "published")
 
 
 def resolve(
@@ -104,7 +104,7 @@ def resolve_setting(spec: Spec, data) -> dict[str, object]:  # sources, unknown,
     unknown = resolve_unknown(spec, data)
     classes = split_classes(data.classes, unknown)
     shown = resolve_shown(spec, data, sources, classes) if setting == "open-partial" else ({}, ())
-    pairing = one_of("pairing", spec.pairing or "published", PAIRINGS) if setting == "osda" else ""
+    pairing = one_of("pairing", spec.pairing or "shuffled", PAIRINGS) if setting == "osda" else ""
     return dict(sources=sources, unknown=unknown, source_classes=shown[0], target_classes=shown[1], pairing=pairing)
 
 
@@ -214,7 +214,16 @@ def spec_hash(
     spec: Spec,  # resolved
 ) -> str:  # 12 hexadecimal digits
     "The name of the run's folder."
-    return stable_hash({"schema": SCHEMA, **{name: value for name, value in asdict(spec).items() if name not in LATER or LATER[name] != value}})
+    said = {name: value for name, value in asdict(spec).items() if name not in LATER or LATER[name] != value}
+    return stable_hash({"schema": SCHEMA, **said, **(dict(mended=mended(spec)) if mended(spec) else {})})
+
+
+def mended(
+    spec: Spec,  # resolved
+) -> list[str]:  # most often none
+    "What was mended since runs of this schema had been done, where it changes the spec's numbers: a run from before must not be taken for it."
+    gmp = "gmp" in spec.method.split("+")
+    return ["both lists of pairs are shuffled"]*(spec.pairing == "shuffled") + ["gmp adds up its cross entropies"]*gmp
 
 # %% ../nbs/39_spec.ipynb #ee3fcbdb
 def differs_from_live(

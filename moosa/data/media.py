@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'PROBLEMS', 'BadClip', 'check_file',
-           'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile', 'write_sound']
+           'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile', 'write_sound']
 
 # %% ../../nbs/11_data.media.ipynb #419137f3
 import os
@@ -12,18 +12,17 @@ import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
 from ..core import InputError
-from .badclip import PROBLEMS, BadClip, check_file
+from .badclip import PROBLEMS, BadClip, check_file, check_numbers
 from .films import FILM_ENDINGS, VideoFile, video_info
 from .sounds import FilmSound, SoundFile, write_sound
 
 # %% ../../nbs/11_data.media.ipynb #9eea8860
-_all_ = ["PROBLEMS", "BadClip", "check_file", "FILM_ENDINGS", "VideoFile", "video_info", "FilmSound", "SoundFile", "write_sound"]
+_all_ = ["PROBLEMS", "BadClip", "check_file", "check_numbers", "FILM_ENDINGS", "VideoFile", "video_info", "FilmSound", "SoundFile", "write_sound"]
 
 # %% ../../nbs/11_data.media.ipynb #f0886edc
 def write_video(
@@ -158,10 +157,13 @@ class ArrayFile:
     def files(self) -> list[Path]: return [self.path]
 
     def read(self) -> np.ndarray:  # float32
-        "The whole array; raise `BadClip` if there is none of plain numbers."
+        "The whole array; raise `BadClip` if there is none, if it is empty, or if not all of its numbers are finite."
         path = check_file(self.path)
-        try: array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError, BadZipFile) as e: raise BadClip(path, "unreadable", "it is not a .npy file of plain numbers.") from e
-        if not isinstance(array, np.ndarray): raise BadClip(path, "unreadable", f"it holds several arrays ({', '.join(array.files[:3])}); expected a .npy file of one.")
-        if array.dtype.kind not in "biuf": raise BadClip(path, "unreadable", f"it holds {array.dtype}; expected plain numbers.")
-        return array.astype(np.float32)
+        try:
+            with path.open("rb") as file: array = np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError) as e:
+            raise BadClip(path, "unreadable", "it is not a .npy file of plain numbers.") from e
+        if array.dtype.kind not in "biuf": raise BadClip(path, "unreadable", f"it holds {array.dtype}, not plain numbers.")
+        if not array.size: raise BadClip(path, "empty", f"its array of shape {array.shape} holds no number.")
+        with np.errstate(over="ignore", invalid="ignore"): single = array.astype(np.float32)
+        return check_numbers(path, single)

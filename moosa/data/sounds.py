@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import atomic_write
-from .badclip import BadClip, check_file
+from .badclip import BadClip, check_file, check_numbers
 from .films import film_stream, open_container
 
 # %% ../../nbs/10_data.sounds.ipynb #41a6b6f0
@@ -71,7 +71,7 @@ class SoundFile:
         first, last = (None if t is None else min(max(round(t*rate), 0), self.info.frames) for t in (start, stop))
         try: wave, _ = soundfile.read(str(self.path), start=first or 0, stop=last, always_2d=True)
         except soundfile.SoundFileError as e: raise BadClip(self.path, "truncated", f"samples {first} to {last} cannot be read.") from e
-        wave = wave.mean(axis=1)
+        wave = check_numbers(self.path, wave.mean(axis=1))  # files in floating point may hold NaN
         return wave if rate == self.rate else _resample(wave, rate, self.rate)
 
 
@@ -130,7 +130,7 @@ class FilmSound(SoundFile):
         "Samples round(start*rate) up to round(stop*rate), as of a file of their own."
         wave, rate = self._wave
         first, last = (None if t is None else min(max(round(t*rate), 0), len(wave)) for t in (start, stop))
-        return _resample(wave[first:last].astype(np.float64), rate, self.rate)
+        return _resample(check_numbers(self.path, wave[first:last].astype(np.float64)), rate, self.rate)
 
 
 def pictures_of(file) -> list:  # av.VideoStream; none, or the one
