@@ -133,7 +133,7 @@ def mean_and_se(
 
 # %% ../nbs/44_tables.ipynb #e2aa2b56
 OWN = ("own decision", "own source-quantile", "own oracle-exact", "own threshold-free")  # by a method's own score
-OPEN_SET = ("oracle", "oracle-exact", "source-quantile", "threshold-free", *OWN)  # groups of numbers that need unknown clips
+OPEN_SET = ("oracle", "oracle-exact", "source-quantile", "threshold-free", *OWN)  # groups that need unknown clips
 NOT_ALWAYS = ("oracle-exact", *OWN)  # groups that not every record has
 Column = tuple[str, str, str]  # heading, group, number
 
@@ -168,7 +168,8 @@ def summarise(
                 mine = here[here.task == task]
                 expected = cells_of(mine).seed.nunique() if exists and _exists(mine, group, number) else 0
                 rows.append((case, task, heading, *mean_and_se(values[task]), expected))
-            rows.append((case, "mean", heading, *mean_and_se(values.mean(axis=1, skipna=False)), whole_seeds(cells) if exists else 0))
+            means = values.mean(axis=1, skipna=False)
+            rows.append((case, "mean", heading, *mean_and_se(means), whole_seeds(cells) if exists else 0))
     return pd.DataFrame(rows, columns=["case", "task", "number", "mean", "se", "n", "expected"])
 
 
@@ -238,11 +239,12 @@ TABLES = {  # file name -> (title, columns)
                  ("AUROC, own score", "own threshold-free", "AUROC"), ("known accuracy", "accuracy", "fused")]),
     "oracle": ("Open set, protocol oracle: the best of ten evenly spaced thresholds by the target's labels, as published; AUROC needs no threshold", None),
     "source-quantile": ("Open set, protocol source-quantile: the threshold that rejects 5 % of source validation; AUROC needs no threshold", None),
-    "own": ("Open set, by the method's own score for unknown, and of its own decision (osbp: its class unknown; it decides for the most probable of all C + 1); "
-            "source-quantile and oracle-exact choose a threshold on that score",
-            [*((f"{n}, decision", "own decision", n) for n in ("OS*", "UNK", "HOS")),
-             *((f"{n}, source-quantile", "own source-quantile", n) for n in ("OS*", "UNK", "HOS")),
-             ("HOS, oracle-exact", "own oracle-exact", "HOS"), ("AUROC", "own threshold-free", "AUROC"), ("FPR95", "own threshold-free", "FPR95")]),
+    "own": ("Open set, by the method's own score for unknown, and of its own decision (osbp: its class unknown, and "
+            "the most probable of all C + 1); source-quantile and oracle-exact choose a threshold on that score",
+            [*((f"{n}, decision", "own decision", n) for n in _ANY),
+             *((f"{n}, source-quantile", "own source-quantile", n) for n in _ANY),
+             ("HOS, oracle-exact", "own oracle-exact", "HOS"),
+             *((n, "own threshold-free", n) for n in ("AUROC", "FPR95"))]),
     "threshold-free": ("Open set, without a threshold (FPR95: lower is better)", [(n, "threshold-free", n) for n in ("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR")]),
     "accuracy": ("Accuracy of every head on the target's known classes, nothing rejected; class mean and calibration error (ECE, lower is better) of the fused head; "
                  "a head that is not trained has none", None),
@@ -253,7 +255,7 @@ def table_columns(
     name: str,  # a key of TABLES
     results: pd.DataFrame,  # from `collect_results`
 ) -> list[Column]:
-    "The columns of a table; those that need unknown clips only if the grid has some, and others as the records have them."
+    "The columns of a table; those that need unknown clips only if there are some, others as the records have them."
     columns = TABLES[name][1]
     if name in ("oracle", "source-quantile"):
         columns = [*((n, name, n) for n in _ANY), ("AUROC", "threshold-free", "AUROC"), *((f"{n}-class", name, f"{n}-class") for n in ("OS*", "HOS"))]
@@ -265,14 +267,14 @@ def table_columns(
     absent = {*NOT_ALWAYS}.difference(results[results.rule.isna()].group) if (results.unknown > 0).any() else OPEN_SET
     return [c for c in columns if c[1] not in absent]
 
-
+# %% ../nbs/44_tables.ipynb #f065cb56
 def summary_heading(columns: list[Column]) -> str:
     "Return what the summary shows."
     groups = {group for _, group, _ in columns}
     if len(columns) == 1: return "Summary: accuracy on known classes, all classes known"
     exact = "; oracle-exact is the best of every threshold" if "oracle-exact" in groups else ""
-    own = "; own: by the method's own score for unknown (threshold by source-quantile), and of its own decision" if groups & {*OWN} else ""
-    return TABLES["summary"][0] + exact + own
+    own = "; own: by the method's own score for unknown (at source-quantile), and of its own decision"
+    return TABLES["summary"][0] + exact + (own if groups & {*OWN} else "")
 
 
 def make_tables(
