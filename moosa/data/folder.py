@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ..core import InputError, one_of
+from ..core import InputError, one_of, user_path
 from .media import ArrayFile, FlowFiles, SoundFile, VideoFile
 from .settings import hold_out
 from .views import FLOW, RGB, SOUND, MediaData
@@ -201,9 +201,9 @@ class FolderData(MediaData):
     ):
         self.audio_format = one_of("audio_format", audio_format, ["strict", "convert"])
         self.chosen_options = dict(audio_format=audio_format)
-        place = Path(path).expanduser()
+        place = user_path(path)
         manifest = place/"manifest.csv" if (place/"manifest.csv").is_file() else place
-        if not manifest.exists(): raise InputError(f"{path} does not exist; expected a manifest (a CSV file) or a folder of clips.")
+        if not (manifest.is_dir() or manifest.is_file()): raise InputError(f"{path} does not exist; expected a manifest (a CSV file) or a folder of clips.")
         table, self.kinds = read_folders(manifest) if manifest.is_dir() else read_manifest(manifest)
         self.root = manifest.resolve() if manifest.is_dir() else manifest.parent.resolve()
         self.name, self.modalities = str(path), tuple(self.kinds)
