@@ -31,7 +31,7 @@ from .launch import BUSY, DONE, FAILED, Limits, Outcome
 from .lock import holder
 from .notebook import carry_out_apart
 from .spec import Spec, as_field, spec_from, spec_hash
-from .words import is_nothing, read_word_file, word
+from .words import is_nothing, one_line, read_word_file, word
 
 # %% ../nbs/43_grid.ipynb #d3bb6e9c
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _short(value) -> str:
         case float(): return f"{value:g}"
         case tuple() | list(): return "+".join(word(str(v)) for v in value) or "none"
         case Mapping(): return ", ".join(f"{key}: {_short(v)}" for key, v in value.items())
-    return str(value)
+    return value if isinstance(value, str) else brief(value)
 
 # %% ../nbs/43_grid.ipynb #39def668
 FOLLOW = ("data_hash", "missing")  # fields that follow from the others, unless somebody sets them
@@ -196,7 +196,9 @@ def cell_spec(parts: list[dict], where: str) -> Spec:
     for key, value in ((key, value) for part in parts for key, value in part.items()):
         merged[key] = {**merged.get(key, {}), **value} if key in MAPPINGS else value
     try: return spec_from(merged)
-    except InputError as e: raise InputError(f"{where}: cell {', '.join(f'{k}={_short(v)}' for k, v in merged.items())}: {e}") from e
+    except InputError as e:
+        cell = ", ".join(f"{key}={one_line(_short(value)[:60])}" for key, value in merged.items())
+        raise InputError(f"{where}: cell {cell}: {e}") from e
 
 # %% ../nbs/43_grid.ipynb #afa5e160
 def cell_status(

@@ -4,41 +4,44 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'FEWEST', 'ROOMS', 'SCORED', 'SELECTIONS', 'pairs_of', 'comparisons', 'plot_comparisons', 'settings_of',
-           'varied', 'plot_sensitivity', 'along', 'plot_setting_line', 'rescore_run', 'rescore_grid', 'crossed_table',
-           'scores_table', 'scores_markdown', 'plot_rescored', 'plot_hos_curves', 'epochs_of_grid', 'epochs_markdown']
+           'varied', 'plot_sensitivity', 'along', 'plot_setting_line', 'rescore_run', 'rescore_grid', 'numbers_or_none',
+           'mean_of_tasks', 'crossed_table', 'scores_table', 'scores_markdown', 'plot_rescored', 'plot_hos_curves',
+           'epochs_of_grid', 'epochs_markdown']
 
 # %% ../nbs/46_studies.ipynb #fa3d3d9b
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from .compare import compare, paired, plot_wins, sentence
+from .compare import CELL, compare, paired, plot_wins, sentence
 from .core import atomic_write
 from .experiment import load_predictions, read_record, run_folder
 from .extractors.cache import code_hash
 from .figures import new_figure, title
 from .grid import Grid, cell_status
-from .report import legend, name_data, styles
+from .report import legend, mark_mean, name_data, styles
 from .scores import rescore
 from .spec import Spec
-from .tables import NOTE, Column, by_seed, case_labels, data_label, mean_and_se, task_labels
+from .tables import NOTE, Column, by_seed, case_labels, cell_text, data_label, mean_and_se, task_labels, whole_seeds
 
 # %% ../nbs/46_studies.ipynb #92838bfc
 COMPARED: list[Column] = [("HOS, source-quantile", "source-quantile", "HOS"), ("AUROC", "threshold-free", "AUROC"), ("known accuracy", "accuracy", "fused")]
-FEWEST = 6  # shared cells; with fewer, the signed-rank test cannot go below .05
+FEWEST = 6  # cells that two cases should share; with fewer, the signed-rank test cannot go below .05
 
 
 def pairs_of(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> dict[str, pd.DataFrame]:  # heading -> cells x cases; empty where there is nothing to compare
-    "The shared cells of all cases, for each number that is compared."
-    if results.case.nunique() < 2: return {}
-    found = {heading: paired(results, group, number) for heading, group, number in COMPARED if (results.group == group).any()}
-    return {heading: pairs for heading, pairs in found.items() if len(pairs) >= FEWEST and pairs.shape[1] > 1}
+    "Return the cells of all cases, for each number that is compared."
+    planned = [set(cells[CELL].itertuples(index=False, name=None)) for _, cells in results[results.rule.isna()].groupby("case")]
+    if max((len(a & b) for a, b in combinations(planned, 2)), default=0) < FEWEST: return {}
+    return {heading: paired(results, group, number) for heading, group, number in COMPARED if (results.group == group).any()}
 
 
 def comparisons(
@@ -91,7 +94,7 @@ def plot_sensitivity(
     grid: Grid,
     results: pd.DataFrame,  # of the grid, from `tables.collect_results`
 ) -> Figure | None:  # None if the grid varies something else
-    "Three numbers against each setting: means over the tasks, with standard errors over seeds; with a single method, pale lines are single tasks."
+    "Return three numbers against each setting: means over the tasks, with standard errors over seeds; with a single method, pale lines are single tasks. A hollow mark: not all seeds are done."
     usual = varied(grid)
     if not usual: return None
     methods = styles(list(dict.fromkeys(s.method for s in grid.specs)))
@@ -122,9 +125,11 @@ def plot_setting_line(ax, tables: Mapping[float, pd.DataFrame], number: tuple[st
     "One number of one method against a setting."
     places = range(len(tables))  # evenly spaced: values such as 0, 0.001 and 1 fit on no usual axis
     values = [by_seed(here, *number) for here in tables.values()]
-    for task, pale in tasks.items(): ax.plot(places, [v[task].mean() for v in values], color=pale, lw=1, alpha=.5)
-    means = [mean_and_se(v.mean(axis=1, skipna=False)) for v in values]
-    ax.errorbar(places, [m for m, _, _ in means], [se for _, se, _ in means], color=colour, marker="o", ms=5, capsize=3)
+    whole = [v.dropna() for v in values]  # seeds that are done for every task: all lines are of the same runs
+    for task, pale in tasks.items(): ax.plot(places, [v[task].mean() for v in whole], color=pale, lw=1, alpha=.5)
+    means = [mean_and_se(v.mean(axis=1)) for v in whole]
+    ax.errorbar(places, [m for m, _, _ in means], [se for _, se, _ in means], color=colour, capsize=3)
+    for x, (mean, _, count), here in zip(places, means, tables.values()): mark_mean(ax, x, mean, colour, whole=count == whole_seeds(here))
     ax.set_xticks(places, [f"{v:g}" for v in tables])
 
 # %% ../nbs/46_studies.ipynb #fb371699
@@ -152,60 +157,82 @@ def rescore_grid(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
     compute: bool = True,  # False: only what was computed before
-) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none
-    "All open-set numbers of a grid's runs that are done, by every score."
+) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none. An open-set cell that has none has one row without a number
+    "Return all open-set numbers of a grid's runs that are done, by every score."
     parts, cells = [], list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
+        if not spec.unknown: continue
         numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder)[0] == "done" else None  # a damaged record is the report's to tell
-        if numbers is not None: parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "task", "seed", "data", "score", "group", "number", "value"])
+        if numbers is None: numbers = pd.DataFrame([dict.fromkeys(("score", "group", "number"))]).assign(value=np.nan)
+        parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
+    return numbers_or_none(parts, "score")
+
+
+def numbers_or_none(parts: list[pd.DataFrame], by: str) -> pd.DataFrame:
+    "Return all rows, or an empty table if no row has a number."
+    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["value"])
+    return whole if whole.value.notna().any() else pd.DataFrame(columns=["case", "task", "seed", "data", by, "group", "number", "value"])
 
 # %% ../nbs/46_studies.ipynb #0aa90bf7
 SCORED: list[Column] = [("AUROC", "threshold-free", "AUROC"), ("FPR95", "threshold-free", "FPR95"), ("HOS area", "threshold-free", "HOS-area"), ("HOS, oracle", "oracle", "HOS"),
-                        ("HOS, source-quantile", "source-quantile", "HOS"), ("HOS, leave-one-class-out", "leave-one-class-out", "HOS")]
+                        ("HOS, oracle-exact", "oracle-exact", "HOS"), ("HOS, source-quantile", "source-quantile", "HOS"),
+                        ("HOS, leave-one-class-out", "leave-one-class-out", "HOS")]
 
 
+def mean_of_tasks(
+    numbers: pd.DataFrame,  # of one case in one way, e.g. by one score
+    cells: pd.DataFrame,  # all rows of the case: its cells, done or not
+    group: str,
+    number: str,
+) -> tuple[pd.Series, int]:  # one value per seed that has every task; how many seeds the grid has for every task, 0 if there is no such number
+    "Return means over the tasks. A seed that lacks a task has none: its mean would be of other tasks."
+    values = numbers[(numbers.group == group) & (numbers.number == number)].pivot(index="seed", columns="task", values="value")
+    whole = values.reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
+    return whole, whole_seeds(cells) if len(values) else 0
+
+# %% ../nbs/46_studies.ipynb #37a2cad0
 def crossed_table(
     numbers: pd.DataFrame,  # from `rescore_grid` or `epochs_of_grid`
     by: str,  # column beside the case: 'score' or 'selection'
     columns: list[Column],
 ) -> pd.DataFrame:  # index: case, by; a column per number, mean ± standard error over seeds of the mean over tasks; and n
-    "Every case in every way, in percent."
-    rows = []
-    for (case, way), here in numbers.groupby(["case", by], sort=False):
-        row = {"case": case, by: way}
-        for heading, group, number in columns:
-            values = here[(here.group == group) & (here.number == number)].pivot_table(index="seed", columns="task", values="value")
-            mean, se, n = mean_and_se(values.mean(axis=1, skipna=False).dropna())
-            row[heading] = "–" if n == 0 else f"{100*mean:.1f}" + (f"\u00a0±\u00a0{100*se:.1f}" if n > 1 else "")
-        rows.append({**row, "n": here.seed.nunique()})
+    "Return every case in every way, in percent; fewer seeds than planned are named."
+    rows, columns = [], [c for c in columns if (numbers.group == c[1]).any()]
+    for case, cells in numbers.groupby("case", sort=False):
+        for way, here in cells.groupby(by, sort=False):
+            found = {heading: mean_of_tasks(here, cells, group, number) for heading, group, number in columns}
+            texts = {heading: cell_text(*mean_and_se(values), expected) for heading, (values, expected) in found.items()}
+            rows.append({"case": case, by: way, **texts, "n": max(expected for _, expected in found.values()) or "–"})
     return pd.DataFrame(rows).set_index(["case", by])
 
 
 def scores_table(rescored: pd.DataFrame) -> pd.DataFrame:
-    "Every case by every score."
+    "Return every case by every score."
     return crossed_table(rescored, "score", SCORED)
 
 
 def scores_markdown(rescored: pd.DataFrame) -> str:
-    "The table for a page."
+    "Return the table for a page."
     return (f"**Scores for unknown, by case.** Data: {', '.join(rescored.data.unique())}. {NOTE} FPR95: lower is better.\n\n"
             + scores_table(rescored).reset_index().to_markdown(index=False, disable_numparse=True))
 
-
+# %% ../nbs/46_studies.ipynb #55cac246
 def plot_rescored(
     rescored: pd.DataFrame,  # from `rescore_grid`
-    numbers: tuple[Column, ...] = (SCORED[0], SCORED[4]),
+    numbers: tuple[Column, ...] = (SCORED[0], SCORED[5]),
 ) -> Figure:
-    "Means of each case by each score; bars are standard errors over seeds."
-    cases, colours = list(rescored.case.unique()), styles(list(rescored.score.unique()))
+    "Return means of each case by each score; bars are standard errors over seeds. A hollow mark: not all seeds are done for every task; no mark: none is."
+    cases, colours = list(rescored.case.unique()), styles(list(rescored.score.dropna().unique()))
     fig, axes = new_figure(1, len(numbers), (4.3*len(numbers) + 1.6, .34*len(cases) + 1.3), sharey=True, squeeze=False)
     for ax, (heading, group, number) in zip(axes.flat, numbers):
-        for i, (score, colour) in enumerate(colours.items()):
-            here = rescored[(rescored.score == score) & (rescored.group == group) & (rescored.number == number)]
-            for j, case in enumerate(cases):
-                values = here[here.case == case].pivot_table(index="seed", columns="task", values="value").mean(axis=1)
-                if len(values): ax.errorbar(values.mean(), j + (i - (len(colours) - 1)/2)*.09, xerr=values.sem() if len(values) > 1 else None, fmt="o", color=colour, ms=4, capsize=0, lw=1)
+        for j, case in enumerate(cases):
+            cells = rescored[rescored.case == case]
+            for i, (score, colour) in enumerate(colours.items()):
+                values, expected = mean_of_tasks(cells[cells.score == score], cells, group, number)
+                if values.empty: continue
+                y = j + (i - (len(colours) - 1)/2)*.09
+                ax.errorbar(values.mean(), y, xerr=values.sem() if len(values) > 1 else None, color=colour, capsize=0, lw=1)
+                mark_mean(ax, values.mean(), y, colour, whole=len(values) == expected, ms=4)
         ax.set_xlabel("share")
         title(ax, heading)
     axes[0, 0].set_yticks(range(len(cases)), cases)
@@ -218,16 +245,21 @@ def plot_hos_curves(
     rescored: pd.DataFrame,  # from `rescore_grid`
     score: str = "max_softmax",
 ) -> Figure:
-    "HOS against the share of target clips rejected: means over tasks and seeds, with the area under each."
-    curves = rescored[(rescored.score == score) & (rescored.group == "HOS by share rejected")]
-    curves = curves.assign(share=curves.number.astype(float)).pivot_table(index="share", columns="case", values="value", sort=False).sort_index()
-    area = rescored[(rescored.score == score) & (rescored.number == "HOS-area")].groupby("case").value.mean()
+    "Return HOS against the share of target clips rejected: means over tasks and seeds, with the area under each. Only seeds that are done for every task count, and fewer than planned are named."
+    curves, labels = {}, {}
+    for case, cells in rescored.groupby("case", sort=False):
+        here = cells[cells.score == score]
+        shares = sorted(here[here.group == "HOS by share rejected"].number.unique(), key=float)
+        means = [mean_of_tasks(here, cells, "HOS by share rejected", share)[0].mean() for share in shares]
+        area, expected = mean_of_tasks(here, cells, "threshold-free", "HOS-area")
+        curves[case] = (area.mean(), [float(share) for share in shares], means)
+        labels[case] = f"{area.mean():.3f}" + (f", {len(area)} of {expected} seeds" if len(area) < expected else "") if len(area) else "missing"
     colours = styles(list(curves))
     fig, axes = new_figure(1, 1, (7.2, max(3.2, .21*len(colours) + .8)), squeeze=False)
-    for case, colour in colours.items(): axes[0, 0].plot(curves.index, curves[case], color=colour, lw=1.4)
+    for case, (_, x, y) in curves.items(): axes[0, 0].plot(x, y, color=colours[case], lw=1.4)
     axes[0, 0].set(xlabel="share of target clips rejected", ylabel="HOS", xlim=(0, 1), ylim=(0, None))
     title(axes[0, 0], f"HOS at every threshold ({score})")
-    legend(fig, {f"{case} ({area[case]:.3f})": colours[case] for case in area.sort_values(ascending=False).index})
+    legend(fig, {f"{case} ({labels[case]})": colours[case] for case in sorted(curves, key=lambda case: -np.nan_to_num(curves[case][0]))})
     return fig
 
 # %% ../nbs/46_studies.ipynb #66834e68
@@ -237,17 +269,20 @@ SELECTIONS = ("source validation", "last epoch", "oracle epoch")
 def epochs_of_grid(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
-) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if no run watched its target
-    "What three ways to choose an epoch give."
+) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if no run watched its target. A cell that is not done has one row without a number
+    "Return what three ways to choose an epoch give."
     rows = []
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
-        if not spec.watch_target or cell_status(spec, folder)[0] != "done": continue
+        if not spec.watch_target: continue
         place, cell = run_folder(spec, folder), dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
+        if cell_status(spec, folder)[0] != "done":
+            rows.append(dict(cell, selection=None, group=None, number=None, value=np.nan))
+            continue
         history, selected = pd.read_csv(place/"history.csv").set_index("epoch"), read_record(place)["selected_epoch"]
         for heading, group, number in COMPARED:
             if (values := history.get(f"target {heading}")) is None: continue
             rows += [dict(cell, selection=way, group=group, number=number, value=value) for way, value in zip(SELECTIONS, (values[selected], values.iloc[-1], values.max()))]
-    return pd.DataFrame(rows, columns=["case", "task", "seed", "data", "selection", "group", "number", "value"])
+    return numbers_or_none([pd.DataFrame(rows)] if rows else [], "selection")
 
 
 def epochs_markdown(epochs: pd.DataFrame) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPEN_SET', 'Column', 'LATEX', 'NOTE', 'TABLES', 'data_label', 'task_label', 'task_labels', 'case_labels',
-           'collect_results', 'mean_and_se', 'cells_of', 'by_seed', 'summarise', 'cell_text', 'wide_table', 'Table',
-           'table_columns', 'make_tables', 'missing_table', 'missing_cells', 'save_table']
+           'collect_results', 'mean_and_se', 'cells_of', 'by_seed', 'summarise', 'whole_seeds', 'cell_text',
+           'wide_table', 'Table', 'table_columns', 'make_tables', 'missing_table', 'missing_cells', 'save_table']
 
 # %% ../nbs/44_tables.ipynb #e2f052f5
 from collections import Counter
@@ -164,7 +164,7 @@ def summarise(
                 mine = here[here.task == task]
                 expected = cells_of(mine).seed.nunique() if exists and _exists(mine, group, number) else 0
                 rows.append((case, task, heading, *mean_and_se(values[task]), expected))
-            rows.append((case, "mean", heading, *mean_and_se(values.mean(axis=1, skipna=False)), _whole_seeds(cells) if exists else 0))
+            rows.append((case, "mean", heading, *mean_and_se(values.mean(axis=1, skipna=False)), whole_seeds(cells) if exists else 0))
     return pd.DataFrame(rows, columns=["case", "task", "number", "mean", "se", "n", "expected"])
 
 
@@ -174,7 +174,8 @@ def _exists(results: pd.DataFrame, group: str, number: str) -> bool:
     return not closed and (not (results.status == "done").any() or bool(((results.group == group) & (results.number == number)).any()))
 
 
-def _whole_seeds(cells: pd.DataFrame) -> int:  # seeds that the grid has for every task
+def whole_seeds(cells: pd.DataFrame) -> int:
+    "Return how many seeds the grid has for every task."
     return int((cells.groupby("seed").task.nunique() == cells.task.nunique()).sum())
 
 # %% ../nbs/44_tables.ipynb #bbebae28
@@ -280,7 +281,7 @@ def missing_table(
         for rule, present, part in parts:
             for heading, group, number in columns:
                 values = by_seed(part, group, number).reindex(columns=whole.task.unique()).mean(axis=1, skipna=False)
-                expected = _whole_seeds(cells_of(whole)) if _exists(part, group, number) else 0
+                expected = whole_seeds(cells_of(whole)) if _exists(part, group, number) else 0
                 rows.append((case, rule, present, heading, *mean_and_se(values), expected))
     tidy = pd.DataFrame(rows, columns=["case", "rule", "present", "number", "mean", "se", "n", "expected"])
     title = "Missing modalities: only those present are given to the trained model, and the rule says what stands in for the rest; means over the tasks"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moosa.core import InputError
-from moosa.data.flow import make_flow
+from moosa.data.flow import find_videos, make_flow
 from moosa.data.folder import FolderData
 from moosa.data.media import FlowFiles, VideoFile, write_video
 from moosa.data.motion import to_pixels
@@ -94,3 +94,15 @@ def test_nothing_to_do(tmp_path):
     with pytest.raises(InputError, match="there is no video"): make_flow(tmp_path)
     for ending in (".mp4", ".avi"): (tmp_path/f"a{ending}").write_bytes(b"")
     with pytest.raises(InputError, match="the same flow films"): make_flow(tmp_path)
+
+
+def test_videos_behind_links_and_none_of_the_systems(tmp_path):
+    for name in ("disk/a.mp4", "own/b.mp4", "own/._b.mp4", "own/@eaDir/c.mp4"):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).touch()
+    (tmp_path/"own"/"disk").symlink_to("../disk")
+    (tmp_path/"own"/"circle").symlink_to(".")
+    (tmp_path/"own"/"gone.mp4").symlink_to("/nowhere.mp4")
+    assert [str(video.relative_to(tmp_path)) for video, _ in find_videos(tmp_path/"own")] == ["own/b.mp4", "own/disk/a.mp4", "own/gone.mp4"]
+    (tmp_path/"own"/"films").symlink_to("/nowhere")
+    with pytest.raises(InputError, match="is a link to /nowhere, which is not there"): find_videos(tmp_path/"own")

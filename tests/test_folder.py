@@ -111,7 +111,7 @@ def test_folders_say_domain_and_class(tmp_path):
 @pytest.mark.parametrize("names, says", [
     (["sea/run/a.mp4", "sea/run/a.wav", "sea/run/b.mp4"], "clip sea/run/b, column audio: the clip lacks this modality"), (["sea/run/a_flow_x.mp4"], "flow_y: the clip lacks"),
     (["sea/run/a.mp4", "sea/run/a.avi"], "the clip has sea/run/a.avi already"), (["sea/a.mp4"], "sea/a.mp4: expected domain/class/file"),
-    (["sea/run/a.mp4", "sea/run/a.txt"], "a.txt: expected an ending of"), (["sea/run/deep/a.mp4"], "expected domain/class/file"),
+    (["sea/run/a.mp4", "sea/run/a.gif"], "a.gif: expected an ending of"), (["sea/run/deep/a.mp4"], "expected domain/class/file"),
 ])
 def test_folders_that_do_not_fit(tmp_path, names, says):
     with pytest.raises(InputError, match=says): FolderData(tree(tmp_path, names))
@@ -134,3 +134,102 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
     np.save(root/"sea"/"run"/"a.npy", np.array([{}]), allow_pickle=True)
     data = FolderData(root)
     with pytest.raises(InputError, match="not a .npy file of plain numbers"): data.load(data.clips, ["array"])
+
+
+def test_folders_that_are_links_are_read(tmp_path):
+    disk = tree(tmp_path/"disk", [f"{d}/run/{i}.wav" for d in ("sea", "lake") for i in range(3)])
+    own = tree(tmp_path/"own", ["pond/run/0.wav"])
+    os.symlink(disk/"sea", own/"sea")
+    os.symlink("../../disk/lake/run", own/"pond"/"walk")
+    data = FolderData(own)
+    assert data.domains == ("pond", "sea") and data.classes == ("run", "walk") and len(data.clips) == 7
+    os.symlink(disk/"lake"/"run"/"0.wav", own/"pond"/"run"/"1.wav")  # a single file: outside of the folders that were linked, but for lake/run
+    assert len(FolderData(own).clips) == 8
+    os.symlink(tree(tmp_path/"secret", ["a.wav"])/"a.wav", own/"pond"/"run"/"2.wav")
+    with pytest.raises(InputError, match="outside the data folder"): FolderData(own)
+
+
+@pytest.mark.parametrize("place, to, says", [
+    ("sea/again", "run", "sea/run: leads to the same folder as|sea/again: leads to the same folder|leads to the same folder as"), ("sea/all", "..", "sea/all: leads to the same folder as"),
+    ("sea/run/circle", ".", "sea/run/circle: leads to the same folder as"), ("lake", "sea", "leads to the same folder as"), ("sea/run/9.mp4", "9.mp4", "which is not there"),
+    ("sea/run/8.mp4", "/nowhere/8.mp4", "sea/run/8.mp4: is a link to /nowhere/8.mp4, which is not there"), ("forest", "/nowhere/forest", "forest: is a link to /nowhere/forest, which is not there"),
+])
+def test_links_that_lead_nowhere_or_twice_to_a_folder(tmp_path, place, to, says):
+    root = tree(tmp_path/"own", ["sea/run/a.mp4"])
+    os.symlink(to, root/place)
+    with pytest.raises(InputError, match=says): FolderData(root)
+
+
+def test_links_to_each_other_are_walked_once(tmp_path):
+    root = tree(tmp_path/"own", [f"{d}/run/a.mp4" for d in "abcdefghij"])
+    for one in "abcdefghij":
+        for other in "abcdefghij": os.symlink(f"../{other}", root/one/f"to-{other}")
+    with pytest.raises(InputError, match="100 error"): FolderData(root)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    root, scan = tree(tmp_path, ["sea/run/a.mp4", "lake/run/a.mp4"]), os.listdir
+
+    def refuse(folder):
+        if str(folder).endswith("lake"): raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(InputError, match="lake: this folder cannot be read: Permission denied"): FolderData(root)
+
+
+def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
+    left = ["Thumbs.db", "thumbs.DB", "desktop.ini", ".DS_Store", "._a.mp4", "a.info.json", "a.mp4.part", "b.mp4.ytdl", "a.tmp", "a.txt", "a.en.srt", "a.vtt"]
+    root = tree(tmp_path, ["sea/run/a.mp4", *(f"sea/run/{name}" for name in left), "sea/@eaDir/a.mp4", "__MACOSX/run/._a.mp4", "lost+found/x", "sea/run/.ipynb_checkpoints/a.mp4", "README.md", "LICENSE"])
+    data = FolderData(root)
+    assert data.clips["clip"].tolist() == ["sea/run/a"] and data.remarks.findings == []
+    assert data.remarks.passed.total() == len(left) + 6 and data.remarks.passed["thumbs.db"] == 2 and data.remarks.passed["*.md"] == 1
+    with pytest.raises(InputError, match=r"no files.*Passed over.*1 \*.part"): FolderData(tree(tmp_path/"other", ["sea/run/a.mp4.part"]))
+
+
+def test_folders_without_a_clip_are_named(tmp_path):
+    root = tree(tmp_path, ["sea/run/a.mp4"])
+    for name in ("sea/swim", "lake/run", ".hidden"): (root/name).mkdir(parents=True)
+    assert [(f[0], f[2]) for f in FolderData(root).remarks.findings] == [("lake", "no-clip"), ("sea/swim", "no-clip")]
+
+
+E_ONE, E_TWO = "caf\u00e9", "cafe\u0301"
+
+
+def test_an_accent_written_in_two_ways_is_one_class(tmp_path):
+    data = FolderData(tree(tmp_path/"own", [f"{E_ONE}/{E_TWO}/a.mp4", f"{E_TWO}/{E_ONE}/b.mp4"]))
+    assert data.classes == data.domains == (E_ONE,) and sorted(data.clips["clip"]) == [f"{E_ONE}/{E_ONE}/a", f"{E_ONE}/{E_ONE}/b"]
+    assert all(data.media(clip, "video").path.is_file() for clip in data.clips.itertuples())
+    assert [f[2] for f in data.remarks.findings] == ["spelling", "spelling"] and "'cafe\\u0301'" in data.remarks.findings[0][3]
+    with pytest.raises(InputError, match="the clip has"): FolderData(tree(tmp_path/"twice", [f"{E_ONE}/run/a.mp4", f"{E_TWO}/run/a.mp4"]))
+
+
+def test_an_accent_written_in_two_ways_in_a_manifest(root):
+    data = opened(root, HEAD, f"a,{E_ONE},sea,train,v/a.mp4,v/a.wav", f"b,{E_TWO},sea,validation,v/b.MP4,v/b.wav")
+    assert data.classes == (E_ONE,) and len(data.remarks.findings) == 1
+    with pytest.raises(InputError, match="is also the clip of line 2"): opened(root, HEAD, f"{E_ONE},run,sea,train,v/a.mp4,v/a.wav", f"{E_TWO},run,sea,train,v/b.MP4,v/b.wav")
+    (root/"v"/f"{E_TWO}.wav").write_bytes(b"")
+    with pytest.raises(InputError, match="written with other characters"): opened(root, HEAD, f"a,run,sea,train,v/a.mp4,v/{E_ONE}.wav")
+
+
+@pytest.mark.parametrize("files, folder, says", [
+    (["HAC_Splits/HAC_train_only_human.csv", *(f"human/videos/{i}.mp4" for i in range(20))], ".", r"looks like hac \(HAC_Splits\).*moosa data check hac"),
+    (["human/videos/1.mp4", "human/audio/1.wav"], ".", "looks like hac"), (["HAC_Splits/a.csv", "human/flow/1.mp4"], "human", "looks like hac"),
+    (["HAC_Splits/a.csv", "recipe.json", "human/videos/1.mp4"], ".", "moosa data check mini-hac"),
+    (["MM-SADA_Domain_Adaptation_Splits/D1_train.pkl"], ".", "moosa data check epic"), (["rgb/train/D1/P08_01/frame_0000000001.jpg"], ".", "moosa data check epic"),
+    (["rgb/train/D1/P08_01/frame_0000000001.jpg"], "rgb/train", "moosa data check epic"), (["a.whl"], ".", "moosa data check av-digits"),
+    (["raw/HAC/x", "runs/x"], ".", "looks like moosa's data folder.*moosa data check NAME"),
+])
+def test_another_data_sets_tree_says_which_command_checks_it(tmp_path, files, folder, says):
+    with pytest.raises(InputError, match=says) as error: FolderData(tree(tmp_path/"some", files)/folder)
+    assert "domain/class/file:" not in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_the_command_fits_where_the_tree_lies(tmp_path):
+    root = tree(tmp_path/"disk"/"raw"/"HAC", ["HAC_Splits/a.csv"])
+    with pytest.raises(InputError, match=f"moosa data check hac --data-dir {tmp_path/'disk'}` checks it"): FolderData(root)
+
+
+def test_many_misplaced_files_are_one_line(tmp_path):
+    with pytest.raises(InputError) as error: FolderData(tree(tmp_path, [*(f"run/{i:03}.mp4" for i in range(300)), *(f"a/b/c/{i}.mp4" for i in range(7)), *(f"a/b/{i}.gif" for i in range(8))]))
+    assert len(str(error.value).splitlines()) == 4 and "300 files such as run/000.mp4: expected domain/class/file, found folder/file" in str(error.value)

@@ -205,6 +205,7 @@ class AVDigits:
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     options = {}  # it can be read in one way only
+    folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
                   extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
                   hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),

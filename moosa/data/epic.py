@@ -192,6 +192,7 @@ class Epic(MediaData):
     preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="train", features="live",
                   extractors=dict(video="slowfast", audio="vggsound", flow="slowonly"), hyper={})
     folder_name = "EPIC-Kitchens"
+    signs = (("MM-SADA_Domain_Adaptation_Splits",), ("rgb/*/D[123]",), ("flow/*/D[123]",))  # by what a folder is known for EPIC's
     partial_sources = (("take", "put", "open", "cut", "pour"), ("take", "put", "wash", "mix", "pour"))
     partial_target = ("take", "put", "cut", "mix")
 

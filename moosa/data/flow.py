@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError
+from .files import walk
 from .media import BadClip, VideoFile, write_video
 from .motion import BOUND, flow_frames, flow_method
 from .processes import each
@@ -27,16 +28,16 @@ def find_videos(
     source: Path,  # a video, or a folder
     target: Path | None = None,  # folder for the films; None: see the table above
 ) -> list[tuple[Path, Path]]:  # each video, and the path that `_flow_x.mp4` and `_flow_y.mp4` are added to
-    "Every video below `source`, and where its flow belongs. Hidden files and flow films are none."
+    "Every video below `source`, and where its flow belongs. What systems leave behind, and flow films, are none; links to folders are followed."
     if not source.exists(): raise InputError(f"{source} does not exist; expected a video or a folder of videos.")
     if source.is_file(): return [(source, (target or source.parent)/source.stem)]
-    as_hac = any(source.glob("*/videos"))
-    pairs = []
-    for video in sorted(source.glob("*/videos/*") if as_hac else source.rglob("*")):
-        place = video.relative_to(source)
-        if video.suffix.lower() not in VIDEOS or any(p.startswith(".") for p in place.parts) or video.stem.endswith(("_flow_x", "_flow_y")): continue
+    as_hac, tree, pairs = any(source.glob("*/videos")), walk(source), []
+    if lost := [f"{source/place} {problem}" for place, problem in tree.problems if place.suffix.lower() not in VIDEOS]: raise InputError("; ".join(lost[:5]) + ".")
+    for place in sorted([*tree.files, *(place for place, _ in tree.problems)]):  # a video that is a broken link is bad, as others are
+        if place.suffix.lower() not in VIDEOS or place.stem.endswith(("_flow_x", "_flow_y")): continue
+        if as_hac and (len(place.parts) != 3 or place.parts[1] != "videos"): continue
         folder = Path(place.parts[0], "flow") if as_hac else place.parent
-        pairs.append((video, (target or source)/folder/video.stem))
+        pairs.append((source/place, (target or source)/folder/place.stem))
     stems = pd.Series([stem for _, stem in pairs])
     if stems.duplicated().any(): raise InputError(f"{source}: two videos would have the same flow films, {stems[stems.duplicated()].iloc[0]}_flow_x.mp4; rename one of them.")
     if not pairs: raise InputError(f"{source}: there is no video in it; expected files that end in {', '.join(VIDEOS)}.")

@@ -105,6 +105,7 @@ class Hac(MediaData):
     preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="train", features="live",
                   extractors=dict(video="slowfast", audio="vggsound", flow="slowonly"), hyper={})
     folder_name = "HAC"
+    signs = (("HAC_Splits",), *((f"{domain}/videos",) for domain in ("human", "animal", "cartoon")))  # by what a folder is known for HAC's
 
     def __init__(self,
         folder: str | Path | None = None,  # the data folder; None: the project's

@@ -166,6 +166,7 @@ class MiniHac(Hac):
     synthetic, official_counts = True, None  # its manifest says what there should be
     threads = 1  # see AVDigits
     folder_name = "mini-hac"
+    signs = (("HAC_Splits", "recipe.json"),)  # as for Hac
     preset = dict(epochs=20, batch_size=16, lr=1e-3, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="eval", features="stem", views=4,
                   extractors=dict(video="small-video", audio="small-audio", flow="small-flow"),
                   hyper=dict(moosa=dict(jigsaw_num_splits=2, jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
