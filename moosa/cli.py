@@ -9,6 +9,7 @@ __all__ = ['app', 'data_app', 'weights_app', 'cache_app', 'PATH', 'DataDir', 'De
            'status_command', 'rescore_command', 'report_command', 'record_show', 'record_diff', 'main']
 
 # %% ../nbs/49_cli.ipynb #009cdbae
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 import moosa
-from .core import InputError, RunFailed, brief, one_of, project_root, user_path
+from .core import SAFE_PATH, InputError, RunFailed, brief, one_of, project_root, user_path
 from .launch import ClusterLost
 from .lock import Busy
 from .words import in_file_name, markdown_table, read_words, split_names
@@ -410,6 +411,7 @@ def record_diff(
 # %% ../nbs/49_cli.ipynb #215b718b
 def main():
     "Run the command; bad input ends with one message and exit code 2."
+    os.environ.update(SAFE_PATH)  # whatever this command starts runs nothing that lies in the current folder
     try: app()
     except InputError as e: _stop(str(e), 2)
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
