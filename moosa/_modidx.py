@@ -133,6 +133,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'moosa.cli.data_get': ('cli.html#data_get', 'moosa/cli.py'),
                            'moosa.cli.data_list': ('cli.html#data_list', 'moosa/cli.py'),
                            'moosa.cli.data_make_flow': ('cli.html#data_make_flow', 'moosa/cli.py'),
+                           'moosa.cli.data_named': ('cli.html#data_named', 'moosa/cli.py'),
                            'moosa.cli.grid_command': ('cli.html#grid_command', 'moosa/cli.py'),
                            'moosa.cli.key_values': ('cli.html#key_values', 'moosa/cli.py'),
                            'moosa.cli.main': ('cli.html#main', 'moosa/cli.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'weights_app', 'cache_app', 'PATH', 'DataDir', 'Device', 'GridName', 'Search', 'record_app',
-           'RunName', 'version', 'some_names', 'key_values', 'data_list', 'data_get', 'data_check', 'data_make_flow',
-           'weights_list', 'weights_get', 'cache_list', 'cache_drop', 'run_command', 'print_results', 'grid_command',
-           'status_command', 'rescore_command', 'report_command', 'record_show', 'record_diff', 'main']
+           'RunName', 'version', 'some_names', 'data_named', 'key_values', 'data_list', 'data_get', 'data_check',
+           'data_make_flow', 'weights_list', 'weights_get', 'cache_list', 'cache_drop', 'run_command', 'print_results',
+           'grid_command', 'status_command', 'rescore_command', 'report_command', 'record_show', 'record_diff', 'main']
 
 # %% ../nbs/49_cli.ipynb #009cdbae
 import os
@@ -55,6 +55,14 @@ def some_names(
     if not given: return None
     there = known() if any("," in text for text in given) else ()
     return tuple(name for text in given for name in split_names(text, there))
+
+# %% ../nbs/49_cli.ipynb #8dabdb45
+def data_named(dataset: str | None, preset: str | None):  # as `dataset_class` returns it
+    "Return what is known of the data set that a command names, by itself or by a preset."
+    from moosa.data.loader import dataset_class
+    from moosa.presets import PRESETS
+
+    return dataset_class(dataset or (PRESETS[one_of("preset", preset, PRESETS)][0].dataset if preset else "av-digits"))
 
 
 def key_values(items: list[str], option: str = "--hyper", example: str = "mask_ratio=0.7") -> dict:
@@ -223,20 +231,13 @@ def run_command(
 
     from moosa.experiment import run, run_folder, train_together
     from moosa.grid import watch_epochs
-    from moosa.data.loader import dataset_class
     from moosa.extractors.registry import find_extractor
-    from moosa.presets import PRESETS
     from moosa.spec import spec_from
 
     if unknown and num_unknown is not None: raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
-    def data():
-        "What is known of the data set, for names that hold commas."
-        preset_name = preset and one_of("preset", preset, PRESETS)
-        return dataset_class(dataset or (PRESETS[preset_name][0].dataset if preset_name else "av-digits"))
-
-    given = dict(target=target, dataset=dataset, setting=setting, preset=preset, method=method, seed=seed, sources=some_names(sources, lambda: data().domains), modalities=some_names(modalities),
-                 unknown=some_names(unknown, lambda: data().classes) if num_unknown is None else num_unknown, source_classes=key_values(source_classes, "--source-classes", "mnist=[0,1,2]"),
-                 target_classes=some_names(target_classes, lambda: data().classes), train_share=train_share, pairing=pairing, missing=some_names(missing), hyper=key_values(hyper),
+    given = dict(target=target, dataset=dataset, setting=setting, preset=preset, method=method, seed=seed, sources=some_names(sources, lambda: data_named(dataset, preset).domains), modalities=some_names(modalities),
+                 unknown=some_names(unknown, lambda: data_named(dataset, preset).classes) if num_unknown is None else num_unknown, source_classes=key_values(source_classes, "--source-classes", "mnist=[0,1,2]"),
+                 target_classes=some_names(target_classes, lambda: data_named(dataset, preset).classes), train_share=train_share, pairing=pairing, missing=some_names(missing), hyper=key_values(hyper),
                  extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights, frozen_stems=frozen_stems, frozen_bn=frozen_bn,
                  features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
                  on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
