@@ -231,7 +231,6 @@ def run_command(
 
     from moosa.experiment import run, run_folder, train_together
     from moosa.grid import watch_epochs
-    from moosa.extractors.registry import find_extractor
     from moosa.spec import spec_from
 
     if unknown and num_unknown is not None: raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
@@ -242,7 +241,6 @@ def run_command(
                  features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
                  on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
-    for name in spec.extractors.values(): find_extractor(name)  # a run imports them: better now than in its notebook
     if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
