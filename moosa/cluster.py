@@ -20,17 +20,17 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .core import SAFE_PATH, InputError, data_folder, one_of, safe_path, write_json
+from .core import SAFE_PATH, InputError, brief, data_folder, one_of, safe_path, user_path, write_json
 from .experiment import run_folder
 from .figures import KNOWN, UNKNOWN, new_figure
 from .grid import Grid, serial
 from .launch import ALREADY, BUSY, FAILED, ClusterLost, Outcome
 from .notebook import on_worker
 from .spec import Spec
+from .words import in_figure, read_word_file, values_of
 
 # %% ../nbs/45_cluster.ipynb #8d93709f
 LOST_WORKERS = 3  # that a cell may take with it
@@ -102,14 +102,15 @@ def slurm_settings(
     path: str | Path,  # of a YAML file
 ) -> dict[str, object]:  # for dask_jobqueue.SLURMCluster
     "What a Slurm job is like."
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file(): raise InputError(f"slurm: there is no file {path}.")
-    try: given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e: raise InputError(f"slurm: {path} is not valid YAML: {e}") from e
-    if not isinstance(given, Mapping): raise InputError(f"slurm: {path} holds {type(given).__name__}; expected names with values, such as `walltime: \"04:00:00\"`.")
+    given = values_of(read_word_file(path, "slurm:"))
+    if not isinstance(given, Mapping):
+        raise InputError(f"slurm: {path} holds {type(given).__name__}; expected names with values, such as `walltime: 04:00:00`.")
     settings = {**SLURM, **given, "scheduler_options": {**SLURM["scheduler_options"], **(given.get("scheduler_options") or {})}}
-    seconds = pd.Timedelta(str(settings["walltime"]).replace("-", " days ")).total_seconds()
-    if seconds < 600: raise InputError(f"slurm: walltime {settings['walltime']!r} is under ten minutes; expected HH:MM:SS, in quotes.")
+    try: seconds = pd.Timedelta(str(settings["walltime"]).replace("-", " days ")).total_seconds()
+    except ValueError as e: raise InputError(f"slurm: walltime {brief(settings['walltime'])} is no time; expected HH:MM:SS.") from e
+    if not seconds >= 600: raise InputError(f"slurm: walltime {settings['walltime']!r} is under ten minutes; expected HH:MM:SS.")
     ends = ["--lifetime", f"{round(seconds - 300)}s", "--lifetime-stagger", "2m"]
     prologue = [f"export {name}={value}" for name, value in SAFE_PATH.items()]
     return {**settings, "worker_extra_args": [*settings.get("worker_extra_args", []), *ends, "--nthreads", "1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"],
@@ -126,7 +127,7 @@ def slurm_cluster(
     except ImportError as e: raise InputError(f"slurm: dask-jobqueue cannot be imported ({e}). Run `pip install moosa[slurm]`.") from e
     finally: signal.signal(signal.SIGINT, on_interrupt)  # which its import sets to leave without a word
     if settings["security"] is True:
-        settings["security"], keys = own_keys(), Path(settings.get("shared_temp_directory") or data_folder()/"cluster").expanduser()
+        settings["security"], keys = own_keys(), user_path(settings.get("shared_temp_directory") or data_folder()/"cluster")
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings["shared_temp_directory"] = str(keys)
     elif not settings["security"]: del settings["security"]  # the file says `security: false`
@@ -194,8 +195,8 @@ def plot_timeline(
     for row in attempts.itertuples():
         y, end = places.index(row.where), row.end if row.end == row.end else min([done_by, *attempts.start[(attempts["where"] == row.where) & (attempts.start > row.start)]])
         axes[0, 0].barh(y, end - row.start, left=row.start, height=.7, color=KNOWN if row.status == "done" else UNKNOWN, edgecolor="white", hatch=None if row.status == "done" else "///", alpha=.75)
-        axes[0, 0].text((row.start + end)/2, y, row.cell.replace(", ", "\n"), ha="center", va="center", fontsize=6.5)
-    axes[0, 0].set_yticks(range(len(places)), places)
+        axes[0, 0].text((row.start + end)/2, y, "\n".join(map(in_figure, row.cell.split(", "))), ha="center", va="center", fontsize=6.5)
+    axes[0, 0].set_yticks(range(len(places)), [in_figure(p) for p in places])
     axes[0, 0].set(xlabel="seconds since the first start", ylim=(len(places) - .5, -.5))
     axes[0, 0].grid(False)
     axes[0, 0].legend(handles=[Patch(color=KNOWN, alpha=.75, label="done"), Patch(facecolor=UNKNOWN, alpha=.75, hatch="///", edgecolor="white", label="lost or failed")],
