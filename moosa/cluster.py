@@ -176,11 +176,12 @@ def attempts_of(
     "All attempts at a grid's cells, in the order in which they began."
     rows = []
     for spec in grid.specs:
-        path, open_ones = run_folder(spec, folder)/"attempts.jsonl", {}
-        for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
-            who = (line["host"], line["pid"], line["where"])
-            if line["event"] == "start": rows.append(open_ones.setdefault(who, dict(cell=grid.label(spec), where=line["where"] or line["host"], start=line["time"], end=float("nan"), status="lost")))
-            elif who in open_ones: open_ones.pop(who).update(end=line["time"], status=line["status"])
+        open_ones = {}
+        for line in read_attempts(run_folder(spec, folder))[0]:
+            who = tuple(str(line.get(name) or "") for name in ("host", "pid", "where"))
+            begun = dict(cell=grid.label(spec), where=who[2] or who[0], start=line["time"], end=float("nan"), status="lost")
+            if line["event"] == "start": rows.append(open_ones.setdefault(who, begun))
+            elif who in open_ones: open_ones.pop(who).update(end=line["time"], status=line.get("status", "lost"))
     table = pd.DataFrame(rows, columns=["cell", "where", "start", "end", "status"]).sort_values("start", ignore_index=True)
     return table.assign(start=table.start - table.start.min(), end=table.end - table.start.min())
 

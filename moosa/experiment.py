@@ -6,7 +6,7 @@
 __all__ = ['KEPT', 'Experiment', 'open_experiment', 'open_dataset', 'make_split', 'build_extractors', 'build_learner', 'train',
            'checkpoint_of', 'train_together', 'environment', 'run_folder', 'write_record', 'memory_record',
            'check_numbers', 'read_record', 'check_files', 'save_predictions', 'load_predictions', 'read_history',
-           'order', 'Changed', 'finished', 'forget', 'run']
+           'stored_state', 'order', 'Changed', 'finished', 'forget', 'run']
 
 # %% ../nbs/42_experiment.ipynb #6a8606ee
 import importlib.metadata
@@ -338,6 +338,15 @@ def read_history(
     table = read_table(path, ("epoch",), "history")
     try: return table.mask(table == "").apply(pd.to_numeric)
     except (ValueError, TypeError) as e: raise InputError(f"history {path} is damaged: {e}.") from e
+
+
+def stored_state(
+    folder: str | Path,  # a finished run's
+) -> TrainState:
+    "Return where the training of a finished run ended."
+    history, record = read_history(folder), read_record(folder)
+    shared = record.get("parallel", {}).get("world_size", 1)
+    return TrainState(epoch=len(history), best_epoch=record["selected_epoch"], history=history.to_dict("records"), world_size=shared)
 
 # %% ../nbs/42_experiment.ipynb #7d247b15
 def order(

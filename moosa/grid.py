@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'PATIENCE', 'IDLE', 'Grid', 'differences', 'grid_path', 'load_grid', 'expand',
            'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_apart', 'cell_spec', 'cell_status',
-           'epochs_done', 'grid_status', 'check_cells', 'serial', 'watch_epochs', 'stale', 'run_grid', 'unfinished',
-           'overview', 'seconds_taken']
+           'epochs_done', 'grid_status', 'damage', 'check_cells', 'serial', 'watch_epochs', 'stale', 'run_grid',
+           'unfinished', 'overview', 'seconds_taken']
 
 # %% ../nbs/43_grid.ipynb #6b3bf430
 import itertools
-import json
 import math
 import os
 import threading
@@ -25,11 +24,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from .core import InputError, brief, one_of, project_root, read_json, user_path
+from .core import InputError, brief, one_of, project_root, read_table, user_path
 from .experiment import finished, forget, make_split, open_dataset, order, run_folder
 from .fingerprint import Now
-from .launch import BUSY, DONE, FAILED, Limits, Outcome
-from .lock import holder
+from .launch import BUSY, DONE, FAILED, Limits, Outcome, noted_error, read_attempts
+from .lock import holder, lock_files, read_lock
 from .notebook import carry_out_apart
 from .spec import Spec, as_field, spec_from, spec_hash
 from .words import is_nothing, one_line, read_word_file, word
@@ -212,15 +211,18 @@ def cell_status(
     try:
         if finished(spec, folder, now) is not None: return "done", ""
     except InputError as e: return "failed", str(e)
-    if who := holder(place): return "running", f"{who['host']}, process {who['pid']}{', GPU ' + who['gpus'] if who.get('gpus') else ''}, {epochs_done(place)} of {spec.epochs} epochs"
-    error = place/"error.json"
-    return ("failed", read_json(error, "error file")["error"]) if error.exists() else ("missing", "not run yet")
+    if (who := holder(place)) and "damaged" not in who:
+        where = f"{who['host']}, process {who['pid']}{', GPU ' + str(who['gpus']) if who.get('gpus') else ''}"
+        return "running", f"{where}, {epochs_done(place)} of {spec.epochs} epochs"
+    if harm := damage(place): return "failed", f"{place.name}: {'; '.join(harm)}. Delete {place} to compute the run anew."
+    error = noted_error(place).get("error")
+    return ("failed", error) if error else ("missing", "not run yet")
 
 
 def epochs_done(place: Path) -> int:
     "How many epochs a run has finished."
     path = place/"history.csv"
-    return max(0, path.read_text().count("\n") - 1) if path.exists() else 0
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
 
 
 def grid_status(
@@ -233,6 +235,19 @@ def grid_status(
         status, reason = cell_status(spec, folder, now)
         rows.append({"status": status, "run": spec_hash(spec), "reason": reason})
     return pd.concat([differences(grid), pd.DataFrame(rows)], axis=1)
+
+
+def damage(
+    place: Path,  # a run's folder
+) -> list[str]:  # sentences; most often none
+    "Return which small files of a run, beside its record, are damaged."
+    said = [who["damaged"] for path in lock_files(place) if "damaged" in (who := read_lock(path))]
+    if attempts := read_attempts(place)[1]: said.append(attempts)
+    if (error := noted_error(place).get("error", "")).startswith("error.json is damaged"): said.append(error)
+    if (path := place/"history.csv").exists():
+        try: read_table(path, ("epoch",), "history")
+        except InputError as e: said.append(str(e).rstrip("."))
+    return said
 
 # %% ../nbs/43_grid.ipynb #17e47ab3
 def check_cells(
@@ -368,14 +383,15 @@ def overview(
     counts = {name: int((status.status == name).sum()) for name in ("done", "running", "failed", "missing")}
     took = [t for s in grid.specs if (t := seconds_taken(run_folder(s, folder))) is not None]
     left = counts["missing"] + counts["running"]/2  # those that run are half done, on average
-    cells = [dict(cell=grid.label(spec), status=row.status, run=row.run, about=row.reason, notebook=str(run_folder(spec, folder)/"split.ipynb"))
-             for spec, row in zip(grid.specs, status.itertuples()) if row.status in ("running", "failed")]
+    harm = {row.run: damage(run_folder(spec, folder)) for spec, row in zip(grid.specs, status.itertuples()) if row.status == "done"}
+    told = [row.status in ("running", "failed") or bool(harm.get(row.run)) for row in status.itertuples()]
+    cells = [dict(cell=grid.label(spec), status=row.status, run=row.run, about=row.reason or "; ".join(harm.get(row.run, [])),
+                  notebook=str(run_folder(spec, folder)/"split.ipynb"))
+             for spec, row, tell in zip(grid.specs, status.itertuples(), told) if tell]
     return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=round(left*sum(took)/len(took)/max(1, counts["running"])) if took and left else None, attention=cells)
 
 
 def seconds_taken(place: Path) -> float | None:  # None: not done, or it is not known
     "From start to end of a run's last attempt, if that ended well."
-    path = place/"attempts.jsonl"
-    if not path.exists(): return None
-    last = [json.loads(line) for line in path.read_text().splitlines()][-2:]
+    last = read_attempts(place)[0][-2:]
     return last[1]["time"] - last[0]["time"] if len(last) == 2 and last[1].get("status") == DONE else None

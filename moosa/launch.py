@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'DONE', 'FAILED', 'LOST', 'BUSY', 'ALREADY', 'EXIT', 'name_memory', 'kills_by_memory', 'die_with',
-           'stop_tree', 'ClusterLost', 'Limits', 'Outcome', 'attempt', 'last_words', 'note_attempt', 'launch']
+           'stop_tree', 'ClusterLost', 'Limits', 'Outcome', 'attempt', 'last_words', 'note_attempt', 'read_attempts',
+           'noted_error', 'launch']
 
 # %% ../nbs/40_launch.ipynb #46af183a
 import json
@@ -119,8 +120,7 @@ def attempt(
 # %% ../nbs/40_launch.ipynb #83c83268
 def last_words(folder: Path) -> str:
     "What the child noted of its end, or the last line that it said."
-    path = folder/"error.json"
-    if path.exists(): return json.loads(path.read_text())["error"]
+    if said := noted_error(folder).get("error"): return said
     lines = (folder/"process.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it ended without a word"
 
@@ -128,7 +128,35 @@ def last_words(folder: Path) -> str:
 def note_attempt(folder: Path, **what):
     "Add a line to the run's attempts.jsonl."
     line = dict(time=time.time(), host=socket.gethostname(), pid=os.getpid(), **what)
-    with open(folder/"attempts.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
+    try:
+        with open(folder/"attempts.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
+    except IsADirectoryError: pass  # `read_attempts` tells of it; the run does not depend on it
+
+
+def read_attempts(
+    folder: str | Path,  # a run's
+) -> tuple[list[dict], str]:  # lines, each with its time and event; and what is wrong with the file, '' if nothing
+    "Return what was noted of a run's attempts. Lines that were cut short are passed over, and told of."
+    path, found, bad = Path(folder)/"attempts.jsonl", [], []
+    try: lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as e: return [], f"{path.name} cannot be read: {e.strerror}"
+    for number, text in enumerate(lines, 1):
+        try: line = json.loads(text)
+        except (ValueError, RecursionError): line = None
+        whole = isinstance(line, dict) and isinstance(line.get("time"), (int, float)) and isinstance(line.get("event"), str)
+        (found if whole else bad).append(line if whole else number)
+    return found, f"{path.name} is damaged in line {bad[0]}" if bad else ""
+
+
+def noted_error(
+    folder: str | Path,  # a run's
+) -> dict:  # error, and what else was noted; {}: nothing
+    "Return why a run failed; of a damaged note, that it is damaged."
+    path = Path(folder)/"error.json"
+    if not path.exists(): return {}
+    try: said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError): said = None
+    return said if isinstance(said, dict) and isinstance(said.get("error"), str) else {"error": f"{path.name} is damaged: it does not say why the run failed"}
 
 # %% ../nbs/40_launch.ipynb #0b222431
 def launch(
@@ -146,8 +174,5 @@ def launch(
         status, reason = attempt(command, given, folder, limits.seconds, env, where)
         if status != LOST: break
     if status == LOST: status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"
-    if status == FAILED: write_json(folder/"error.json", {**_noted(folder), "error": reason, "attempts": number})
+    if status == FAILED: write_json(folder/"error.json", {**noted_error(folder), "error": reason, "attempts": number})
     return Outcome(status, reason, time.perf_counter() - started, number)
-
-
-def _noted(folder: Path) -> dict: return json.loads((folder/"error.json").read_text()) if (folder/"error.json").exists() else {}

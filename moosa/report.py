@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .core import atomic_write, project_root
+from .core import InputError, atomic_write, project_root
 from .experiment import run_folder
 from .figures import GREY, new_figure, title
 from .fingerprint import Now
@@ -295,7 +295,9 @@ def publish_notebook(
     "Copy a notebook without papermill's notes on paths and times, and without this machine's paths: those in the project begin there, of others the last part stays."
     import nbformat  # a second to import, and only needed here
 
-    nb = nbformat.read(source, as_version=4)
+    try: nb = nbformat.read(source, as_version=4)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, nbformat.ValidationError) as e:
+        raise InputError(f"notebook {source} is damaged: {str(e).splitlines()[0] if str(e) else type(e).__name__}.") from e
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)
@@ -310,7 +312,9 @@ def publish_example(
     target: str | Path,  # where the notebook goes
     folder: str | Path | None = None,  # the data folder; None: the project's
 ):
-    "Publish the executed notebook of the grid's last finished cell; do nothing if none is finished."
+    "Publish the executed notebook of the grid's last finished cell that has a whole one; do nothing if none is finished."
     now = Now(folder)
     done = [s for s in grid.specs if cell_status(s, folder, now)[0] == "done"]
-    if done: publish_notebook(run_folder(done[-1], folder)/"split.ipynb", target)
+    for spec in reversed(done):
+        try: return publish_notebook(run_folder(spec, folder)/"split.ipynb", target)
+        except InputError as e: print(f"not published: {e}")

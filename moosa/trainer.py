@@ -8,6 +8,7 @@ __all__ = ['WATCHED', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'own_rows',
            'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'collect', 'restore', 'load_tensors']
 
 # %% ../nbs/41_trainer.ipynb #747ccac7
+import hashlib
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .core import InputError, atomic_write, one_of, random_state, read_json, set_random_state, write_json
+from .core import InputError, atomic_write, file_sha256, one_of, random_state, read_json, set_random_state, write_json
 from .data.loader import Batch, ClipList, Pairs, eval_batches, named, train_batches
 from .model import Model, Outputs
 from .objectives import Objective
@@ -345,18 +346,34 @@ class Checkpoint:
         about: Mapping[str, object] = {},  # what it belongs to: the run's fields, the version; a checkpoint of anything else is refused
     ):
         self.folder, self.about = Path(folder), json.loads(json.dumps(about))
-        self.pointer = self.folder/"checkpoint.json"
+        self.pointer, self.sums = self.folder/"checkpoint.json", {}  # file -> sha256
 
     def tensors(self, epoch: int) -> Path: return self.folder/f"epoch-{epoch:04d}.safetensors"
 
     def on_start(self, state, learner, optimiser, config):
         if not self.pointer.exists(): return
-        saved = read_json(self.pointer, "checkpoint")
-        self.check_same(saved.pop("about", {}))
+        saved = self.read_pointer()
+        self.check_same(saved.pop("about"))
+        self.sums = saved.pop("sha256")
         if saved["epoch"] > config.epochs:
             raise InputError(f"{self.pointer} has {saved['epoch']} epochs, but only {config.epochs} are asked for. It belongs to another run; delete the folder.")
         for name, value in saved.items(): setattr(state, name, value)
-        restore(load_tensors(self.tensors(state.epoch - 1)), learner, optimiser)
+        restore(self.load(state.epoch - 1), learner, optimiser)
+
+    def read_pointer(self) -> dict:
+        "Return what a checkpoint says of itself; raise `InputError` if it is damaged."
+        saved, known = read_json(self.pointer, "checkpoint"), {f.name for f in fields(TrainState)}
+        whole = isinstance(saved, dict) and {"epoch", "best_epoch", "history", "about", "sha256"} <= saved.keys() <= {*known, "about", "sha256"}
+        if not whole or not isinstance(saved["about"], dict) or not isinstance(saved["sha256"], dict) or type(saved["epoch"]) is not int:
+            raise InputError(f"{self.pointer} is damaged, or was written by another version of moosa. Delete its folder to train anew.")
+        return saved
+
+    def load(self, epoch: int) -> dict[str, torch.Tensor]:
+        "Return an epoch's tensors; raise `InputError` if they are not those that were saved."
+        path = self.tensors(epoch)
+        if not path.is_file() or file_sha256(path) != self.read_pointer()["sha256"].get(path.name):
+            raise InputError(f"checkpoint {path} is damaged: its sha256 is not the one in {self.pointer.name}. Delete its folder to train anew.")
+        return load_tensors(path)
 
     def check_same(self, found: dict):
         "Raise `InputError` if a checkpoint belongs to something else."
@@ -367,14 +384,16 @@ class Checkpoint:
 
     def on_epoch(self, state, learner, optimiser):
         if rank() > 0: return
-        with atomic_write(self.tensors(state.epoch - 1), "wb") as f: f.write(save(collect(learner, optimiser)))
-        write_json(self.pointer, {**vars(state), "about": self.about})
-        keep = {self.tensors(state.epoch - 1), self.tensors(state.best_epoch)}
+        content, path = save(collect(learner, optimiser)), self.tensors(state.epoch - 1)
+        with atomic_write(path, "wb") as f: f.write(content)
+        keep = {path, self.tensors(state.best_epoch)}
+        self.sums = {p.name: self.sums.get(p.name) for p in keep} | {path.name: hashlib.sha256(content).hexdigest()}
+        write_json(self.pointer, {**vars(state), "about": self.about, "sha256": self.sums})
         for old in set(self.folder.glob("epoch-*.safetensors")) - keep: old.unlink()
 
     def load_selected(self, state: TrainState, learner: nn.Module):
         "Give `learner` the weights of the selected epoch."
-        saved = load_tensors(self.tensors(state.best_epoch))
+        saved = self.load(state.best_epoch)
         learner.load_state_dict({k.removeprefix("learner."): v for k, v in saved.items() if k.startswith("learner.")})
 
     def clear(self):

@@ -318,6 +318,10 @@ class FolderData(MediaData):
         files = [c for c in table if c not in (*ABOUT_CLIP, "part")]
         self.clips = table.assign(**{"class": table["class"].map(self.classes.index)})[["clip", "domain", "class", "part", *files]]
 
+    def beside_files(self, clip) -> list[str]:
+        "Return nothing: a row names files, and these are looked at themselves."
+        return []
+
     def media(self, clip, modality: str) -> VideoFile | FlowFiles | SoundFile | ArrayFile:
         "What holds a modality of a clip."
         kind = self.kinds[one_of("modality", modality, self.modalities)]

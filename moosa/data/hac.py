@@ -122,6 +122,10 @@ class Hac(MediaData):
         self.root = data_folder(folder)/"raw"/self.folder_name
         self.clips = read_clips(self.root, self.classes, self.domains)
 
+    def beside_files(self, clip) -> list[str]:
+        "Return nothing: a row names files, and these are looked at themselves."
+        return []
+
     def media(self, clip, modality: str) -> VideoFile | FlowFiles | SoundFile:
         "What holds a modality of a clip."
         folder, stem = self.root/clip.domain, clip.file.removesuffix(".mp4")

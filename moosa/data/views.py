@@ -231,6 +231,10 @@ class MediaData:
     ):  # an object of data.media
         raise NotImplementedError
 
+    def beside_files(self, clip) -> list[str]:
+        "Return what a clip's row says that decides what is read of its files, such as when its sound begins: all that is not its name, class, domain or part."
+        return [str(value) for name, value in clip._asdict().items() if name not in ("Index", "clip", "class", "label", "domain", "part") and not name.startswith("_")]
+
     def clip_length(self, medium) -> int:
         "Frames to choose from."
         return medium.frames

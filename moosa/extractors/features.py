@@ -62,10 +62,12 @@ def data_hash(
     clips: pd.DataFrame,
     modality: str,
 ) -> str:  # 16 hexadecimal digits
-    "Of the names (below the data set's folder), sizes and times of change of the clips' files; without files, of the data. An absent file counts as absent; it is complained of when it is read."
+    "Return a hash of the names (below the data set's folder), sizes and times of change of the clips' files, and of what else says what is read of them; without files, of the data. An absent file counts as absent; it is complained of when it is read."
     if not hasattr(dataset, "media"): return hashlib.sha256(dataset.load(clips, [modality])[modality].contiguous().numpy().tobytes()).hexdigest()[:16]
     stats, root = [], getattr(dataset, "root", "/")
+    beside = getattr(dataset, "beside_files", lambda clip: [])
     for clip in clips.itertuples():
+        if said := beside(clip): stats.append([clip.clip, *said])
         for path in dataset.media(clip, modality).files:
             stat = path.stat() if path.exists() else None
             stats.append([clip.clip, os.path.relpath(path, root), stat and stat.st_size, stat and stat.st_mtime_ns])

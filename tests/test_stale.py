@@ -1,0 +1,319 @@
+"""Results that are stale, mixed up or damaged: a run that is done is believed only as long as all it came from, and all it left, is what it was."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moosa.cluster import attempts_of
+from moosa.core import InputError, data_folder
+from moosa.data import minihac
+from moosa.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
+from moosa.fingerprint import Now, changes
+from moosa.grid import cell_status, expand, overview, run_grid
+from moosa.openset import Predictions, evaluate
+from moosa.report import publish_example
+from moosa.spec import Spec, resolve
+from moosa.studies import epochs_of_grid, rescore_grid
+from moosa.tables import collect_results, make_tables, missing_cells
+
+GRID = {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0, 1]}}
+SMALL = {"base": {"watch_target": True, "epochs": 2}, **GRID}
+
+
+def sounds(root: Path, level: float = .1) -> Path:
+    "Own data: 2 domains, 2 classes, 3 clips each, all files of one size."
+    for n, place in enumerate(root/d/c for d in ("field", "hall") for c in ("bell", "horn")):
+        place.mkdir(parents=True, exist_ok=True)
+        for i in range(3): soundfile.write(place/f"{i}.wav", np.full(1600, level*(n + i + 1)/10), 16000)
+    return root
+
+
+def predictions(n: int = 40, seed: int = 0) -> Predictions:
+    draw = torch.Generator().manual_seed(seed)
+    x, labels = torch.randn(n, 8, generator=draw), torch.arange(n) % 10
+    return Predictions(x, {"image": x.clone(), "speech": x.clone()}, labels, [f"clip {i}" for i in range(n)])
+
+
+def finish(spec: Spec, folder: Path):
+    "A run's folder, as a run leaves it, without the run."
+    place = run_folder(spec, folder)
+    place.mkdir(parents=True)
+    target, validation = predictions(), predictions(seed=1)
+    validation.labels %= 8
+    save_predictions(place, validation=validation, target=target)
+    columns = "epoch,seconds,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
+    (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5\n1,1.0,.5,.5,.5\n")
+    (place/"attempts.jsonl").write_text('{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
+                                        '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
+    (place/"split.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    write_record(place, spec, evaluate(target, validation), 1, "cpu", 2., {"peak_memory_mb": 1.}, Now(folder).of(spec))
+
+
+# what a run was made from
+
+@pytest.fixture
+def own(tmp_path):
+    "A finished run of own data."
+    spec = resolve(Spec(dataset=str(sounds(tmp_path/"own")), target="hall", setting="closed", method="erm"))
+    write_record(run_folder(spec, tmp_path), spec, {"accuracy": {"fused": .5}}, 0, "cpu", 1., {}, Now(tmp_path).of(spec))
+    assert finished(spec, tmp_path)
+    return spec, tmp_path
+
+
+def test_a_file_replaced_under_its_name_is_seen(own):
+    spec, folder = own
+    sounds(folder/"own", .2)  # the same names and sizes
+    with pytest.raises(Changed, match="data files field audio.*other contents.*--again"): run(spec, folder)
+    assert cell_status(spec, folder)[0] == "failed"
+    assert collect_results(expand("g", {"cells": [dict(dataset=spec.dataset, target="hall", setting="closed", method="erm")]}), folder).value.isna().all()
+
+
+def test_a_copied_folder_is_the_same_data(own, tmp_path):
+    spec, folder = own
+    for path in (folder/"own").rglob("*.wav"): path.touch()
+    assert finished(spec, folder)
+    first = next((folder/"own").rglob("*.wav"))
+    first.unlink()
+    with pytest.raises(InputError): resolve(spec)  # its table has changed; `data_hash` says so
+
+
+def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
+    spec, folder = own
+    shutil.rmtree(folder/"fingerprints")
+    monkeypatch.setattr("moosa.fingerprint.CHEAP", 0)
+    monkeypatch.setattr("moosa.fingerprint.Now._facts", lambda self, root, places, cheap=0: file_facts(root, places, folder/"fingerprints", self.contents, cheap))
+    from moosa.fingerprint import file_facts
+
+    plain, known = Now(folder).of(spec), Now(folder, contents=True).of(spec)
+    assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None and known["data"]["files"]["hall"]["audio"]["sha256"]
+    for path in (folder/"own").rglob("*.wav"): path.touch()
+    assert "times of change" in changes(plain, Now(folder).of(spec))[0]
+    assert "--contents" in changes(known, Now(folder).of(spec))[0]
+    assert not changes(known, Now(folder, contents=True).of(spec))
+    assert not changes(known, Now(folder).of(spec)), "what was read once is known to all"
+    sounds(folder/"own", .3)
+    assert "other contents" in changes(known, Now(folder, contents=True).of(spec))[0]
+
+
+def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
+    (tmp_path/"stale_nets.py").write_text("from stale_layers import width\n\ndef net(): return width\n")
+    (tmp_path/"stale_layers.py").write_text("width = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = resolve(Spec(target="mfeat", method="erm"))
+    spec = Spec(**{**vars(spec), "extractors": {"image": "stale_nets:net", "speech": "small-speech"}})
+    before = Now(tmp_path).of(spec)
+    assert list(before["extractors"]["image"]) == ["stale_layers", "stale_nets"]
+    (tmp_path/"stale_layers.py").write_text("width = 2\n")
+    assert [line.split(" was ")[0] for line in changes(before, Now(tmp_path).of(spec))] == ["extractors image stale_layers"]
+
+
+def test_weights_are_seen_to_change(tmp_path):
+    from moosa.extractors.weights import weights_path
+
+    spec = Spec(dataset="hac", target="human", sources=("animal",), modalities=("video",), extractors={"video": "slowfast"}, weights="pretrained")
+    path = weights_path("slowfast", tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"one")
+    before = Now(tmp_path).of(spec)
+    path.write_bytes(b"two")
+    assert "weights video" in changes(before, Now(tmp_path).of(spec))[0]
+    path.unlink()
+    assert not changes(before, Now(tmp_path).of(spec)), "what is not here cannot be compared"
+
+
+@pytest.mark.parametrize("what", ["generator", "list", "file"])
+def test_generated_data_are_seen_to_change(tmp_path, what):
+    root = tmp_path/"raw"/"mini-hac"
+    for item in minihac.items(2):
+        for path in item.files(root).values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"clip")
+    minihac.write_lists(root, 2)
+    (root/"recipe.json").write_text('{"generator": 1, "seed": 0}')
+    (root/"manifest.json").write_text('{"generator": 1, "seed": 0, "clips_per_class": 2, "files": {}}')
+    spec = resolve(Spec(dataset="mini-hac", target="human", sources=("animal",), method="erm"))
+    before = Now(tmp_path).of(spec)
+    match what:
+        case "generator": (root/"manifest.json").write_text('{"generator": 2, "seed": 0, "clips_per_class": 2, "files": {}}')
+        case "list":
+            path = root/"HAC_Splits"/"HAC_train_only_animal.csv"
+            path.write_text(path.read_text().replace(",0\n", ",1\n", 1))
+        case "file": next((root/"animal"/"audio").iterdir()).write_bytes(b"CLIP")
+    said = changes(before, Now(tmp_path).of(spec))
+    assert {"generator": "data made generator was 1, is 2", "list": "data lists animal hash", "file": "data files animal audio"}[what] in said[0]
+    shutil.rmtree(root)
+    assert not changes(before, Now(tmp_path).of(spec))
+
+
+def test_files_are_looked_at_once_for_a_grid(own, monkeypatch):
+    spec, folder = own
+    looked = []
+    from moosa import fingerprint
+
+    real = fingerprint.look
+    monkeypatch.setattr(fingerprint, "look", lambda place, root: looked.append(place) or real(place, root))
+    now = Now(folder)
+    for _ in range(20): finished(spec, folder, now)
+    assert len([p for p in looked if p.suffix == ".wav"]) == 12
+
+
+def test_again_computes_only_what_cannot_be_used(tmp_path):
+    grid, calls = expand("small", GRID), []
+    (tmp_path/"raw").symlink_to(data_folder()/"raw")
+    for spec in grid.specs: finish(spec, tmp_path)
+    path = run_folder(grid.specs[0], tmp_path)/"record.json"
+    path.write_text(path.read_text().replace("fsdd_speakers.csv\": \"", "fsdd_speakers.csv\": \"0"))
+
+    def engine(cells, carry):
+        for spec, _ in cells:
+            calls.append(spec.seed)
+            finish(spec, tmp_path)
+        return iter(())
+
+    said = []
+    assert run_grid(grid, tmp_path, report=said.append, engine=engine).status.tolist() == ["failed", "done"] and not calls
+    assert "seed=0" in said[0] and "fsdd_speakers.csv was" in said[0]
+    assert run_grid(grid, tmp_path, report=said.append, engine=engine, again=True).status.tolist() == ["done", "done"] and calls == [0]
+
+
+# records
+
+def wrong(record: dict) -> dict:  # what is wrong -> record
+    "Records that must not be believed."
+    edit = lambda **how: json.loads(json.dumps(record)) | how
+    results = lambda value: edit(results={"accuracy": {"fused": value}})
+    return {"share above 1": results(1.5), "share below 0": results(-.1), "text": results("0.5"), "infinite": results(float("inf")), "true": results(True),
+            "epoch": edit(selected_epoch=record["spec"]["epochs"]), "negative epoch": edit(selected_epoch=-1), "epoch as text": edit(selected_epoch="1"),
+            "other hash": edit(hash="0"*12), "other spec": edit(spec={**record["spec"], "lr": .5}), "spec is a list": edit(spec=[]), "no spec": {k: v for k, v in record.items() if k != "spec"},
+            "seconds": edit(seconds=-1), "schema": edit(schema=2), "results are a list": edit(results=[1]), "group is a number": edit(results={"oracle": 1}),
+            "missing": edit(missing=[1]), "missing results": edit(missing=[dict(rule="zero", present="image", results={"accuracy": {"fused": 2}})]),
+            "fingerprint": edit(fingerprint=None), "files": edit(files={"clips.csv": 1}), "nested": {"record": record}, "list": [record]}
+
+
+def test_records_that_are_not_believed(tmp_path):
+    spec = resolve(Spec(target="mfeat", method="erm"))
+    path = write_record(run_folder(spec, tmp_path), spec, {"accuracy": {"fused": .5}}, 0, "cpu", 1.)
+    record = read_record(path.parent)
+    for what, edited in wrong(record).items():
+        path.write_text(json.dumps(edited))
+        with pytest.raises(InputError, match="record.json"): pytest.fail(f"{what}: {read_record(path.parent)}")
+    path.write_text(json.dumps(record))
+    moved = path.parent.rename(path.parent.with_name("0123456789ab"))
+    with pytest.raises(InputError, match="its folder is 0123456789ab"): read_record(moved)
+
+
+# predictions
+
+NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["0080", "NA", "null", "nan", "1e5", "True", "a,b", 'say "x"', "two\nlines", "\r", "\r\n", " ", "labels", "fused", "missing", "logits/x", "é", "e\u0301"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=5), st.lists(NAMES, min_size=1, max_size=4, unique=True), st.lists(NAMES, max_size=3, unique=True))
+def test_predictions_keep_every_name(tmp_path_factory, clips, modalities, rules):
+    folder = tmp_path_factory.mktemp("predictions")
+    x = lambda i: torch.full((len(clips), 2), float(i))
+    given_ = Predictions(x(0), {m: x(i + 1) for i, m in enumerate(modalities)}, torch.arange(len(clips)), clips,
+                         {m: x(i + 100) for i, m in enumerate(modalities)}, {f"zero/{r}": x(i + 200) for i, r in enumerate(rules)})
+    save_predictions(folder, **{"target": given_, modalities[0]: given_})
+    for back in load_predictions(folder).values():
+        assert back.clips == clips and torch.equal(back.labels, given_.labels) and torch.equal(back.fused, given_.fused)
+        for kind in ("logits", "embeddings", "missing"):
+            one, other = getattr(back, kind), getattr(given_, kind)
+            assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), kind
+
+
+def test_a_list_of_clips_cut_short_is_an_error(tmp_path):
+    save_predictions(tmp_path, target=predictions())
+    path = tmp_path/"clips.csv"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:20]))
+    with pytest.raises(InputError, match="19 names of target, but there are 40 labels"): load_predictions(tmp_path)
+
+
+# damaged files
+
+FILES = ("record.json", "attempts.jsonl", "error.json", "lock.0", "history.csv", "clips.csv", "predictions.safetensors", "scores.csv", "split.ipynb", "kernel.log")
+DAMAGE = {"empty": lambda p: p.write_bytes(b""), "garbage": lambda p: p.write_bytes(bytes(range(256))*3), "half": lambda p: p.write_bytes(p.read_bytes()[:len(p.read_bytes())//2] if p.exists() else b'{"a'),
+          "list": lambda p: p.write_text("[1, 2]"), "deep": lambda p: p.write_text("["*100_000), "number": lambda p: p.write_text("9"*5000), "folder": lambda p: (p.unlink(missing_ok=True), p.mkdir()),
+          "other object": lambda p: p.write_text('{"time": "x", "error": 1}\n')}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "Two finished runs of a grid, whose targets were watched."
+    folder = tmp_path_factory.mktemp("whole")
+    grid = expand("small", SMALL)
+    for spec in grid.specs: finish(spec, folder)
+    rescore_grid(grid, folder)
+    return grid, folder
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_a_damaged_file_stops_nobody_else(whole, tmp_path, name, done, capsys):
+    grid, _ = whole
+    for kind, damage in DAMAGE.items():
+        folder = tmp_path/kind
+        shutil.copytree(whole[1], folder)
+        place = run_folder(grid.specs[0], folder)
+        if not done: (place/"record.json").unlink()
+        damage(place/name)
+        said = []
+        seen = overview(grid, folder)
+        rescored, epochs, results = rescore_grid(grid, folder, report=said.append), epochs_of_grid(grid, folder, said.append), collect_results(grid, folder)
+        make_tables(results)
+        attempts_of(grid, folder)
+        publish_example(grid, folder/"example.ipynb", folder)
+        assert {"seed": 1} not in (rescored, epochs) and (rescored[rescored.seed == 1].value.notna().any() and epochs[epochs.seed == 1].value.notna().any()), (name, kind)
+        assert (folder/"example.ipynb").exists()
+        unused = name in ("kernel.log", "scores.csv", "split.ipynb") or done and name in ("error.json",) or not done and name in ("clips.csv", "predictions.safetensors")
+        told = json.dumps(seen["attention"]) + " ".join(said) + missing_cells(results).to_json()
+        assert unused or name in told or name == "record.json" and "record" in told, (name, kind, told[:500])
+
+
+def test_flipped_bits_are_noticed(whole, tmp_path):
+    grid, _ = whole
+    for name in KEPT:
+        folder = tmp_path/name
+        shutil.copytree(whole[1], folder)
+        path = run_folder(grid.specs[0], folder)/name
+        if not path.exists(): continue
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+        assert name in cell_status(grid.specs[0], folder)[1], name
+        with pytest.raises(InputError, match=name): finished(grid.specs[0], folder)
+
+
+# the notebook and the commands
+
+def test_the_notebook_of_a_finished_run_shows_and_changes_nothing(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    (tmp_path/"raw").symlink_to(data_folder()/"raw")
+    options = ("run", "--target", "mfeat", "--method", "erm", "--epochs", 1, "--data-dir", tmp_path)
+    assert call(*options).returncode == 0
+    (place,) = (tmp_path/"runs").iterdir()
+    before = {p.name: p.read_bytes() for p in place.iterdir()}
+    nb = nbformat.read(place/"split.ipynb", as_version=4)
+    NotebookClient(nb, resources={"metadata": {"path": str(place)}}, kernel_name="python3", timeout=300).execute()
+    said = "".join(o.get("text", "") for c in nb.cells for o in c.get("outputs", []))
+    assert "This run is done" in said and "delete that folder" in said
+    assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+    drawn = sum("image/png" in o.get("data", {}) for c in nb.cells for o in c.get("outputs", []))
+    assert drawn >= 4, drawn
+
+    shown, as_json = call("record", "show", place.name[:6], "--data-dir", tmp_path), call("record", "show", place, "--json", "--data-dir", tmp_path)
+    assert shown.returncode == 0 and "fingerprint.data.made" in shown.stdout and json.loads(as_json.stdout)["hash"] == place.name
+    assert call(*options, "--seed", 1).returncode == 0
+    one, other = sorted(p.name for p in (tmp_path/"runs").iterdir())
+    differ = call("record", "diff", one, other, "--data-dir", tmp_path)
+    assert differ.returncode == 1 and "spec.seed" in differ.stdout
+    assert call("record", "diff", one, one, "--data-dir", tmp_path).returncode == 0
