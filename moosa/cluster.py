@@ -7,7 +7,6 @@ __all__ = ['LOST_WORKERS', 'SLURM', 'dask_engine', 'set_aside', 'local_cluster',
            'choose_engine', 'attempts_of', 'plot_timeline']
 
 # %% ../nbs/45_cluster.ipynb #5d740544
-import json
 import logging
 import os
 import re
@@ -27,7 +26,7 @@ from .core import SAFE_PATH, InputError, brief, data_folder, one_of, safe_path, 
 from .experiment import run_folder
 from .figures import KNOWN, UNKNOWN, new_figure
 from .grid import Grid, serial
-from .launch import ALREADY, BUSY, FAILED, ClusterLost, Outcome
+from .launch import ALREADY, BUSY, FAILED, ClusterLost, Outcome, read_attempts
 from .notebook import on_worker
 from .spec import Spec
 from .words import in_figure, read_word_file, values_of

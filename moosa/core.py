@@ -86,6 +86,7 @@ def atomic_write(
 ):
     "Open a temporary file beside `path` and rename it into place only when the block ends without an error."
     path = Path(path)
+    if path.is_dir(): raise InputError(f"cannot write {path}: a folder has this name. Delete or rename it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")

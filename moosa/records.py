@@ -29,7 +29,7 @@ def find_record(
     if (record := read_record(place)) is None: raise InputError(f"record: the run in {place} is not done, and has no record.json.")
     return record
 
-
+# %% ../nbs/43_records.ipynb #a8d7b20c
 NAMES = ("rule", "present", "clip", "modality", "file", "name")  # what tells an entry of a list from the others, wherever it stands
 
 
@@ -55,7 +55,7 @@ def named(
         found.append((name if seen[name] == 1 else f"{name}#{seen[name]}", entry))
     return found
 
-
+# %% ../nbs/43_records.ipynb #5e01d037
 def shorten(value, most: int = 44) -> str:
     "A value in a table's cell."
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

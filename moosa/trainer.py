@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WATCHED', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'own_rows', 'check_shared', 'notify', 'Meter',
            'check_finite', 'validate', 'predict', 'lay_out', 'make_fabric', 'side_by_side', 'Progress', 'Watch',
-           'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'collect', 'restore', 'load_tensors']
+           'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'read_pointer', 'collect', 'restore', 'load_tensors']
 
 # %% ../nbs/41_trainer.ipynb #747ccac7
 import hashlib
@@ -352,7 +352,7 @@ class Checkpoint:
 
     def on_start(self, state, learner, optimiser, config):
         if not self.pointer.exists(): return
-        saved = self.read_pointer()
+        saved = read_pointer(self.pointer)
         self.check_same(saved.pop("about"))
         self.sums = saved.pop("sha256")
         if saved["epoch"] > config.epochs:
@@ -360,18 +360,10 @@ class Checkpoint:
         for name, value in saved.items(): setattr(state, name, value)
         restore(self.load(state.epoch - 1), learner, optimiser)
 
-    def read_pointer(self) -> dict:
-        "Return what a checkpoint says of itself; raise `InputError` if it is damaged."
-        saved, known = read_json(self.pointer, "checkpoint"), {f.name for f in fields(TrainState)}
-        whole = isinstance(saved, dict) and {"epoch", "best_epoch", "history", "about", "sha256"} <= saved.keys() <= {*known, "about", "sha256"}
-        if not whole or not isinstance(saved["about"], dict) or not isinstance(saved["sha256"], dict) or type(saved["epoch"]) is not int:
-            raise InputError(f"{self.pointer} is damaged, or was written by another version of moosa. Delete its folder to train anew.")
-        return saved
-
     def load(self, epoch: int) -> dict[str, torch.Tensor]:
         "Return an epoch's tensors; raise `InputError` if they are not those that were saved."
         path = self.tensors(epoch)
-        if not path.is_file() or file_sha256(path) != self.read_pointer()["sha256"].get(path.name):
+        if not path.is_file() or file_sha256(path) != read_pointer(self.pointer)["sha256"].get(path.name):
             raise InputError(f"checkpoint {path} is damaged: its sha256 is not the one in {self.pointer.name}. Delete its folder to train anew.")
         return load_tensors(path)
 
@@ -401,6 +393,16 @@ class Checkpoint:
         self.pointer.unlink(missing_ok=True)
         for old in self.folder.glob("epoch-*.safetensors"): old.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()): self.folder.rmdir()
+
+# %% ../nbs/41_trainer.ipynb #1b35a71a
+def read_pointer(
+    path: Path,  # checkpoint.json
+) -> dict[str, object]:  # the training's state, about, and sha256 of the files of tensors
+    "Return what a checkpoint says of itself; raise `InputError` if it is damaged."
+    saved, known = read_json(path, "checkpoint"), {f.name for f in fields(TrainState)}
+    whole = isinstance(saved, dict) and {"epoch", "best_epoch", "history", "about", "sha256"} <= saved.keys() <= {*known, "about", "sha256"}
+    if whole and isinstance(saved["about"], dict) and isinstance(saved["sha256"], dict) and type(saved["epoch"]) is int: return saved
+    raise InputError(f"{path} is damaged, or was written by another version of moosa. Delete its folder to train anew.")
 
 # %% ../nbs/41_trainer.ipynb #22c31263
 def collect(learner: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
