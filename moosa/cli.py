@@ -195,17 +195,17 @@ def run_command(
     preset: Annotated[str | None, typer.Option(help="Published or shared hyper-parameters, e.g. published-hac; what you give yourself goes before.")] = None,
     method: Annotated[str | None, typer.Option(help="moosa (the default), erm or a rival, such as coral; +outliers or +gmp after a name add that option.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches, dropout, masks, permutations.")] = 0,
-    sources: Annotated[list[str], typer.Option(help="Domains to train on, e.g. mnist,optdigits; may be repeated. Default: all but the target.")] = [],
-    unknown: Annotated[list[str], typer.Option(help="Classes that only the target has, e.g. 8,9; may be repeated. Default: the data set's.")] = [],
+    sources: Annotated[list[str], typer.Option(help="Domains to train on, e.g. mnist,optdigits; may be repeated. Default: all but the target.")] = (),
+    unknown: Annotated[list[str], typer.Option(help="Classes that only the target has, e.g. 8,9; may be repeated. Default: the data set's.")] = (),
     num_unknown: Annotated[int | None, typer.Option(help="How many, in place of their names: the data set's own first, then the last of the others.")] = None,
-    source_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that a source shows, e.g. mnist=[0,1,2]; may be repeated. Default: the data set's.")] = [],
-    target_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that the target shows; may be repeated. Default: the data set's.")] = [],
+    source_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that a source shows, e.g. mnist=[0,1,2]; may be repeated. Default: the data set's.")] = (),
+    target_classes: Annotated[list[str], typer.Option(help="open-partial: the known classes that the target shows; may be repeated. Default: the data set's.")] = (),
     train_share: Annotated[float | None, typer.Option(help="Of the training clips of each class in each source; above 0, up to 1 (the default).")] = None,
     pairing: Annotated[str | None, typer.Option(help="osda: pairs of source and target clips, shuffled (anew in every epoch) or published (by position in the lists).")] = None,
-    missing: Annotated[list[str], typer.Option(help="How the test does without a modality: any of translate,zero,drop; may be repeated. Default: all that the method can.")] = [],
-    modalities: Annotated[list[str], typer.Option(help="In the order of concatenation, e.g. image,speech; may be repeated. Default: all.")] = [],
-    hyper: Annotated[list[str], typer.Option(help="A hyper-parameter of the method, name=value; may be repeated.")] = [],
-    extractors: Annotated[list[str], typer.Option(help="modality=name, e.g. video=slowfast; may be repeated. Default: the data set's preset, here and below.")] = [],
+    missing: Annotated[list[str], typer.Option(help="How the test does without a modality: any of translate,zero,drop; may be repeated. Default: all that the method can.")] = (),
+    modalities: Annotated[list[str], typer.Option(help="In the order of concatenation, e.g. image,speech; may be repeated. Default: all.")] = (),
+    hyper: Annotated[list[str], typer.Option(help="A hyper-parameter of the method, name=value; may be repeated.")] = (),
+    extractors: Annotated[list[str], typer.Option(help="modality=name, e.g. video=slowfast; may be repeated. Default: the data set's preset, here and below.")] = (),
     weights: Annotated[str | None, typer.Option(help="Of the stems: pretrained or random.")] = None,
     frozen_stems: Annotated[bool | None, typer.Option("--frozen-stems/--trained-stems", help="Train only tails and heads, or stems, too.")] = None,
     frozen_bn: Annotated[str | None, typer.Option(help="BatchNorm of frozen stems in training: train (published for video and flow) or eval.")] = None,
@@ -214,7 +214,7 @@ def run_command(
     views: Annotated[int | None, typer.Option(help="Views of each training clip that are kept: several are random, 1 is evaluation's, without any randomness. Default: 4.")] = None,
     features_dtype: Annotated[str | None, typer.Option(help="In which features are kept: float32 (the default) or float16, half as large.")] = None,
     stem_dtype: Annotated[str, typer.Option(help="In which frozen stems compute: float32 or bfloat16.")] = "float32",
-    data_options: Annotated[list[str], typer.Option(help="How files are read, e.g. frame_index=repaired; may be repeated.")] = [],
+    data_options: Annotated[list[str], typer.Option(help="How files are read, e.g. frame_index=repaired; may be repeated.")] = (),
     on_bad_clip: Annotated[str, typer.Option(help="At a clip that cannot be read: stop, or skip it and say so in the record.")] = "stop",
     epochs: Annotated[int | None, typer.Option(help="Passes over the source clips.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step.")] = None,
@@ -385,7 +385,7 @@ def record_show(
     "All that a record says: spec, results, versions, machine, times."
     import json
 
-    from moosa.records import find_record, flatten
+    from moosa.records import find_record, flatten, shorten
 
     record = find_record(run, data_dir)
     if as_json: return print(json.dumps(record, indent=2))

@@ -120,6 +120,7 @@ def first_code(nb): return next(c for c in nb["cells"] if c["cell_type"] == "cod
     ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]], "0 cells tagged `parameters`"),
     ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]), "2 cells tagged `parameters`"),
     ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}), "more than 60 lines"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}), "F821 Undefined name `nobody_knows_me`"),
 ])
 def test_check_finds(copy_of_house, name, change, says):
     undo = edit(copy_of_house/"nbs"/name, change)

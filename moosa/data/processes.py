@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import cv2
 from tqdm.auto import tqdm
@@ -31,7 +32,7 @@ def each(
         if workers > 1: return _in_processes(work, items, workers, bar)
         results = []
         for item in items:
-            results.append(_outcome(lambda: work(item)))
+            results.append(_outcome(partial(work, item)))
             bar.update()
         return results
 
