@@ -114,6 +114,9 @@ class FrameFolder:
     @property
     def files(self) -> list[Path]: return [self.path/(self.pattern % n) for n in range(self.start, self.start + self.frames)]
 
+    @property
+    def folders(self) -> list[Path]: return [self.path]
+
     def read(self,
         numbers: Sequence[int],  # file numbers, not counted from the clip's start
     ) -> np.ndarray:  # (T, H, W, 3) RGB, or (T, H, W) if gray; uint8
@@ -139,6 +142,9 @@ class FlowFolders:
 
     @property
     def files(self) -> list[Path]: return self.u.files + self.v.files
+
+    @property
+    def folders(self) -> list[Path]: return [self.u.path, self.v.path]
 
     def read(self,
         numbers: Sequence[int],  # file numbers
