@@ -101,7 +101,7 @@ def data_check(
     sample: Annotated[int | None, typer.Option(help="Open this many clips, drawn at random. Default: all.")] = None,
     modalities: Annotated[str | None, typer.Option(help="Only these, e.g. video,audio. Default: all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: as many as CPUs.")] = None,
-    data_options: Annotated[list[str], typer.Option(help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = [],
+    data_options: Annotated[list[str], typer.Option(help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = (),
     out: Annotated[Path | None, typer.Option(**PATH, help="CSV file for the findings. Default: data/check-NAME.csv.")] = None,
     data_dir: DataDir = None,
 ):
