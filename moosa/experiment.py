@@ -272,6 +272,7 @@ def order(
 ) -> dict[str, object]:  # notebook, folder and parameters, as `carry_out` takes them
     "What is to be executed for a spec, and where."
     check_shared(spec.batch_size, devices)
+    for name in spec.extractors.values(): find_extractor(name)  # imported by a run: better now than in its notebook
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device, **(dict(devices=devices) if devices != 1 else {})}
     known = notebook_parameters(notebook)

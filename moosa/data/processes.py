@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import psutil
 from tqdm.auto import tqdm
 
-from ..core import InputError
+from ..core import InputError, safe_path
 
 # %% ../../nbs/11_data.processes.ipynb #150a993b
 def each(
@@ -143,7 +143,7 @@ def _in_processes(work: Callable, items: Sequence, workers: int, bar) -> list:
             bar.update()
         helper.end()
 
-    with ThreadPoolExecutor(workers) as threads:
+    with safe_path(), ThreadPoolExecutor(workers) as threads:
         try:
             for thread in as_completed([threads.submit(serve, helper) for helper in helpers]): thread.result()
         except BaseException:  # Ctrl-C, or processes cannot be started
@@ -160,7 +160,7 @@ def alone(
 ):  # its result, or the exception that stopped it
     "Call `work` for one item in a fresh process."
     helper = Helper()
-    result = helper.do(work, item)
+    with safe_path(): result = helper.do(work, item)
     helper.end()
     if not isinstance(result, ProcessDied): return result
     return ProcessDied(f"it kills the process that works on it, alone as well: {result}. Either it crashes a library, or memory runs out.")
