@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from .core import atomic_write, project_root
 from .experiment import run_folder
 from .figures import GREY, new_figure, title
+from .fingerprint import Now
 from .grid import Grid, cell_status
 from .openset import openness
 from .published import beside_published, published_text
@@ -310,5 +311,6 @@ def publish_example(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ):
     "Publish the executed notebook of the grid's last finished cell; do nothing if none is finished."
-    done = [s for s in grid.specs if cell_status(s, folder)[0] == "done"]
+    now = Now(folder)
+    done = [s for s in grid.specs if cell_status(s, folder, now)[0] == "done"]
     if done: publish_notebook(run_folder(done[-1], folder)/"split.ipynb", target)
