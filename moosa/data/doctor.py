@@ -25,6 +25,7 @@ from ..core import InputError, atomic_write, one_of
 from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile, variable_rate
 from .processes import each
 from .views import FLOW, RGB, SOUND, FrameRecipe
+from ..words import markdown_table
 
 # %% ../../nbs/18_data.doctor.ipynb #479ad0e9
 ADVICE = {
@@ -419,7 +420,7 @@ def _kinds(findings: pd.DataFrame) -> list[str]:
 def _counts(table: pd.DataFrame) -> str:
     by_class = table.set_index(["domain", "part", "class"])["clips"].unstack(sort=False)
     bad = table.groupby(["domain", "part"], sort=False)["bad"].sum()
-    lines = [by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index().to_markdown(index=False)]
+    lines = [markdown_table(by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index())]
     if "official" in table:
         other = table[table["clips"] != table["official"]]
         lines.append("These are the official numbers of clips." if other.empty else "Other than the official numbers:")
