@@ -18,7 +18,7 @@ from moosa.cli import app
 from moosa.core import user_path
 from moosa.compare import compare, paired, sentence
 from moosa.data import loader
-from moosa.experiment import make_split, run_folder, write_record
+from moosa.experiment import Now, make_split, run_folder, write_record
 from moosa.extractors.cache import cache_folder, make_shard
 from moosa.figures import confusion, plot_setting, spec_table
 from moosa.grid import expand
@@ -33,8 +33,9 @@ NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</
 def read_once():
     "Own data is read again by whoever asks for its names; here it does not change."
     plain = loader.folder_data.FolderData
+    kept = lru_cache(lambda path: plain(path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader.folder_data, "FolderData", lru_cache(lambda path: plain(path)))
+        patch.setattr(loader.folder_data, "FolderData", lambda path, **how: plain(path, **how) if how else kept(path))
         yield
 
 
@@ -54,12 +55,14 @@ def named(tmp_path_factory, read_once):
                     lines.writerow([f"{i}-{j}-{part}", name, domain, part, f"{i}-{j}-{part}.npy"])
     base = dict(dataset=str(root), extractors={"array": "moosa.extractors.small:small_speech"})
     grid = expand("named", dict(about="", base=base, axes=dict(unknown=[[NAMES[1], NAMES[10]]], target=NAMES, seed=[0])))
+    now = Now(root)
     for i, spec in enumerate(grid.specs):
         group = {"OS*": .5 + .001*i, "UNK": .5, "HOS": .5, "OS*-class": .5, "HOS-class": .5, "threshold": .5}
         results = {"oracle": group, "source-quantile": group, "threshold-free": dict.fromkeys(("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR"), .5),
                    "accuracy": {"fused": .5, "array": .5}, "class-mean accuracy": {"fused": .5}, "calibration": {"ECE": .1}, "validation accuracy": {"fused": .5}}
-        write_record(run_folder(spec, root), spec, results, 0, "cpu", 1.)
+        write_record(run_folder(spec, root), spec, results, 0, "cpu", 1., fingerprint=now.of(spec))
     results = collect_results(grid, root)
+    assert (results.status == "done").all(), results.reason.iloc[0]
     return SimpleNamespace(root=root, base=base, grid=grid, results=results, tables=make_tables(results))
 
 
