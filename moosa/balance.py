@@ -31,8 +31,12 @@ def without_conflict(
     other: torch.Tensor,  # of the same shape
 ) -> torch.Tensor:  # of the same shape
     "Sum of two gradients; if they conflict, the shorter one is first made orthogonal to the longer."
-    dot, longer = (task*other).sum(), torch.where(task.norm() < other.norm(), other, task)
-    return task + other - longer*(dot.clamp(max=0)/longer.square().sum().clamp(min=1e-30))
+    enough = torch.promote_types(task.dtype, torch.float32)  # the square of a norm of 256 is too large for half precision
+    g, a = task.to(enough), other.to(enough)
+    first = g.norm() < a.norm()
+    shorter, longer = torch.where(first, g, a), torch.where(first, a, g)
+    along = longer/longer.norm().clamp(min=1e-30)
+    return (shorter + longer - along*(along*shorter).sum().clamp(max=0)).to(task.dtype)
 
 # %% ../nbs/36_balance.ipynb #f1ccdb02
 class _Aside(torch.autograd.Function):
@@ -48,7 +52,7 @@ class _Aside(torch.autograd.Function):
 
 
 class Balance(nn.Module):
-    "Cross entropy of domain classifiers and probes; its work is done on the gradients of the other terms (gradient modulation)."
+    "Sum of the cross entropies of domain classifiers and probes; its work is done on the gradients of the other terms (gradient modulation)."
     supervised = True
 
     def __init__(self,
@@ -70,7 +74,7 @@ class Balance(nn.Module):
         for m, k in damping(sure, self.alpha).items():
             if outputs.embeddings[m].requires_grad: outputs.embeddings[m].register_hook(self.balanced(k, kept[m]))
         losses = [F.cross_entropy(x, outputs.domains) for x in domains.values()] + [F.cross_entropy(x, labels) for x in heads.values() if self.probes]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     def balanced(self, factor: torch.Tensor, kept: list):
         "A hook that puts both gradients together."

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 import moosa
 from .core import InputError, atomic_write, data_folder, one_of, project_root, random_state, read_json, seed_everything, set_random_state, write_json
-from .data.doctor import playable
+from .data.doctor import check_before, playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
@@ -57,6 +57,11 @@ class Experiment:
         s = self.spec
         if workers is None: workers = (os.cpu_count() or 1) if hasattr(self.dataset, "media") and s.features == "live" else 0
         return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
+
+    def check_before(self):
+        "Raise `InputError` if an array or a sound that will be loaded holds a NaN, rather than when all the training is done."
+        clips = pd.concat([self.train.clips, self.validation.clips, self.test.clips]).drop_duplicates("clip")
+        check_before(self.dataset, clips, self.spec.modalities)
 
     def precompute(self, device="cpu") -> int:  # clips times views that had to be computed
         "Compute the features that are not kept yet, and check those that are; with features=live there is nothing to do."
@@ -140,6 +145,7 @@ def train(
     "Train a spec's learner, or go on with it."
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive the fork of a process
     config = experiment.config(workers)
+    if experiment.spec.features == "live": experiment.check_before()
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if experiment.spec.watch_target else []
     return fit(fabric, learner, experiment.train, experiment.validation, config, [*watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]), computed

@@ -5,7 +5,7 @@ r"""From predictions to numbers: scores, thresholds, OS\*, UNK, HOS, AUROC, FPR9
 # %% auto #0
 __all__ = ['max_softmax', 'harmonic_mean', 'at_threshold', 'Sweep', 'sweep_thresholds', 'published_sweep',
            'source_quantile_threshold', 'oscr', 'threshold_free', 'expected_calibration_error', 'openness',
-           'Predictions', 'known_accuracy', 'evaluate', 'evaluate_missing']
+           'Predictions', 'check_logits', 'known_accuracy', 'evaluate', 'evaluate_missing']
 
 # %% ../nbs/40_openset.ipynb #cacafbca
 from dataclasses import dataclass, field
@@ -166,6 +166,20 @@ class Predictions:
         "Are there unknown clips?"
         return bool((self.labels >= self.num_known).any())
 
+# %% ../nbs/40_openset.ipynb #40f808f6
+def check_logits(
+    predictions: Predictions,
+    what: str = "",  # which list they are of
+):
+    "Raise `InputError` that names the clips about which a head says NaN or infinity: no number could be had from them."
+    for head, x in [("fused", predictions.fused), *predictions.logits.items()]:
+        bad = ~torch.isfinite(x).all(dim=1)
+        if not bad.any(): continue
+        names = [name for name, is_bad in zip(predictions.clips, bad.tolist()) if is_bad]
+        some = ", ".join(map(str, names[:5])) + (", ..." if names[5:] else "")
+        raise InputError(f"{what}{': ' if what else ''}the {head} head's logits of {len(names)} of {len(bad)} clips are NaN or infinite: {some}. Of all clips: the weights "
+                         f"are spoiled; lower lr, or compute with precision 32-true. Of some: look at these with `moosa data check`, and leave them out.")
+
 # %% ../nbs/40_openset.ipynb #915fc7c1
 def known_accuracy(
     predictions: Predictions,
@@ -184,9 +198,10 @@ def evaluate(
     validation: Predictions,  # source validation, all known
     quantile: float = 0.05,  # for the source-quantile protocol
 ) -> dict[str, dict[str, float]]:  # protocol or another group of numbers -> name -> value
-    "All numbers of a run, from its predictions; those of an open set only if the target has unknown clips."
+    "All numbers of a run, from its predictions; those of an open set only if the target has unknown clips. Raise `InputError` if not all logits are finite."
     if len(target.labels) == 0: raise InputError("the target has no clips: there is nothing to evaluate.")
     if len(validation.labels) == 0: raise InputError("the validation list is empty: a run is selected, and its threshold set, by source validation clips.")
+    for what, predictions in (("target", target), ("source validation", validation)): check_logits(predictions, what)
     confidence, predicted = max_softmax(target.fused), target.fused.argmax(dim=1)
     known, groups = target.labels < target.num_known, {}
     if target.open_set:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from .core import InputError
-from .openset import Predictions, at_threshold, harmonic_mean, max_softmax, source_quantile_threshold, sweep_thresholds, threshold_free
+from .openset import Predictions, at_threshold, check_logits, harmonic_mean, max_softmax, source_quantile_threshold, sweep_thresholds, threshold_free
 
 # %% ../nbs/41_scores.ipynb #587d5866
 def max_logit(
@@ -66,6 +66,9 @@ def joined_embeddings(
     "Each modality's embedding at length 1, side by side."
     if not predictions.embeddings:
         raise InputError("these predictions have no embeddings (runs of before embeddings were saved have none); predict with embeddings, or take a score from logits.")
+    for m, e in predictions.embeddings.items():
+        bad = (~torch.isfinite(e).all(dim=1)).nonzero().flatten().tolist()
+        if bad: raise InputError(f"the {m} embedding of {len(bad)} clip(s) is NaN or infinite, e.g. {predictions.clips[bad[0]]}; look at it with `moosa data check`.")
     return torch.cat([F.normalize(e.double(), dim=1) for e in predictions.embeddings.values()], dim=1).numpy()
 
 
@@ -306,6 +309,7 @@ def rescore(
 ) -> pd.DataFrame:  # score, group, number, value
     "All open-set numbers of a run, by each score; no leave-one-class-out if fewer than three classes have validation clips."
     if not target.open_set: raise InputError("the target has no unknown clips: there is nothing to tell apart.")
+    for what, predictions in (("target", target), ("source validation", validation)): check_logits(predictions, what)
     groups = {name: _rescore(target, validation, name, quantile) for name in (available(target, trained_heads) if names is None else names)}
     return pd.DataFrame([(name, group, number, value) for name, g in groups.items() for group, numbers in g.items() for number, value in numbers.items()],
                         columns=["score", "group", "number", "value"])

@@ -222,7 +222,8 @@ def mended(
     spec: Spec,  # resolved
 ) -> list[str]:  # most often none
     "What was mended since runs of this schema had been done, where it changes the spec's numbers: a run from before must not be taken for it."
-    return ["both lists of pairs are shuffled"]*(spec.pairing == "shuffled")
+    gmp = "gmp" in spec.method.split("+")
+    return ["both lists of pairs are shuffled"]*(spec.pairing == "shuffled") + ["gmp adds up its cross entropies"]*gmp
 
 # %% ../nbs/39_spec.ipynb #ee3fcbdb
 def differs_from_live(

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .core import InputError, atomic_write, one_of, random_state, read_json, set_random_state, write_json
-from .data.loader import Batch, ClipList, Pairs, eval_batches, train_batches
+from .data.loader import Batch, ClipList, Pairs, eval_batches, named, train_batches
 from .model import Model, Outputs
 from .objectives import Objective
-from .openset import Predictions, evaluate
+from .openset import Predictions, check_logits, evaluate
 from .optimiser import step_in_backward
 from .parallel import all_rows, own_randomness, rank, ranks, share_buffers, share_of, under_torchrun
 from .spec import PRECISIONS
@@ -113,8 +113,8 @@ def fit(
             meter, started = Meter(), time.perf_counter()
             for batch in train_batches(train, config.batch_size, config.seed, epoch, config.workers, fabric.device.type == "cuda", own_rows):
                 batch = batch.to(fabric.device)
-                _, loss, terms = learner(batch)
-                check_finite(loss, terms, epoch, state.step)
+                outputs, loss, terms = learner(batch)
+                check_finite(loss, terms, epoch, state.step, outputs, batch.clips)
                 optimiser.zero_grad()
                 fabric.backward(loss)
                 optimiser.step()
@@ -164,11 +164,21 @@ class Meter:
     def means(self) -> dict[str, float]: return {name: (total/self.clips).item() for name, total in self.sums.items()}
 
 
-def check_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], epoch: int, step: int):
-    "Stop before a NaN reaches the weights, and say which term it came from."
+def check_finite(
+    loss: torch.Tensor,
+    terms: dict[str, torch.Tensor],  # by name
+    epoch: int,
+    step: int,
+    outputs: Outputs,  # of the batch
+    clips: Sequence[str],  # names of the batch's clips that are this process's
+):
+    "Stop before a NaN reaches the weights, and say which term and, if it is some clips' fault, which clips it came from."
     if torch.isfinite(loss): return
     values = ", ".join(f"{name}={v.item():.4g}" for name, v in terms.items())
-    raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}). The weights were not touched by it, and the checkpoint of "
+    bad = ~torch.isfinite(outputs.fused).all(dim=1).cpu()
+    some = len(bad) == len(clips) and bad.any() and not bad.all()  # of all clips, the weights are at fault
+    guilty = f" with logits that are not finite for {named(clips, bad)}" if some else ""
+    raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}){guilty}. The weights were not touched by it, and the checkpoint of "
                      f"the last whole epoch is kept. Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
 # %% ../nbs/41_trainer.ipynb #b3e4acab
@@ -193,7 +203,7 @@ def predict(
     config: TrainConfig,  # batch_size and workers count here
     with_embeddings: bool = False,  # keep these too
 ) -> Predictions:  # on the CPU, float32
-    "Logits of all heads for all clips, in order. Several processes share the clips, and each of them gets all."
+    "Logits of all heads for all clips, in order; raise `InputError` if one is not finite. Several processes share the clips, and each of them gets all."
     learner.eval()
     shared = 1 < ranks() <= len(clips)
     mine = share_of(len(clips), rank(), ranks()) if shared else slice(None)
@@ -212,7 +222,9 @@ def predict(
         fused, labels, names = (sum((p[i] for p in parts), []) for i in (0, 2, 3))
         logits, embeddings = ({m: sum((p[i][m] for p in parts), []) for m in kept} for i, kept in ((1, logits), (4, embeddings)))
     joined = lambda parts: {m: torch.cat(x) for m, x in parts.items()}
-    return Predictions(torch.cat(fused), joined(logits), torch.cat(labels), names, joined(embeddings))
+    predictions = Predictions(torch.cat(fused), joined(logits), torch.cat(labels), names, joined(embeddings))
+    check_logits(predictions)
+    return predictions
 
 # %% ../nbs/41_trainer.ipynb #6cbbc1fb
 def lay_out(

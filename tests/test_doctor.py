@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from moosa.core import InputError
 from moosa.data.doctor import ADVICE, bytes_lost, cache_estimate, disk_use, examine, playable, report, summary
@@ -82,7 +83,11 @@ FAULTS = [  # clip, ending of the file, what is done to it, findings: modality, 
     ("no-sample", AUDIO, lambda p: write_sound(p, np.zeros(0)), {("audio", "error", "silent")}),
     ("short-audio", AUDIO, lambda p: write_sound(p, tone(1)), {("audio", "warning", "mismatch")}),
     ("other-shape", ARRAY, lambda p: np.save(p, np.zeros((4, 5))), {("array", "error", "mismatch")}),
-    ("nan", ARRAY, lambda p: np.save(p, np.full((3, 5), np.nan)), {("array", "warning", "not-finite")}),
+    ("nan", ARRAY, lambda p: np.save(p, np.full((3, 5), np.nan)), {("array", "error", "not-finite")}),
+    ("infinite", ARRAY, lambda p: np.save(p, np.append(np.zeros(14), -np.inf).reshape(3, 5)), {("array", "error", "not-finite")}),
+    ("too-large", ARRAY, lambda p: np.save(p, np.full((3, 5), 1e300)), {("array", "error", "not-finite")}),
+    ("no-number", ARRAY, lambda p: np.save(p, np.zeros((0, 5))), {("array", "error", "empty")}),
+    ("nan-audio", AUDIO, lambda p: soundfile.write(p, np.append(tone(), np.nan), 16000, subtype="FLOAT"), {("audio", "error", "not-finite")}),
     ("pickle", ARRAY, lambda p: np.save(p, np.array([{}]), allow_pickle=True), {("array", "error", "unreadable")}),
 ]
 CLEAN = {"clean": FRAMES, "half-rate-flow": FRAMES, "three-frames-less": FRAMES}

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import derived_seed
+from ..core import InputError, derived_seed
 from .media import BadClip
 
 # %% ../../nbs/12_data.views.ipynb #49799b87
@@ -252,8 +252,11 @@ class MediaData:
         modalities: Sequence[str],
         view: View | None = None,  # None: evaluation's
     ) -> dict[str, torch.Tensor]:  # modality -> (B, ...)
-        "A batch of clips."
+        "A batch of clips; raise `InputError` if a modality's arrays are not of one shape."
         loaded = [load_clip(self, clip, modalities, view) for clip in clips.itertuples()]
+        for m in modalities:
+            shapes = {tuple(x[m].shape): name for x, name in zip(loaded, clips["clip"])}
+            if len(shapes) > 1: raise InputError(f"modality {m}: {_of_shapes(shapes)}. All clips need one shape; `moosa data check` finds those with another.")
         return {m: torch.stack([x[m] for x in loaded]) for m in modalities}
 
     def draw(self,
@@ -269,6 +272,10 @@ class MediaData:
         ax.set(xticks=[], yticks=[])
 
 # %% ../../nbs/12_data.views.ipynb #6e6ebfb2
+def _of_shapes(shapes: Mapping[tuple, str]) -> str:
+    return ", ".join(f"clip {name} has an array of shape {shape}" for shape, name in shapes.items())
+
+
 def window_of_frames(
     seen: Mapping[str, np.ndarray],  # modality -> indices of the frames that were chosen; the first counts
     media: Mapping[str, object],  # modality -> what they were read from; needs fps

@@ -110,13 +110,18 @@ def write_piece(
     shard: Shard,
     rows: tuple[int, int],  # first, and the one after the last
     arrays: Sequence[np.ndarray],  # each (rows, ...), float32; what the network returned
+    clips: Sequence[str] = (),  # names of these rows
 ):
-    "Keep some rows of a shard that is being made."
-    kept = [a.astype(shard.about["dtype"]) for a in arrays]
-    if any(not np.isfinite(k).all() for k in kept):
-        raise InputError(f"{shard.place.name}: not all features are finite in rows {rows[0]} to {rows[1] - 1}"
-                         + (f" as float16, whose largest number is 65504 (the largest here is {max(np.abs(a).max() for a in arrays):.3g}): use features_dtype=float32." if shard.about["dtype"] == "float16" else
-                            ". The clips or the weights are not good."))
+    "Keep some rows of a shard that is being made; raise `InputError` that names the clips whose features are not all finite."
+    with np.errstate(over="ignore"): kept = [a.astype(shard.about["dtype"]) for a in arrays]
+    bad = np.any([~np.isfinite(k).reshape(len(k), -1).all(axis=1) for k in kept], axis=0).nonzero()[0].tolist()
+    if bad:
+        names = [clips[i] if clips else f"row {rows[0] + i}" for i in bad]
+        largest = max(np.abs(a).max() for a in arrays)
+        why = f" as float16, whose largest number is 65504 (the largest here is {largest:.3g}): use features_dtype=float32."
+        if not np.isfinite(largest): why = ". The clips or the weights are not good."
+        more = f" and {len(bad) - 5} more" if bad[5:] else ""
+        raise InputError(f"{shard.place.name}: not all features are finite of {', '.join(names[:5])}{more}{why}")
     try:
         with atomic_write(shard.piece(rows), "wb") as f: np.savez(f, **{str(i): k for i, k in enumerate(kept)})
     except (FileNotFoundError, InputError):

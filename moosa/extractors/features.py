@@ -210,7 +210,8 @@ def compute_shards(
                 batch = next(batches)
                 for m in found: found[m].append(run_network(features, m, batch.data[m], device))
                 if bar is not None: bar.update(len(batch.clips))
-            for m, parts in found.items(): write_piece(shards[m], rows, [np.concatenate(column) for column in zip(*parts)])
+            names = clips["clip"].iloc[slice(*rows)].tolist()
+            for m, parts in found.items(): write_piece(shards[m], rows, [np.concatenate(column) for column in zip(*parts)], names)
     for shard in shards.values(): finish(shard, pieces, clips["clip"].tolist(), made_with(device))
     return sum(last - first for first, last in todo)
 

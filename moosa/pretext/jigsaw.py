@@ -102,12 +102,14 @@ class SharedProducts(torch.autograd.Function):
         weight, users, starts, *parts = ctx.saved_tensors
         batch, hidden = len(parts[0]), len(weight)
         flowed = F.embedding_bag(users, grad.reshape(ctx.orders, batch*hidden), starts, mode="sum")
-        to_weight, to_parts = torch.zeros_like(weight), [torch.zeros_like(p) if ctx.needs_input_grad[6] else None for p in parts]
+        wanted = ctx.needs_input_grad[6:]  # part by part: a modality's embeddings may be given, and the next one's trained
+        to_weight, to_parts = torch.zeros_like(weight), [torch.zeros_like(p) if w else None for p, w in zip(parts, wanted)]
         for rows, (first, width, members) in _numbered(ctx.groups):
             back, columns = flowed[rows].view(-1, hidden), slice(first, first + width)
             to_weight[:, columns].addmm_(back.T, _stacked(parts, members))
-            if not ctx.needs_input_grad[6]: continue
-            for p, part in zip(members, (back @ weight[:, columns]).view(-1, batch, width)): to_parts[p] += part
+            if not any(wanted[p] for p in members): continue
+            for p, part in zip(members, (back @ weight[:, columns]).view(-1, batch, width)):
+                if wanted[p]: to_parts[p] += part
         return to_weight, grad.sum(dim=0), None, None, None, None, *to_parts
 
 # %% ../../nbs/31_pretext.jigsaw.ipynb #f6c96d9a
