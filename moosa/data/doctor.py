@@ -270,7 +270,7 @@ def examine(
     chosen = tuple(dataset.modalities if modalities is None else modalities)
     remarks = [("", "", *found) for found in dataset.remarks.findings] if hasattr(dataset, "remarks") else []
     compared = twins(dataset, chosen, None if sample is None else clips, workers, set(table[table.level == "error"]["clip"]))
-    table = pd.concat([table, pd.DataFrame(remarks + compared, columns=COLUMNS)], ignore_index=True)
+    table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
     table.attrs = dict(examined=len(clips), modalities=chosen)
     return table
 
@@ -324,7 +324,7 @@ def add_changed(
     if findings is None: findings = pd.DataFrame(columns=COLUMNS)
     said = set(zip(findings.file, findings.problem))
     lines = [(*owner.get(file, ("", "")), str(file), "error", problem, detail) for file, problem, detail in changed if (str(file), problem) not in said]
-    table = pd.concat([findings, pd.DataFrame(lines, columns=COLUMNS)], ignore_index=True)
+    table = pd.DataFrame([*findings.to_numpy().tolist(), *lines], columns=COLUMNS)
     table.attrs = findings.attrs
     return table
 
