@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..core import InputError, atomic_write, one_of
 from .files import passed_sentence
 from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
-from .processes import each
+from .processes import ProcessDied, alone, each
 from .twins import places, twins
 from .views import FLOW, RGB, SOUND, FrameRecipe
 
@@ -263,11 +263,11 @@ def examine(
 ) -> pd.DataFrame:  # a row per finding: clip, modality, file, level, problem, detail
     "Open every file, compare the clips, and list what is wrong; of clips that lie in memory there is nothing to open."
     if sample is not None and sample < 1: raise InputError(f"sample: {sample}; expected 1 clip or more.")
-    clips = dataset.clips
+    clips, chosen = dataset.clips, tuple(dataset.modalities if modalities is None else modalities)
+    for m in chosen: one_of("modalities", m, dataset.modalities)
     if sample is not None and sample < len(clips): clips = clips.sample(sample, random_state=seed).sort_index()
-    if hasattr(dataset, "media") or not hasattr(dataset, "load"): table = examine_clips(dataset, clips, modalities, workers)
-    else: table = pd.DataFrame(columns=COLUMNS)
-    chosen = tuple(dataset.modalities if modalities is None else modalities)
+    in_memory = hasattr(dataset, "load") and not hasattr(dataset, "media")
+    table = pd.DataFrame(columns=COLUMNS) if in_memory else examine_clips(dataset, clips, chosen, workers)
     remarks = [("", "", *found) for found in dataset.remarks.findings] if hasattr(dataset, "remarks") else []
     compared = twins(dataset, chosen, None if sample is None else clips, workers, set(table[table.level == "error"]["clip"]))
     table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
@@ -290,8 +290,9 @@ def examine_clips(
     rows = [clips.iloc[[i]] for i in range(len(clips))]
     results = each(partial(_examine_row, light, modalities), rows, workers, "clips")
     findings, shapes = [], []
-    for clip, result in zip(clips["clip"], results):
-        if isinstance(result, Exception): findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
+    for clip, row, result in zip(clips["clip"], rows, results):
+        if isinstance(result, ProcessDied): findings += _deadly(light, row, modalities, result)
+        elif isinstance(result, Exception): findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
         else:
             findings += result[0]
             shapes += [(clip, m, *found) for m, found in result[1].items()]
@@ -302,6 +303,14 @@ def examine_clips(
 # %% ../../nbs/18_data.doctor.ipynb #51edcec0
 def _examine_row(dataset, modalities, row):
     return examine_clip(dataset, next(row.itertuples()), modalities)
+
+
+def _deadly(dataset, row: pd.DataFrame, modalities: tuple[str, ...], why: ProcessDied) -> list[tuple]:
+    "A clip that crashes whoever reads it: which of its files is it?"
+    clip = next(row.itertuples())
+    found = [alone(partial(_examine_row, dataset, (m,)), row) for m in modalities]
+    deadly = [m for m, result in zip(modalities, found) if isinstance(result, ProcessDied)]
+    return [(clip.clip, m, str(dataset.media(clip, m).path), "error", "unreadable", str(why)) for m in deadly] or [(clip.clip, "", "", "error", "unreadable", str(why))]
 
 
 def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
