@@ -162,6 +162,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'moosa.compare._left_out': ('compare.html#_left_out', 'moosa/compare.py'),
                                'moosa.compare._p': ('compare.html#_p', 'moosa/compare.py'),
                                'moosa.compare._verdict': ('compare.html#_verdict', 'moosa/compare.py'),
+                               'moosa.compare.cells_of_case': ('compare.html#cells_of_case', 'moosa/compare.py'),
                                'moosa.compare.cells_text': ('compare.html#cells_text', 'moosa/compare.py'),
                                'moosa.compare.compare': ('compare.html#compare', 'moosa/compare.py'),
                                'moosa.compare.holm': ('compare.html#holm', 'moosa/compare.py'),

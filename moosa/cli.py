@@ -259,7 +259,7 @@ def print_results(
     results, percent = record["results"], lambda v: "undefined" if v is None else f"{100*v:5.1f}"
     print(("done" if fresh else "done before") + f"; selected epoch {record['selected_epoch']}, {record['seconds']} s of training, peak memory {record['peak_memory_mb']:.0f} MB")
     for protocol in ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision"):
-        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; and few methods have a score of their own
+        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; few methods have a score of their own
         print(f"  {protocol:<20} OS* {percent(r['OS*'])}   UNK {percent(r['UNK'])}   HOS {percent(r['HOS'])}")
     if own := results.get("own threshold-free"): print(f"  {'own, no threshold':<20} AUROC {percent(own['AUROC'])}")
     if "threshold-free" in results: print(f"  {'no threshold':<20} AUROC {percent(results['threshold-free']['AUROC'])}   known accuracy {percent(results['accuracy']['fused'])}")
