@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'SAFE_PATH', 'InputError', 'RunFailed', 'brief', 'one_of', 'atomic_write', 'write_json', 'read_json',
-           'stable_hash', 'file_sha256', 'seed_everything', 'derived_seed', 'random_state', 'set_random_state',
-           'user_path', 'project_root', 'data_folder', 'safe_path']
+           'write_table', 'read_table', 'stable_hash', 'file_sha256', 'seed_everything', 'derived_seed', 'random_state',
+           'set_random_state', 'user_path', 'project_root', 'data_folder', 'safe_path']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
+import csv
 import difflib
 import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -132,8 +134,36 @@ def read_json(
     "Read JSON; a damaged file raises `InputError` with its name instead of a parser's traceback."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise InputError(f"{what} {path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except OSError as e: raise InputError(f"{what} {path} cannot be read: {e.strerror}.") from e
+    except (ValueError, RecursionError) as e:  # no JSON, no UTF-8, a number of thousands of digits, or brackets in brackets without end
         raise InputError(f"{what} {path} is not valid JSON ({e}). It was not written by moosa, or was damaged; delete it to make it anew.") from e
+
+# %% ../nbs/00_core.ipynb #6be599bf
+def write_table(
+    path: str | Path,  # a CSV file
+    table,  # a pandas frame; its index is not written
+):
+    "Write a table of texts, atomically; `read_table` gives every name back as it is."
+    text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    with atomic_write(path, "wb") as f: f.write(text.encode("utf-8", "surrogatepass"))
+
+
+def read_table(
+    path: str | Path,  # a CSV file
+    columns,  # names of those that must be there
+    what: str = "table",  # what it is, for the error message
+):  # a pandas frame of texts, whatever they look like
+    "Return a table; raise `InputError` if it is damaged."
+    import pandas as pd
+
+    wrong = lambda why: InputError(f"{what} {path} is damaged: {why}.")
+    try: rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8", "surrogatepass"), newline=""), strict=True))
+    except OSError as e: raise InputError(f"{what} {path} cannot be read: {e.strerror}.") from e
+    except (UnicodeDecodeError, csv.Error) as e: raise wrong(f"it is not CSV in UTF-8 ({e})") from e
+    if not rows or not set(columns) <= set(rows[0]): raise wrong(f"expected columns {', '.join(columns)}, found {', '.join(rows[0]) if rows else 'nothing'}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]): raise wrong(f"row {number} has {len(row)} cells, expected {len(rows[0])}")
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
 
 # %% ../nbs/00_core.ipynb #8cba6dad
 def stable_hash(

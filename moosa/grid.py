@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'PATIENCE', 'IDLE', 'Grid', 'differences', 'grid_path', 'load_grid', 'expand',
            'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_apart', 'cell_spec', 'cell_status',
-           'epochs_done', 'grid_status', 'check_cells', 'serial', 'watch_epochs', 'run_grid', 'unfinished', 'overview',
-           'seconds_taken']
+           'epochs_done', 'grid_status', 'check_cells', 'serial', 'watch_epochs', 'stale', 'run_grid', 'unfinished',
+           'overview', 'seconds_taken']
 
 # %% ../nbs/43_grid.ipynb #6b3bf430
 import itertools
@@ -26,7 +26,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from .core import InputError, brief, one_of, project_root, read_json, user_path
-from .experiment import make_split, open_dataset, order, read_record, run_folder
+from .experiment import finished, forget, make_split, open_dataset, order, run_folder
+from .fingerprint import Now
 from .launch import BUSY, DONE, FAILED, Limits, Outcome
 from .lock import holder
 from .notebook import carry_out_apart
@@ -204,11 +205,12 @@ def cell_spec(parts: list[dict], where: str) -> Spec:
 def cell_status(
     spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
+    now: Now | None = None,  # what data, weights and code are, shared by those who ask for many cells
 ) -> tuple[str, str]:  # 'done', 'running', 'failed' or 'missing'; and the reason, or where it runs
-    "How a cell stands."
+    "Return how a cell stands. One that is damaged, or made from other data, weights or code than are there now, has failed."
     place = run_folder(spec, folder)
     try:
-        if read_record(place) is not None: return "done", ""
+        if finished(spec, folder, now) is not None: return "done", ""
     except InputError as e: return "failed", str(e)
     if who := holder(place): return "running", f"{who['host']}, process {who['pid']}{', GPU ' + who['gpus'] if who.get('gpus') else ''}, {epochs_done(place)} of {spec.epochs} epochs"
     error = place/"error.json"
@@ -226,9 +228,9 @@ def grid_status(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # one row per cell: what `differences` shows, status, run (its hash), reason
     "What `moosa grid --dry-run` prints."
-    rows = []
+    rows, now = [], Now(folder)
     for spec in grid.specs:
-        status, reason = cell_status(spec, folder)
+        status, reason = cell_status(spec, folder, now)
         rows.append({"status": status, "run": spec_hash(spec), "reason": reason})
     return pd.concat([differences(grid), pd.DataFrame(rows)], axis=1)
 
@@ -298,6 +300,19 @@ def watch_epochs(
         stop.set()
         thread.join()
 
+# %% ../nbs/43_grid.ipynb #e08a4a82
+def stale(
+    grid: Grid,
+    folder: str | Path | None = None,  # the data folder; None: the project's
+    contents: bool = False,  # compare the contents of all files, however large they are
+) -> dict[str, str]:  # hash of the spec -> why
+    "Return the cells that have a record which cannot be used."
+    now, found = Now(folder, contents), {}
+    for spec in grid.specs:
+        try: finished(spec, folder, now)
+        except InputError as e: found[spec_hash(spec)] = str(e)
+    return found
+
 # %% ../nbs/43_grid.ipynb #5e5b85c9
 def run_grid(
     grid: Grid,
@@ -306,16 +321,23 @@ def run_grid(
     report: Callable[[str], None] = print,  # called with a line for each failure, and, without a terminal, for each cell
     engine: Callable = serial,  # where cells are carried out
     limits: Limits = Limits(),  # of each cell
+    again: bool = False,  # compute runs anew that are damaged, or whose data, weights or code have changed
+    contents: bool = False,  # compare the contents of all files, however large they are
 ) -> pd.DataFrame:  # grid_status, after the last cell
     "Carry out what is not done, if all of it can be done. A failure is reported and does not stop the rest; what another launcher is at is waited for. Where there is no terminal, a line per cell takes the bar's place."
-    todo, failed = [s for s in grid.specs if cell_status(s, folder)[0] != "done"], 0
+    now, unusable = Now(folder, contents), stale(grid, folder, contents)
+    for spec in (s for s in grid.specs if spec_hash(s) in unusable):
+        if again: forget(run_folder(spec, folder))
+        else: report(f"not used: {grid.label(spec)}: {unusable[spec_hash(spec)]}")
+    usable = [s for s in grid.specs if again or spec_hash(s) not in unusable]
+    todo, failed = [s for s in usable if cell_status(s, folder, now)[0] != "done"], 0
     check_cells(todo, folder, grid.label)
     carry = partial(carry_out_apart, limits=limits)
     with (tqdm(total=len(grid.specs), initial=len(grid.specs) - len(todo), desc=grid.name, unit="run", disable=None) as bar,
           watch_epochs([(s, grid.label(s)) for s in todo], folder, bar, report)):
         while todo:
             held = [s for s in todo if holder(run_folder(s, folder))]  # by another launcher
-            for spec, outcome in engine([(s, order(s, folder, device)) for s in todo if s not in held], carry):
+            for spec, outcome in engine([(s, order(s, folder, device, contents=contents)) for s in todo if s not in held], carry):
                 if outcome.status == BUSY:
                     held.append(spec)
                     continue
@@ -325,7 +347,7 @@ def run_grid(
                 if outcome.status == FAILED: report(f"failed: {grid.label(spec)}: {outcome.reason}\n  see {run_folder(spec, folder)}/split.ipynb")
                 elif bar.disable: report(f"{len(grid.specs) - unfinished(grid, folder)}/{len(grid.specs)} done: {grid.label(spec)} ({outcome.seconds:.0f} s)")
             if held: time.sleep(PATIENCE)
-            todo = [s for s in held if cell_status(s, folder)[0] != "done"]
+            todo = [s for s in held if cell_status(s, folder, now)[0] != "done"]
             bar.update(len(held) - len(todo))
     return grid_status(grid, folder)
 

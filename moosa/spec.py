@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'PRESET', 'PRECISIONS', 'FEATURES', 'ON_BAD_CLIP', 'PAIRINGS', 'NUMBERS', 'LATER', 'Spec', 'resolve',
            'resolve_setting', 'in_domain_sources', 'resolve_unknown', 'resolve_shown', 'resolve_features',
            'resolve_data', 'resolve_extractors', 'resolve_options', 'resolve_hyper', 'resolve_missing', 'check_numbers',
-           'spec_hash', 'mended', 'differs_from_live', 'as_field', 'as_name', 'as_names', 'spec_from']
+           'spec_hash', 'fields_hash', 'mended', 'differs_from_live', 'as_field', 'as_name', 'as_names', 'spec_from']
 
 # %% ../nbs/39_spec.ipynb #889936c5
 import math
@@ -222,17 +222,24 @@ LATER = {"train_share": 1.0, "watch_target": False}  # fields that came after ru
 def spec_hash(
     spec: Spec,  # resolved
 ) -> str:  # 12 hexadecimal digits
-    "The name of the run's folder."
-    said = {name: value for name, value in asdict(spec).items() if name not in LATER or LATER[name] != value}
-    return stable_hash({"schema": SCHEMA, **said, **(dict(mended=mended(spec)) if mended(spec) else {})})
+    "Return the name of the run's folder."
+    return fields_hash(asdict(spec))
+
+
+def fields_hash(
+    given: Mapping[str, object],  # field -> value, as `asdict` gives them, or as a record keeps them
+) -> str:  # 12 hexadecimal digits
+    "Return the hash of a spec's fields; a record that was made before a later field came has it at the value that changes nothing."
+    said = {name: value for name, value in given.items() if name not in LATER or LATER[name] != value}
+    return stable_hash({"schema": SCHEMA, **said, **(dict(mended=mended(given)) if mended(given) else {})})
 
 
 def mended(
-    spec: Spec,  # resolved
+    given: Mapping[str, object],  # a spec's fields
 ) -> list[str]:  # most often none
-    "What was mended since runs of this schema had been done, where it changes the spec's numbers: a run from before must not be taken for it."
-    gmp = "gmp" in spec.method.split("+")
-    return ["both lists of pairs are shuffled"]*(spec.pairing == "shuffled") + ["gmp adds up its cross entropies"]*gmp
+    "Return what was mended since runs of this schema had been done, where it changes the spec's numbers: a run from before must not be taken for it."
+    gmp = "gmp" in str(given.get("method")).split("+")
+    return ["both lists of pairs are shuffled"]*(given.get("pairing") == "shuffled") + ["gmp adds up its cross entropies"]*gmp
 
 # %% ../nbs/39_spec.ipynb #ee3fcbdb
 def differs_from_live(

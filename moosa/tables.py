@@ -20,6 +20,7 @@ import pandas as pd
 from .core import atomic_write
 from .data.loader import dataset_class
 from .experiment import read_record, run_folder
+from .fingerprint import Now
 from .grid import Grid, cell_status
 from .spec import Spec, spec_hash
 
@@ -101,9 +102,9 @@ def collect_results(
     labels: list[tuple[str, str]] | None = None,  # case and series of each spec; None: `case_labels`
 ) -> pd.DataFrame:  # one row per number of each cell: what the cell is, run, status, reason, group, number, value; rule and present where modalities are missing
     "All numbers of all cells; a cell that is not done has one row without a number."
-    rows = []
+    rows, now = [], Now(folder)
     for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
-        status, reason = cell_status(spec, folder)
+        status, reason = cell_status(spec, folder, now)
         cell = dict(dataset=spec.dataset, data=data_label(spec.dataset), setting=spec.setting, method=spec.method, modalities="+".join(spec.modalities),
                     sources="+".join(spec.sources), target=spec.target, known=len(dataset_class(spec.dataset).classes) - len(spec.unknown),
                     unknown=len(spec.unknown), seed=spec.seed, case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)

@@ -23,7 +23,7 @@ from .digits import AVDigits
 from .epic import Epic
 from .files import Remarks, Tree, composed, passed_sentence, walk
 from .hac import Hac
-from .media import ArrayFile, FlowFiles, SoundFile, VideoFile
+from .media import FILM_ENDINGS, ArrayFile, FlowFiles, SoundFile, VideoFile
 from .minihac import MiniHac
 from .settings import hold_out
 from .views import FLOW, RGB, SOUND, MediaData
@@ -56,7 +56,7 @@ class Complaints:
         raise InputError("\n  ".join(lines))
 
 # %% ../../nbs/16_data.folder.ipynb #5a225b22
-KINDS = {**dict.fromkeys((".mp4", ".avi", ".mkv", ".webm"), VideoFile), **dict.fromkeys((".wav", ".flac"), SoundFile), ".npy": ArrayFile}  # ending -> what it is
+KINDS = {**dict.fromkeys(FILM_ENDINGS, VideoFile), **dict.fromkeys((".wav", ".flac"), SoundFile), ".npy": ArrayFile}  # ending -> what it is
 RECIPES = {VideoFile: RGB, FlowFiles: FLOW, SoundFile: SOUND}  # how each is looked at unless told otherwise; arrays are taken as they are
 
 
