@@ -207,7 +207,7 @@ def run_command(
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile: slow to start, faster on a GPU.")] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="GPUs (or CPU processes) that share this run's batches. With torchrun in front of this command, those that it starts.")] = 1,
+    devices: Annotated[int, typer.Option(help="GPUs (or CPU processes) that share this run's batches: other masks and dropout, so another run. With torchrun in front of this command, those that it starts.")] = 1,
     data_dir: DataDir = None,
 ):
     "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
@@ -215,6 +215,7 @@ def run_command(
 
     from moosa.experiment import run, run_folder, train_together
     from moosa.grid import watch_epochs
+    from moosa.parallel import devices_asked_for
     from moosa.spec import spec_from
 
     if None not in (unknown, num_unknown): raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
@@ -223,12 +224,13 @@ def run_command(
                  target_classes=split_list(target_classes), train_share=train_share, pairing=pairing, missing=split_list(missing), hyper=key_values(hyper),
                  extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights, frozen_stems=frozen_stems, frozen_bn=frozen_bn,
                  features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
-                 on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
+                 on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision,
+                 devices=devices_asked_for(devices), compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
     if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
-        folder, fresh = run(spec, data_dir, device, devices=devices)
+        folder, fresh = run(spec, data_dir, device)
     print_results(folder, fresh)
 
 # %% ../nbs/49_cli.ipynb #dafebc4a

@@ -143,6 +143,8 @@ def train(
     workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
 ) -> tuple[TrainState, int]:  # the history; clips times views whose features had to be computed
     "Train a spec's learner, or go on with it."
+    if ranks() != experiment.spec.devices and not checkpoint.finished(experiment.spec.epochs):
+        raise InputError(f"devices: the spec says {experiment.spec.devices}, but {ranks()} process(es) share the run. Numbers depend on it: ask for as many as there are.")
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive the fork of a process
     config = experiment.config(workers)
     if experiment.spec.features == "live": experiment.check_before()
@@ -268,12 +270,11 @@ def order(
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    devices: int = 1,  # that share the run
 ) -> dict[str, object]:  # notebook, folder and parameters, as `carry_out` takes them
     "What is to be executed for a spec, and where."
-    check_shared(spec.batch_size, devices)
+    check_shared(spec.batch_size, spec.devices)
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device, **(dict(devices=devices) if devices != 1 else {})}
+    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
     return dict(notebook=notebook, folder=run_folder(spec, folder), parameters=parameters)
@@ -284,9 +285,8 @@ def run(
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    devices: int = 1,  # that share the run
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
     "Carry out a spec, unless its record is there. Raises `RunFailed`, and notes the reason in the run's error.json; raises `Busy` if another process is at it."
     target = run_folder(spec, folder)
     if read_record(target) is not None: return target, False
-    return target, carry_out(**order(spec, folder, device, notebook, devices))
+    return target, carry_out(**order(spec, folder, device, notebook))

@@ -63,6 +63,7 @@ class Spec:
     weight_decay: float | None = None
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"
+    devices: int = 1  # processes that share each batch; each draws its own masks and dropout
     compile: bool = False  # the model, by torch.compile
     seed: int = 0
 
@@ -196,7 +197,8 @@ def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, .
 # %% ../nbs/39_spec.ipynb #6e47f0bb
 def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others as float, so that 1 and 1.0 name the same run
     "Numbers must be numbers, and of a sensible size."
-    for name, kind, low in (("epochs", int, 1), ("batch_size", int, 2), ("lr", float, 0), ("weight_decay", float, 0), ("seed", int, 0), ("views", int, 1), ("train_share", float, 0)):
+    for name, kind, low in (("epochs", int, 1), ("batch_size", int, 2), ("lr", float, 0), ("weight_decay", float, 0), ("seed", int, 0), ("views", int, 1), ("devices", int, 1),
+                            ("train_share", float, 0)):
         value = getattr(spec, name)
         if value is None and name == "views": continue
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and kind(value) == value
@@ -207,7 +209,7 @@ def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others a
     return spec
 
 
-LATER = {"train_share": 1.0, "watch_target": False}  # fields that came after runs of this schema had been done, and the value at which they change nothing
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1}  # fields that came after runs of this schema had been done, and the value at which they change nothing
 
 
 def spec_hash(
