@@ -7,6 +7,8 @@ BIN = $(VENV)/bin
 GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
 # Test files at once, with one thread each.
 JOBS ?= 2
+# More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 8890"
+LAB_ARGS ?=
 
 .PHONY: reproduce test setup docs readme lab check clean-notebooks bench
 
@@ -35,8 +37,11 @@ docs: setup
 readme: setup
 	$(BIN)/python .ci/docs.py --readme
 
+# From the project's folder, so that runs (data/runs) and reports (figures) can be opened, too; with this environment's kernel, and without
+# asking anybody for news and updates. In a container one is root, which JupyterLab wants to be told.
 lab: setup
-	$(BIN)/jupyter lab nbs
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 check: setup
 	$(BIN)/python .ci/check.py

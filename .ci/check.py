@@ -54,13 +54,13 @@ def drift(root: Path) -> list[str]:
     "Export into an empty copy, and compare: different files have drifted, files that are only here are orphans."
     with tempfile.TemporaryDirectory() as tmp:
         copy_root = Path(tmp)/root.name
-        shutil.copytree(root/"nbs", copy_root/"nbs")
+        shutil.copytree(root/"nbs", copy_root/"nbs", ignore=shutil.ignore_patterns(".*"))
         for name in ("pyproject.toml", "settings.ini"): shutil.copy(root/name, copy_root)
         (copy_root/"moosa").mkdir()
         shutil.copy(root/"moosa"/"__init__.py", copy_root/"moosa")
         export = subprocess.run([str(Path(sys.executable).parent/"nbdev-export")], cwd=copy_root, capture_output=True, text=True)
         if export.returncode: return [f"nbdev-export failed: {export.stderr.strip()[-500:]}"]
-        modules = lambda folder: {p.relative_to(folder) for p in folder.rglob("*.py")}
+        modules = lambda folder: {p.relative_to(folder) for p in folder.rglob("*.py") if ".ipynb_checkpoints" not in p.parts}
         here, fresh = modules(root/"moosa"), modules(copy_root/"moosa")
         differ = [m for m in here & fresh if not filecmp.cmp(root/"moosa"/m, copy_root/"moosa"/m, shallow=False)]
         return ([f"moosa/{m}: differs from its notebook; run nbdev-export (or nbdev-update if the module is right)" for m in sorted(differ)]

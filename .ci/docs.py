@@ -26,8 +26,13 @@ LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
 def notebooks() -> list[str]:
-    written = {p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    written = {p.relative_to(NBS).as_posix() for p in files("nbs/**/*.ipynb")}
     return sorted(written | {page for page in EXECUTED if source(page).exists()})
+
+
+def files(pattern: str) -> list[Path]:
+    "Files below the project's folder, without those that are hidden or in hidden folders, such as JupyterLab's .ipynb_checkpoints."
+    return [p for p in sorted(ROOT.glob(pattern)) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(ROOT).parts)]
 
 
 def source(page: str) -> Path:
@@ -100,7 +105,7 @@ def make_page(staged: Path, page: Path, run: bool) -> bool:
 
 
 def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finished notebook
-    shared = [Path(__file__), *sorted(ROOT.glob("moosa/**/*.py")), *sorted(NBS.glob("experiments/**/*.*")), *sorted(ROOT.glob("figures/*/*.md"))]
+    shared = [Path(__file__), *files("moosa/**/*.py"), *files("nbs/experiments/**/*.*"), *files("figures/*/*.md")]
     common, pages, jobs = hashlib.sha256(version("nbdev").encode() + b"".join(p.read_bytes() for p in shared)), {}, {}
     clear()
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
@@ -125,7 +130,7 @@ def clear():
     "Make the place where notebooks are executed, with the figures beside nbs/ as they expect them."
     for name in ("nbs", "figures"): shutil.rmtree(BUILD/name, ignore_errors=True)
     (BUILD/"cache").mkdir(parents=True, exist_ok=True)
-    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", BUILD/"figures")
+    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", BUILD/"figures", ignore=shutil.ignore_patterns(".*"))
 
 
 def stage(path: str) -> Path:
@@ -190,7 +195,7 @@ def render(done: dict[str, Path], contents: list):
     for path, finished in done.items():
         (site/plain(path)).parent.mkdir(parents=True, exist_ok=True)
         (site/plain(path)).write_text(fit(nbformat.read(finished, 4), path, pages, site), "utf-8")
-    for module in ROOT.glob("moosa/**/*.py"):
+    for module in files("moosa/**/*.py"):
         code = (site/"source"/module.relative_to(ROOT)).with_suffix(".md")
         code.parent.mkdir(parents=True, exist_ok=True)
         code.write_text(f"---\ntitle: {module.relative_to(ROOT)}\ntoc: false\nsearch: false\n---\n\n"

@@ -250,9 +250,9 @@ def publish(
     out: str | Path | None = None,  # where the page and its figures go; None: figures/bench
 ) -> Path:  # the executed page
     "Execute the page on speed."
-    out = Path(out) if out else project_root()/"figures"/"bench"
-    page = out/"report.ipynb"
-    execute_notebook(project_root()/"nbs"/"experiments"/"bench.ipynb", page, {"data_dir": str(folder) if folder else None, "out_dir": str(out)})
+    page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
+    parameters = {"data_dir": str(data_folder(folder)) if folder else None, "out_dir": str(page.parent) if out else None}
+    execute_notebook(project_root()/"nbs"/"experiments"/"bench.ipynb", page, parameters)
     publish_notebook(page, page)
     return page
 

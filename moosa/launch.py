@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from .core import write_json
+from .core import SAFE_PATH, write_json
 
 # %% ../nbs/40_launch.ipynb #701d6ef3
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|MemoryError|std::bad_alloc|Cannot allocate memory", re.IGNORECASE)
@@ -91,14 +92,15 @@ def attempt(
     given: object,  # for its standard input, as JSON
     folder: Path,  # the run's
     seconds: float | None = None,  # limit; None: none
-    env: dict[str, str] = {},  # more of the environment
+    env: Mapping[str, str] | None = None,  # more of the environment
     where: str = "",  # which worker, for the timeline
 ) -> tuple[str, str]:  # status and reason
     "Run the child once, to its end or to the limit."
     log, before = folder/"process.log", kills_by_memory()
     note_attempt(folder, event="start", where=where)
     with open(log, "wb") as out:
-        child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out, env={**os.environ, **env}, start_new_session=True)
+        child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True,
+                                 env={**os.environ, **SAFE_PATH, **(env or {})})
         with suppress(BrokenPipeError):  # it died at once, and its exit code says so
             child.stdin.write(json.dumps(given).encode())
             child.stdin.close()
@@ -134,7 +136,7 @@ def launch(
     given: object,  # for its standard input, as JSON
     folder: str | Path,  # the run's
     limits: Limits = Limits(),
-    env: dict[str, str] = {},  # more of the environment, such as CUDA_VISIBLE_DEVICES
+    env: Mapping[str, str] | None = None,  # more of the environment, such as CUDA_VISIBLE_DEVICES
     where: str = "",  # which worker, for the timeline
 ) -> Outcome:
     "Run a child process; if it is lost, again, and note the reason in the run's error.json if it did not work out."

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from .core import InputError, RunFailed, write_json
+from .core import SAFE_PATH, InputError, RunFailed, write_json
 from .launch import ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, die_with, kills_by_memory, launch, name_memory
 from .lock import Busy, hold
 
@@ -90,14 +90,18 @@ def kernels(
 ) -> type:
     "A Jupyter kernel manager that speaks with its kernel by sockets in a folder. TCP ports, the usual way, are drawn before they are taken, so of two kernels that start at the same moment one may find its port taken."
     from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
 
     address = f"{folder}/kernel"
 
     class Kernels(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=[sys.executable, "-P", "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="moosa", language="python")
+
         async def start_kernel(self, **how):
             self.connection_file = f"{address}.json"
             if len(address) <= LONGEST: self.transport, self.ip = "ipc", address
-            with open(log, "wb") if log else nullcontext() as f: await super().start_kernel(stderr=f, **how)
+            env = {**(how.pop("env", None) or os.environ), **SAFE_PATH}
+            with open(log, "wb") if log else nullcontext() as f: await super().start_kernel(stderr=f, env=env, **how)
 
     return Kernels
 
@@ -148,7 +152,7 @@ def _leave(error: Exception, code: int):
     sys.exit(code)
 
 
-COMMAND = [sys.executable, "-c", "from moosa.notebook import main; main()"]  # for `launch`
+COMMAND = [sys.executable, "-P", "-c", "from moosa.notebook import main; main()"]  # for `launch`
 
 
 def carry_out_apart(

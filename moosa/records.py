@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .core import InputError, data_folder
+from .core import InputError, data_folder, user_path
 from .experiment import read_record
 
 # %% ../nbs/43_records.ipynb #6d9c251f
@@ -20,7 +20,7 @@ def find_record(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:
     "A run's record by its name."
-    place = Path(name)
+    place = user_path(name)
     if not (str(name) and place.is_dir()):
         found = sorted((data_folder(folder)/"runs").glob(f"{name}*"))
         if len(found) != 1: raise InputError(f"record: {len(found)} runs in {data_folder(folder)/'runs'} begin with {name!r}{': ' + ', '.join(p.name for p in found[:6]) if found else ''}; expected one.")

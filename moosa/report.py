@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'MARKERS', 'SEES', 'styles', 'legend', 'mark_mean', 'name_
            'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
 
 # %% ../nbs/45_report.ipynb #36b32b46
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .core import atomic_write
+from .core import atomic_write, project_root
 from .experiment import run_folder
 from .figures import GREY, new_figure, title
+from .fingerprint import Now
 from .grid import Grid, cell_status
 from .openset import openness
 from .published import beside_published, published_text
@@ -290,15 +292,17 @@ def publish_notebook(
     source: str | Path,  # an executed notebook
     target: str | Path,  # its published copy; may be the same file
 ):
-    "Copy a notebook without papermill's notes on paths and times."
+    "Copy a notebook without papermill's notes on paths and times, and without this machine's paths: those in the project begin there, of others the last part stays."
     import nbformat  # a second to import, and only needed here
 
     nb = nbformat.read(source, as_version=4)
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)
-        if "injected-parameters" in cell.metadata.get("tags", []): cell["id"] = "injected-parameters"  # papermill draws it anew each time
-    with atomic_write(target) as f: nbformat.write(nb, f)
+        if "injected-parameters" not in cell.metadata.get("tags", []): continue
+        cell["id"] = "injected-parameters"  # papermill draws it anew each time
+        cell["source"] = re.sub(r'"/(?:[^"/]*/)*([^"/]*)"', r'"\1"', cell["source"].replace(f"{project_root()}/", ""))
+    with atomic_write(target) as f: f.write(nbformat.writes(nb).replace(f"{project_root()}/", "") + "\n")
 
 
 def publish_example(
@@ -307,5 +311,6 @@ def publish_example(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ):
     "Publish the executed notebook of the grid's last finished cell; do nothing if none is finished."
-    done = [s for s in grid.specs if cell_status(s, folder)[0] == "done"]
+    now = Now(folder)
+    done = [s for s in grid.specs if cell_status(s, folder, now)[0] == "done"]
     if done: publish_notebook(run_folder(done[-1], folder)/"split.ipynb", target)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HeadsCE', 'MixedCE', 'NormAlignment', 'joined', 'DomainCovariances', 'DomainAdversary', 'Correspondence', 'exchange',
-           'OutlierEntropy', 'OpenCE', 'UnknownBoundary', 'SharedSpace', 'EntMinHyper', 'EntMinAdaptHyper', 'RnaHyper',
-           'MixupHyper', 'CoralHyper', 'CoralAdaptHyper', 'SimmmdgHyper', 'DannHyper', 'MmSadaHyper', 'CmrfHyper',
-           'OsbpHyper', 'erm_heads', 'erm_entmin', 'rna_net', 'mixup', 'coral', 'simmmdg', 'dann', 'mm_sada', 'cmrf',
-           'osbp', 'gate']
+           'OutlierEntropy', 'OpenCE', 'UnknownBoundary', 'surely_known', 'takes_for_unknown', 'SharedSpace',
+           'EntMinHyper', 'EntMinAdaptHyper', 'RnaHyper', 'MixupHyper', 'CoralHyper', 'CoralAdaptHyper', 'SimmmdgHyper',
+           'DannHyper', 'MmSadaHyper', 'CmrfHyper', 'OsbpHyper', 'erm_heads', 'erm_entmin', 'rna_net', 'mixup', 'coral',
+           'simmmdg', 'dann', 'mm_sada', 'cmrf', 'osbp', 'gate']
 
 # %% ../nbs/36_rivals.ipynb #e0d2f581
 from collections.abc import Callable, Mapping
@@ -146,6 +146,20 @@ class UnknownBoundary(nn.Module):
         if target is None: raise InputError("this method finds unknown clips in the target, and no target clip was given: set setting=osda.")
         logit = -outputs.classify({m: reverse_gradient(e) for m, e in target.embeddings.items()}).fused.logsumexp(dim=1)
         return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, self.share))
+
+# %% ../nbs/36_rivals.ipynb #32665eaf
+def surely_known(
+    logits: torch.Tensor,  # (N, C), relative to the logit 0 of one more class
+) -> torch.Tensor:  # (N,) float64, -1..0
+    "Return minus the probability of the class unknown: exact where it is small."
+    return -torch.sigmoid(-logits.double().logsumexp(dim=1))
+
+
+def takes_for_unknown(
+    logits: torch.Tensor,  # (N, C), relative to the logit 0 of one more class
+) -> torch.Tensor:  # (N,) bool
+    "Return whether the class unknown is the most probable of all C + 1."
+    return logits.max(dim=1).values < 0
 
 # %% ../nbs/36_rivals.ipynb #765bc9ac
 class SharedSpace(nn.Module):

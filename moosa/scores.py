@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCORES', 'QUANTILES', 'MARKERS', 'SHARES', 'max_logit', 'energy', 'minus_entropy', 'agreement', 'ensemble',
            'joined_embeddings', 'knn', 'nearest_class', 'mahalanobis', 'folds_of', 'Score', 'available', 'score',
-           'rows', 'without_class', 'playable', 'class_out_curves', 'leave_one_class_out', 'hos_curve', 'hos_area',
+           'rows', 'without_class', 'playable', 'class_out_curves', 'leave_one_class_out', 'hos_area',
            'plot_hos_curves', 'best_of_ten', 'rescore']
 
 # %% ../nbs/41_scores.ipynb #73209728
@@ -18,7 +18,8 @@ import torch
 from torch.nn import functional as F
 
 from .core import InputError
-from .openset import Predictions, at_threshold, check_logits, harmonic_mean, max_softmax, source_quantile_threshold, sweep_thresholds, threshold_free
+from .openset import (Predictions, at_threshold, check_logits, exact_sweep, hos_curve, max_softmax,
+                           source_quantile_threshold, sweep_thresholds, threshold_free)
 
 # %% ../nbs/41_scores.ipynb #587d5866
 def max_logit(
@@ -239,23 +240,6 @@ def leave_one_class_out(
     return float(class_out_curves(validation, name).mean(axis=1).idxmax())
 
 # %% ../nbs/41_scores.ipynb #cf281c9a
-def hos_curve(
-    confidence: torch.Tensor,  # (N,)
-    predicted: torch.Tensor,  # (N,) in 0..C-1
-    labels: torch.Tensor,  # (N,); C and above are unknown
-    num_known: int,  # C
-) -> pd.DataFrame:  # threshold, rejected (share of all clips), OS*, UNK, HOS; one row per distinct confidence and one for infinity
-    "OS*, UNK and HOS at every threshold that makes a difference."
-    if len(labels) == 0: raise InputError("the target has no clips: there is no curve.")
-    c, known, right = confidence.double().numpy(), (labels < num_known).numpy(), (predicted == labels).numpy()
-    thresholds = np.append(np.unique(c), np.inf)
-    below = lambda which: np.searchsorted(np.sort(c[which]), thresholds)
-    share = lambda count, of: count/of if of else np.full(len(count), np.nan)
-    os_star, unk = share((known & right).sum() - below(known & right), known.sum()), share(below(~known), (~known).sum())
-    return pd.DataFrame({"threshold": thresholds, "rejected": below(slice(None))/len(c), "OS*": os_star, "UNK": unk,
-                         "HOS": [harmonic_mean(a, b) for a, b in zip(os_star, unk)]})
-
-
 def hos_area(
     curve: pd.DataFrame,  # from `hos_curve`
 ) -> float:  # 0..2 - 2 ln 2; nan without known or without unknown clips
@@ -264,7 +248,7 @@ def hos_area(
     return float((np.diff(x)*(y[1:] + y[:-1])/2).sum())
 
 # %% ../nbs/41_scores.ipynb #dd816538
-MARKERS = {"oracle": "o", "source-quantile": "s", "leave-one-class-out": "^"}
+MARKERS = {"oracle": "o", "oracle-exact": "*", "source-quantile": "s", "leave-one-class-out": "^"}
 
 
 def plot_hos_curves(
@@ -319,7 +303,8 @@ def _rescore(target: Predictions, validation: Predictions, name: str, quantile: 
     (confidence, known), C = score(name, target, validation), target.num_known
     predicted, labels = target.fused.argmax(dim=1), target.labels
     at = lambda q: {**at_threshold(confidence, predicted, labels, C, source_quantile_threshold(known, q)), "quantile": q}
-    groups = {"oracle": best_of_ten(confidence, target.fused.softmax(dim=1).argmax(dim=1), labels, C), "source-quantile": at(quantile)}
+    by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
+    groups = {"oracle": best_of_ten(confidence, by_softmax, labels, C), "oracle-exact": exact_sweep(confidence, by_softmax, labels, C), "source-quantile": at(quantile)}
     if len(playable(validation)) >= 3: groups["leave-one-class-out"] = at(leave_one_class_out(validation, name))
     curve = hos_curve(confidence, predicted, labels, C)
     return {**groups, "threshold-free": {**threshold_free(confidence, predicted, labels, C), "HOS-area": hos_area(curve)},

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from .core import InputError, derived_seed, stable_hash
-from .grid import Grid
+from .grid import MOST_CELLS, Grid
 from .spec import Spec, spec_hash
 
 # %% ../nbs/44_search.ipynb #f0419e3e
@@ -90,6 +90,7 @@ def widen(
 ) -> SearchGrid:
     "Every cell in n settings."
     if not isinstance(n, int) or n < 1: raise InputError(f"search: {n!r} given; expected a number of settings, 1 or more, the default among them.")
+    if n*len(grid.specs) > MOST_CELLS: raise InputError(f"search: {n} settings of {len(grid.specs)} cells are more than {MOST_CELLS} runs.")
     defaults = {}
     for spec in grid.specs:
         own, first = {**spec.hyper, **{k: getattr(spec, k) for k in ("lr", "weight_decay", "epochs", "batch_size")}}, defaults.setdefault(case_of(spec), {})

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'FEWEST', 'ROOMS', 'SCORED', 'SELECTIONS', 'pairs_of', 'comparisons', 'plot_comparisons', 'settings_of',
-           'varied', 'plot_sensitivity', 'along', 'plot_setting_line', 'rescore_run', 'rescore_grid', 'numbers_or_none',
-           'mean_of_tasks', 'crossed_table', 'scores_table', 'scores_markdown', 'plot_rescored', 'plot_hos_curves',
-           'epochs_of_grid', 'epochs_markdown']
+           'varied', 'plot_sensitivity', 'along', 'plot_setting_line', 'read_scores', 'rescore_run', 'rescore_grid',
+           'numbers_or_none', 'mean_of_tasks', 'crossed_table', 'scores_table', 'scores_markdown', 'plot_rescored',
+           'plot_hos_curves', 'epochs_of_grid', 'epochs_markdown']
 
 # %% ../nbs/46_studies.ipynb #fa3d3d9b
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .compare import CELL, compare, paired, plot_wins, sentence
-from .core import atomic_write
-from .experiment import load_predictions, read_record, run_folder
+from .core import InputError, read_table, write_table
+from .experiment import load_predictions, read_history, read_record, run_folder
 from .extractors.cache import code_hash
 from .figures import new_figure, title
+from .fingerprint import Now
 from .grid import Grid, cell_status
 from .report import legend, mark_mean, name_data, styles
 from .scores import rescore
@@ -132,7 +133,19 @@ def plot_setting_line(ax, tables: Mapping[float, pd.DataFrame], number: tuple[st
     for x, (mean, _, count), here in zip(places, means, tables.values()): mark_mean(ax, x, mean, colour, whole=count == whole_seeds(here))
     ax.set_xticks(places, [f"{v:g}" for v in tables])
 
-# %% ../nbs/46_studies.ipynb #fb371699
+# %% ../nbs/46_studies.ipynb #6f8a4a6e
+def read_scores(
+    path: Path,  # a run's scores.csv
+    code: str,  # hash of what computes them now
+) -> pd.DataFrame | None:  # None: there are none, they are damaged, or other code computed them
+    "Return scores that were kept."
+    try:
+        kept = read_table(path, ("score", "group", "number", "value", "code")) if path.exists() else None
+        whole = kept is not None and len(kept) and (kept.code == code).all()
+        return kept.drop(columns="code").assign(value=pd.to_numeric(kept.value.mask(kept.value == ""))) if whole else None
+    except ValueError: return None  # InputError is one, too
+
+# %% ../nbs/46_studies.ipynb #1912a5df
 ROOMS = ("moosa.scores", "moosa.openset")  # what the numbers come from
 
 
@@ -143,26 +156,28 @@ def rescore_run(
     "All open-set numbers of a run by every score; kept in its scores.csv."
     path, code, record = place/"scores.csv", code_hash(ROOMS), read_record(place)
     if not record["spec"]["unknown"]: return None
-    if path.exists():
-        kept = pd.read_csv(path)
-        if (kept.code == code).all(): return kept.drop(columns="code")
+    if (kept := read_scores(path, code)) is not None: return kept
     if not compute: return None
     lists = load_predictions(place)
     numbers = rescore(lists["target"], lists["validation"], trained_heads=len(record.get("trained_heads", [])) > 1)
-    with atomic_write(path) as f: numbers.assign(code=code).to_csv(f, index=False)
+    write_table(path, numbers.assign(code=code))
     return numbers
 
-
+# %% ../nbs/46_studies.ipynb #fb371699
 def rescore_grid(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
     compute: bool = True,  # False: only what was computed before
+    report: Callable[[str], None] = print,  # called with a line for each run whose files are damaged
 ) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none. An open-set cell that has none has one row without a number
-    "Return all open-set numbers of a grid's runs that are done, by every score."
-    parts, cells = [], list(zip(grid.specs, task_labels(grid), case_labels(grid)))
+    "Return all open-set numbers of a grid's runs that are done, by every score. A damaged run is named, and the rest goes on."
+    parts, now, cells = [], Now(folder), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
         if not spec.unknown: continue
-        numbers = rescore_run(run_folder(spec, folder), compute) if cell_status(spec, folder)[0] == "done" else None  # a damaged record is the report's to tell
+        status, reason = cell_status(spec, folder, now)
+        if compute and status == "failed": report(f"not rescored: {grid.label(spec)}: {reason}")
+        try: numbers = rescore_run(run_folder(spec, folder), compute) if status == "done" else None
+        except InputError as e: numbers = report(f"not rescored: {grid.label(spec)}: {e}")
         if numbers is None: numbers = pd.DataFrame([dict.fromkeys(("score", "group", "number"))]).assign(value=np.nan)
         parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
     return numbers_or_none(parts, "score")
@@ -269,16 +284,20 @@ SELECTIONS = ("source validation", "last epoch", "oracle epoch")
 def epochs_of_grid(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
+    report: Callable[[str], None] = print,  # called with a line for each run whose history cannot be read
 ) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if no run watched its target. A cell that is not done has one row without a number
-    "Return what three ways to choose an epoch give."
-    rows = []
+    "Return what three ways to choose an epoch give. A run whose history is damaged is named, and the rest goes on."
+    rows, now = [], Now(folder)
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
         if not spec.watch_target: continue
         place, cell = run_folder(spec, folder), dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
-        if cell_status(spec, folder)[0] != "done":
+        status, _ = cell_status(spec, folder, now)
+        try: history = read_history(place).set_index("epoch") if status == "done" else None
+        except InputError as e: history = report(f"no choice of the epoch: {grid.label(spec)}: {e}")
+        if history is None:
             rows.append(dict(cell, selection=None, group=None, number=None, value=np.nan))
             continue
-        history, selected = pd.read_csv(place/"history.csv").set_index("epoch"), read_record(place)["selected_epoch"]
+        selected = read_record(place)["selected_epoch"]
         for heading, group, number in COMPARED:
             if (values := history.get(f"target {heading}")) is None: continue
             rows += [dict(cell, selection=way, group=group, number=number, value=value) for way, value in zip(SELECTIONS, (values[selected], values.iloc[-1], values.max()))]

@@ -412,8 +412,11 @@ def restore(tensors: dict[str, torch.Tensor], learner: nn.Module, optimiser: tor
     set_random_state(part("random."))
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    "Read a checkpoint's tensors; a damaged file is named."
+def load_tensors(
+    path: Path,
+    what: str = "checkpoint",  # what it is, for the error message
+) -> dict[str, torch.Tensor]:
+    "Return the tensors of a file; raise `InputError` if it is damaged."
     try: return load_file(path)
     except (OSError, SafetensorError) as e:
-        raise InputError(f"checkpoint {path} cannot be read ({e}). Delete its folder to train anew.") from e
+        raise InputError(f"{what} {path} cannot be read ({e}). Delete its folder to train anew.") from e

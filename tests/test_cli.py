@@ -179,7 +179,7 @@ def test_grid_goes_on_after_a_failure_and_report_shows_what_is_missing(tmp_path,
 @pytest.mark.parametrize("content, says", [
     ({"axes": {"target": ["mfeat"], "methd": ["erm"]}}, "Did you mean 'method'?"),
     ({"axes": {"target": ["mfeat"]}, "bas": {}}, "Did you mean 'base'?"),
-    ({"axes": {"target": ["mfeat"], "lr": ["1e-4"]}}, "YAML 1.1"),
+    ({"axes": {"target": ["mfeat"], "lr": ["1e-4x"]}}, "is not a number"),
     (["a", "list"], "expected keys"),
 ])
 def test_bad_grid(tmp_path, content, says):

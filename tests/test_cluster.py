@@ -1,11 +1,13 @@
 """A six-cell grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with 6 of 6, nothing lost, nothing done twice."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -182,14 +184,19 @@ def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):
     assert "6 failed" in call("status", grid, "--data-dir", data_dir).stdout and not list(data_dir.glob("runs/*/lock.*")) or records(data_dir) == 0
 
 
-def test_the_slurm_job(tmp_path):
-    "The script that would be submitted, as text."
+def test_the_slurm_job(tmp_path, monkeypatch):
+    "The script that would be submitted, as text. Workers and scheduler speak TLS, with keys that only their owner can read."
     pytest.importorskip("dask_jobqueue")
     from moosa.cluster import slurm_cluster
 
+    monkeypatch.setenv("MOOSA_DATA", str(tmp_path/"data"))
     (tmp_path/"slurm.yaml").write_text('queue: gpu\nwalltime: "02:00:00"\nmemory: 24GB\njob_extra_directives: ["--gres=gpu:1"]\n')
     made = slurm_cluster(tmp_path/"slurm.yaml", 4)
-    script = made.job_script()
+    script, address = made.job_script(), made.scheduler_address
+    keys = re.findall(r"--tls-(?:ca-file|cert|key) (\S+)", script)
+    modes = {Path(key).parent: Path(key).stat().st_mode & 0o777 for key in keys}
     made.close()
+    assert len(keys) == 3 and modes == {tmp_path/"data"/"cluster": 0o600} and (tmp_path/"data"/"cluster").stat().st_mode & 0o777 == 0o700, (keys, modes)
+    assert address.startswith("tls://") and "--protocol tls://" in script and "--no-dashboard --dashboard-address 127.0.0.1:0" in script and "export PYTHONSAFEPATH=1" in script
     for line in ("#SBATCH -p gpu", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=1"): assert line in script, script
     assert "--lifetime 6900s" in script and "--nthreads 1" in script

@@ -43,6 +43,19 @@ def test_every_notebook_is_in_the_sidebar_once(docs):
     assert len(set(pages)) == len(pages)
 
 
+def test_what_jupyterlab_leaves_behind_is_passed_over(docs, tmp_path, monkeypatch):
+    for name in ("nbs/experiments", "nbs", "moosa", "figures/demo"):
+        for file in (tmp_path/name/"a.py", tmp_path/name/".ipynb_checkpoints"/"a-checkpoint.py", tmp_path/name/"c.md"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "BUILD", tmp_path/"build")
+    found = [docs.files(pattern) for pattern in ("nbs/experiments/**/*.*", "moosa/**/*.py", "figures/*/*.md")]
+    assert [[p.name for p in ps] for ps in found] == [["a.py", "c.md"], ["a.py"], ["c.md"]]
+    docs.clear()
+    assert (tmp_path/"build"/"figures"/"demo"/"a.py").exists() and not list((tmp_path/"build").rglob("*checkpoint*"))
+
+
 def test_sidebar_leaves_out_what_is_not_there(docs):
     contents = [{"section": "A", "contents": ["01_x.ipynb", {"href": "t/02_y.ipynb", "text": "Y"}]}, {"section": "B", "contents": ["z.ipynb"]}]
     assert docs.sidebar(contents, lambda path: path == "t/02_y.ipynb") == [{"section": "A", "contents": [{"href": "t/y.ipynb", "text": "Y"}]}]

@@ -1,4 +1,6 @@
 """Pairs of source and target clips tell nothing of the target's labels, on every built-in data set; lists here are sorted by class, as most are on disk."""
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 import torch
@@ -90,4 +92,4 @@ def test_presets_keep_the_published_pairs_and_others_do_not():
 
 def test_a_run_that_was_shuffled_before_is_not_taken_for_one_of_now():
     names = [spec_from(dict(setting="osda", target="mfeat", pairing=pairing)) for pairing in ("shuffled", "published")]
-    assert mended(names[0]) and not mended(names[1]) and spec_hash(names[0]) != spec_hash(names[1])
+    assert mended(asdict(names[0])) and not mended(asdict(names[1])) and spec_hash(names[0]) != spec_hash(names[1])

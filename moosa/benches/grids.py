@@ -25,7 +25,7 @@ def grid_seconds(
     "Carry out a grid of one-thread runs in a new data folder."
     with TemporaryDirectory(prefix="moosa-bench-") as folder:
         (Path(folder)/"raw").symlink_to(data_folder()/"raw")
-        command = [sys.executable, "-c", "from moosa.cli import main; main()", "grid", grid, "--workers", str(workers), "--data-dir", folder]
+        command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", "grid", grid, "--workers", str(workers), "--data-dir", folder]
         started = time.perf_counter()
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MOOSA_NO_PROGRESS": "1"}, capture_output=True, text=True)
         if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])

@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core import InputError, atomic_write, one_of
-from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile, variable_rate
+from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
 from .processes import each
 from .views import FLOW, RGB, SOUND, FrameRecipe
 
@@ -127,7 +127,7 @@ def look_at_film(
     with chart.watching(modality):
         n = film.frames
         frames = film.read(sorted({0, n//2, n - 1}))
-        if variable_rate(film.path): chart.add("warning", modality, film.path, "variable-rate", f"the time between frames varies; {film.fps:.1f} per second on average.")
+        if not film.even: chart.add("warning", modality, film.path, "variable-rate", f"the time between frames varies; {film.fps:.1f} per second on average.")
         return frames
 
 

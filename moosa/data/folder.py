@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ..core import InputError, data_folder, one_of
+from ..core import InputError, data_folder, one_of, user_path
 from .digits import AVDigits
 from .epic import Epic
 from .files import Remarks, Tree, composed, passed_sentence, walk
 from .hac import Hac
-from .media import ArrayFile, FlowFiles, SoundFile, VideoFile
+from .media import FILM_ENDINGS, ArrayFile, FlowFiles, SoundFile, VideoFile
 from .minihac import MiniHac
 from .settings import hold_out
 from .views import FLOW, RGB, SOUND, MediaData
@@ -56,7 +56,7 @@ class Complaints:
         raise InputError("\n  ".join(lines))
 
 # %% ../../nbs/16_data.folder.ipynb #5a225b22
-KINDS = {**dict.fromkeys((".mp4", ".avi", ".mkv", ".webm"), VideoFile), **dict.fromkeys((".wav", ".flac"), SoundFile), ".npy": ArrayFile}  # ending -> what it is
+KINDS = {**dict.fromkeys(FILM_ENDINGS, VideoFile), **dict.fromkeys((".wav", ".flac"), SoundFile), ".npy": ArrayFile}  # ending -> what it is
 RECIPES = {VideoFile: RGB, FlowFiles: FLOW, SoundFile: SOUND}  # how each is looked at unless told otherwise; arrays are taken as they are
 
 
@@ -304,9 +304,9 @@ class FolderData(MediaData):
     ):
         self.audio_format = one_of("audio_format", audio_format, ["strict", "convert"])
         self.chosen_options = dict(audio_format=audio_format)
-        place = Path(path).expanduser()
+        place = user_path(path)
         manifest = place/"manifest.csv" if (place/"manifest.csv").is_file() else place
-        if not manifest.exists(): raise InputError(f"{path} does not exist; expected a manifest (a CSV file) or a folder of clips.")
+        if not (manifest.is_dir() or manifest.is_file()): raise InputError(f"{path} does not exist; expected a manifest (a CSV file) or a folder of clips.")
         self.remarks = Remarks()
         table, self.kinds = read_folders(manifest, self.remarks) if manifest.is_dir() else read_manifest(manifest, self.remarks)
         self.root = manifest.resolve() if manifest.is_dir() else manifest.parent.resolve()

@@ -9,6 +9,7 @@ __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batc
 # %% ../../nbs/19_data.loader.ipynb #50960a1c
 import copy
 import gc
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from ..core import InputError, derived_seed, one_of
+from ..core import InputError, derived_seed, one_of, user_path
 from . import digits, epic, hac, minihac
 from . import folder as folder_data
 from .views import View
@@ -39,7 +40,7 @@ def dataset_class(
     name: str,  # as in `dataset_table`, or a path
 ):  # a class, or for a path an object; classes, domains, modalities, options and preset can be read without opening clips
     "What is known of a data set before it is opened."
-    if name not in _CLASSES and Path(name).exists(): return folder_data.FolderData(name)
+    if name not in _CLASSES and os.path.exists(user_path(name)): return folder_data.FolderData(name)
     return _CLASSES[one_of("dataset (or a path that exists)", name, _CLASSES)]
 
 

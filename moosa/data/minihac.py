@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
-from ..core import InputError, atomic_write, data_folder, derived_seed, file_sha256, read_json, write_json
+from ..core import InputError, atomic_write, data_folder, derived_seed, file_sha256, read_json, stable_hash, write_json
 from .hac import Hac
 from .media import write_sound, write_video
 from .motion import flow_frames
@@ -176,3 +176,13 @@ class MiniHac(Hac):
         if not (minihac_folder(folder)/"manifest.json").is_file():
             raise InputError(f"{minihac_folder(folder)}/manifest.json is missing: mini-HAC was not generated, or not to the end. `moosa data get mini-hac` does it.")
         super().__init__(folder, **how)
+
+    @staticmethod
+    def made_of(
+        folder: str | Path | None = None,  # the data folder; None: the project's
+    ) -> dict[str, object]:  # generator, seed, and hashes of what was made; {}: nothing was
+        "Return which generator made the data, from its recipe and its manifest."
+        root, found = minihac_folder(folder), {}
+        for name in ("recipe.json", "manifest.json"):
+            if (root/name).is_file(): found |= read_json(root/name, name.removesuffix(".json"))
+        return {k: stable_hash(found[k], 16) if k == "files" else found[k] for k in ("generator", "seed", "clips_per_class", "files") if k in found}

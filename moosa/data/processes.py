@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 from tqdm.auto import tqdm
 
-from ..core import InputError
+from ..core import InputError, safe_path
 
 # %% ../../nbs/11_data.processes.ipynb #150a993b
 def each(
@@ -48,7 +48,7 @@ def _outcome(call: Callable):
 
 
 def _in_processes(work, items, workers, bar):
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with safe_path(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
             futures = [pool.submit(work, item) for item in items]
             for _ in as_completed(futures): bar.update()
