@@ -137,7 +137,7 @@ def fit(
     notify(callbacks, "on_end", state, learner, optimiser)
     return state
 
-
+# %% ../nbs/41_trainer.ipynb #4341eb4c
 def own_rows(rows: list[int]) -> list[int]:
     "The part of a batch that this process loads."
     check_shared(len(rows), ranks())
