@@ -12,7 +12,6 @@ __all__ = ['SCHEMA', 'PRESET', 'PRECISIONS', 'FEATURES', 'ON_BAD_CLIP', 'PAIRING
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 

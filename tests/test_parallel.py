@@ -43,7 +43,7 @@ def test_loss_and_gradients_are_those_of_one_process(computed, case):
     one, two = computed
     for rank in two:
         assert rank[case].keys() == one[case].keys()
-        for name, value in one[case].items(): torch.testing.assert_close(rank[case][name], value, rtol=1e-9, atol=1e-12, msg=lambda m: f"{name}: {m}")
+        for name, value in one[case].items(): torch.testing.assert_close(rank[case][name], value, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert any(v.abs().max() > 1e-6 for name, v in one[case].items() if name.startswith("model.extractors"))
 
 
