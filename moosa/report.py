@@ -9,7 +9,9 @@ __all__ = ['COLOURS', 'MARKERS', 'SEES', 'styles', 'legend', 'mark_mean', 'name_
 
 # %% ../nbs/45_report.ipynb #36b32b46
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,7 +50,7 @@ def styles(
 def legend(
     fig: Figure,
     colours: dict[str, object],  # case -> colour
-    markers: dict[str, str] = {},  # task or rule -> marker
+    markers: Mapping[str, str] = MappingProxyType({}),  # task or rule -> marker
 ):
     "What colours and markers mean, at the right side of a figure."
     handles = [Patch(color=c, label=name) for name, c in colours.items()]
@@ -69,7 +71,7 @@ def name_data(fig: Figure, results: pd.DataFrame):
 def plot_number(
     results: pd.DataFrame,  # from `tables.collect_results`
     panels: list[Column],  # heading, group and number of each panel
-    chance: dict[str, float] = {},  # heading -> where guessing would be, a dotted line
+    chance: Mapping[str, float] = MappingProxyType({}),  # heading -> where guessing would be, a dotted line
 ) -> Figure:
     "Return each seed as a dot, each mean as a bar, hollow if seeds are missing; with no seed it says `missing`."
     results = results[results.rule.isna()]

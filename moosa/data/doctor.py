@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, atomic_write, one_of
 from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
-from .processes import each
+from .processes import ProcessDied, alone, each
 from .views import FLOW, RGB, SOUND, FrameRecipe
 
 # %% ../../nbs/18_data.doctor.ipynb #479ad0e9
@@ -274,8 +274,9 @@ def examine_clips(
     rows = [clips.iloc[[i]] for i in range(len(clips))]
     results = each(partial(_examine_row, light, modalities), rows, workers, "clips")
     findings, shapes = [], []
-    for clip, result in zip(clips["clip"], results):
-        if isinstance(result, Exception): findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
+    for clip, row, result in zip(clips["clip"], rows, results):
+        if isinstance(result, ProcessDied): findings += _deadly(light, row, modalities, result)
+        elif isinstance(result, Exception): findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
         else:
             findings += result[0]
             shapes += [(clip, m, *found) for m, found in result[1].items()]
@@ -286,6 +287,14 @@ def examine_clips(
 # %% ../../nbs/18_data.doctor.ipynb #51edcec0
 def _examine_row(dataset, modalities, row):
     return examine_clip(dataset, next(row.itertuples()), modalities)
+
+
+def _deadly(dataset, row: pd.DataFrame, modalities: tuple[str, ...], why: ProcessDied) -> list[tuple]:
+    "A clip that crashes whoever reads it: which of its files is it?"
+    clip = next(row.itertuples())
+    found = [alone(partial(_examine_row, dataset, (m,)), row) for m in modalities]
+    deadly = [m for m, result in zip(modalities, found) if isinstance(result, ProcessDied)]
+    return [(clip.clip, m, str(dataset.media(clip, m).path), "error", "unreadable", str(why)) for m in deadly] or [(clip.clip, "", "", "error", "unreadable", str(why))]
 
 
 def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
