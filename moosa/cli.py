@@ -106,23 +106,27 @@ def data_check(
     data_dir: DataDir = None,
 ):
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
+    from moosa.core import data_folder
+    from moosa.data.doctor import add_changed, examine, report, write_findings
     from moosa.data.loader import DATASETS, create_dataset, dataset_class
     from moosa.spec import resolve_options
 
     given = key_values(data_options, "--data-options", "audio_format=convert")
     options = resolve_options(given, dataset_class(name).options) if given else {}
+    own, changed = True, []  # what the data set's own check says: is all well, and which files are not
     if hasattr(DATASETS.get(name), "check"):
         lines = DATASETS[name].check(data_dir)
+        own, changed = lines.ok.all(), lines.attrs.get("changed", [])
         for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}")
-        if not lines.ok.all(): raise typer.Exit(1)
-    if name == "av-digits": return
-    from moosa.core import data_folder
-    from moosa.data.doctor import examine, report
-
-    dataset = create_dataset(name, data_dir, options=options)
-    findings = examine(dataset, some_names([modalities] if modalities else []), sample, workers)
-    print(report(dataset, findings, out or data_folder(data_dir)/f"check-{in_file_name(user_path(name).resolve().stem)}.csv"))
-    if (findings.level == "error").any(): raise typer.Exit(1)
+        if not own and not changed: raise typer.Exit(1)
+    out = out or data_folder(data_dir)/f"check-{in_file_name(user_path(name).resolve().stem)}.csv"
+    try: dataset = create_dataset(name, data_dir, options=options)
+    except InputError:  # a list, say, that cannot be read: what is known of the files is written down all the same
+        if changed: write_findings(add_changed(None, None, changed), out)
+        raise
+    findings = add_changed(examine(dataset, some_names([modalities] if modalities else []), sample, workers), dataset, changed)
+    print(report(dataset, findings, out))
+    if not own or (findings.level == "error").any(): raise typer.Exit(1)
 
 # %% ../nbs/49_cli.ipynb #92c07d21
 @data_app.command("make-flow")
@@ -284,7 +288,7 @@ def print_results(
     results, percent = record["results"], lambda v: "undefined" if v is None else f"{100*v:5.1f}"
     print(("done" if fresh else "done before") + f"; selected epoch {record['selected_epoch']}, {record['seconds']} s of training, peak memory {record['peak_memory_mb']:.0f} MB")
     for protocol in ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision"):
-        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; and few methods have a score of their own
+        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; few methods have a score of their own
         print(f"  {protocol:<20} OS* {percent(r['OS*'])}   UNK {percent(r['UNK'])}   HOS {percent(r['HOS'])}")
     if own := results.get("own threshold-free"): print(f"  {'own, no threshold':<20} AUROC {percent(own['AUROC'])}")
     if "threshold-free" in results: print(f"  {'no threshold':<20} AUROC {percent(results['threshold-free']['AUROC'])}   known accuracy {percent(results['accuracy']['fused'])}")

@@ -32,6 +32,7 @@ from .core import (InputError, atomic_write, data_folder, file_sha256, one_of, p
 from .data.doctor import check_before, playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
+from .data.twins import check_apart
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .fingerprint import Now, changes, identity
@@ -99,6 +100,8 @@ def open_experiment(
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
+    lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
+    check_apart(dataset, lists, spec.modalities)
     seen = dataset if spec.features == "live" else FrozenFeatures(dataset, build_extractors(spec, folder), spec.features, spec.views, spec.features_dtype, folder)
     train, validation, test = (ClipList(seen, clips, spec.modalities) for clips in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:

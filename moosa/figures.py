@@ -203,7 +203,8 @@ def nines(
 
 def confidence_axis(ax, most: float):  # most: nines, where the axis ends
     "Make an axis of nines that is labelled with confidences."
-    ticks = {0: "0", **{k: f"{1 - 10.0**-k:.{k}f}" for k in range(1, 5)}, **{k: f"1$-$10$^{{-{k}}}$" for k in range(5, 8)}}
+    ticks = {0: "0", **{k: f"{1 - 10.0**-k:.{k}f}" for k in range(1, 5)}}
+    ticks |= {k: f"1$-$10$^{{-{k}}}$" for k in range(5, 8)}
     ticks[float(nines(1.0))] = "1"
     if most < 4: ticks[float(nines(0.5))] = "0.5"
     shown = {place: text for place, text in ticks.items() if place <= most}
@@ -225,7 +226,8 @@ def plot_scores(target: Predictions, validation: Predictions, results: Mapping) 
     fig, ax = new_figure(1, 1, (7.4, 3.2))
     for name, (c, colour) in groups.items():
         style = dict(histtype="step") if name == "source validation" else dict(alpha=.6)
-        ax.hist(nines(c), np.linspace(0, most, 41), weights=np.full(len(c), 1/max(1, len(c))), color=colour, label=f"{name} ({len(c)})", **style)
+        shares = np.full(len(c), 1/max(1, len(c)))
+        ax.hist(nines(c), np.linspace(0, most, 41), weights=shares, color=colour, label=f"{name} ({len(c)})", **style)
     for protocol, style in PROTOCOLS.items() if target.open_set else ():
         ax.axvline(nines(results[protocol]["threshold"]), color="black", ls=style, lw=1, label=f"threshold, {protocol}")
     confidence_axis(ax, most)
@@ -237,7 +239,8 @@ def plot_scores(target: Predictions, validation: Predictions, results: Mapping) 
 
 def _scores_title(target: Predictions, results: Mapping) -> str:
     if not target.open_set:
-        return f"Confidence of the fused head: accuracy {results['accuracy']['fused']:.3f}, ECE {results['calibration']['ECE']:.3f}"
+        accuracy, error = results["accuracy"]["fused"], results["calibration"]["ECE"]
+        return f"Confidence of the fused head: accuracy {accuracy:.3f}, ECE {error:.3f}"
     own = results.get("own threshold-free")
     beside = f" (by the method's own score {own['AUROC']:.3f})" if own else ""
     return f"Known or unknown: AUROC {results['threshold-free']['AUROC']:.3f}{beside}"

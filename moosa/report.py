@@ -29,7 +29,8 @@ from .openset import openness
 from .published import beside_published, published_text
 from .search import SearchGrid, choose
 from .spec import differs_from_live
-from .tables import Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise, whole_seeds
+from .tables import (Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise,
+                          whole_seeds)
 
 # %% ../nbs/45_report.ipynb #23cb2d34
 COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")  # readable for colour-blind people
@@ -72,7 +73,7 @@ def plot_number(
     panels: list[Column],  # heading, group and number of each panel
     chance: Mapping[str, float] = MappingProxyType({}),  # heading -> where guessing would be, a dotted line
 ) -> Figure:
-    "Each seed as a dot, each mean as a bar, by task and case. A bar that should be there and is not says `missing`."
+    "Return each seed as a dot, each mean as a bar, hollow if seeds are missing; with no seed it says `missing`."
     results = results[results.rule.isna()]
     tasks, colours = list(results.task.unique()), styles(list(results.case.unique()))
     tidy, width = summarise(results, panels).set_index(["case", "task", "number"]), 0.84/len(colours)
@@ -88,7 +89,8 @@ def plot_number(
                 x, seeds = j + (i - (len(colours) - 1)/2)*width, values[task].dropna()
                 if seeds.empty: ax.text(x, .01, "missing", rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
                 else:
-                    ax.bar(x, seeds.mean(), width*.92, color=colour, alpha=.75)
+                    whole = len(seeds) == tidy.loc[(case, task, heading), "expected"]
+                    ax.bar(x, seeds.mean(), width*.92, color=colour if whole else "none", edgecolor=colour, alpha=.75)
                     ax.plot(x + np.linspace(-.24, .24, len(seeds))*width*(len(seeds) > 1), seeds, ".", color="black", ms=max(2, min(5, 30*width)))
         if heading in chance: ax.axhline(chance[heading], color="black", ls=":", lw=1)
         ax.set(ylim=(0, 1), xlim=(-.5, len(tasks) - .5))
@@ -134,7 +136,7 @@ def equal_hos(ax):
 def plot_missing_modalities(
     results: pd.DataFrame,  # from `tables.collect_results`, with some numbers of missing modalities
 ) -> Figure:
-    "Known accuracy and AUROC by what is present; means over the tasks, of seeds that are done for every task. A hollow mark: not all seeds are."
+    "Return known accuracy and AUROC by what is present: means over the tasks. Hollow: not all seeds have every task."
     cases = list(results[results.rule.notna()].case.unique())
     results = results[results.case.isin(cases)]
     complete = results.rule.isna()
@@ -152,11 +154,13 @@ def plot_missing_modalities(
             shown = [(case, rule) for case in colours for rule in markers if ((column.case == case) & (column.rule == rule)).any()]
             for i, (case, rule) in enumerate(shown):
                 cells = cells_of(results[results.case == case])
-                values = by_seed(column[(column.case == case) & (column.rule == rule)], group, number).reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
+                values = by_seed(column[(column.case == case) & (column.rule == rule)], group, number)
+                values = values.reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
                 x = j + (i - (len(shown) - 1)/2)*min(.16, .8/len(shown))
                 ax.plot(np.full(len(values), x), values, ".", color=colours[case], alpha=.5, ms=4, mew=0)
                 whole = len(values) == whole_seeds(cells)
-                mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **(dict(mec="white", mew=.4) if whole else {}))
+                edge = dict(mec="white", mew=.4) if whole else {}
+                mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **edge)
         ax.set_xticks(range(len(present)), [p.replace("+", "\n+ ") for p in present], fontsize=8)
         ax.set(ylim=(0, 1), xlim=(-.5, len(present) - .5))
         title(ax, heading)
@@ -171,7 +175,7 @@ def plot_missing_modalities(
 def plot_openness(
     results: pd.DataFrame,  # from `tables.collect_results`, with several numbers of unknown classes
 ) -> Figure:
-    "HOS under both protocols, and AUROC, against openness; means over the tasks, bars are standard errors over seeds. A hollow mark: not all seeds are done for every task."
+    "Return HOS and AUROC against openness: means over the tasks, standard errors. Hollow: not all seeds have every task."
     results = results[results.rule.isna() & (results.unknown > 0)]
     results = results[results.groupby("series").unknown.transform("nunique") > 1]
     results = results.assign(x=[openness(*counts) for counts in zip(results.known, results.unknown)])
@@ -180,7 +184,8 @@ def plot_openness(
     fig, axes = new_figure(1, 3, (10.2, 3.2), sharex=True, sharey=True)
     for ax, (heading, group, number) in zip(axes, [(f"HOS, {p}", p, "HOS") for p in ("oracle", "source-quantile")] + [("AUROC", "threshold-free", "AUROC")]):
         for series, here in results.groupby("series", sort=False):
-            rows = [(x, by_seed(part, group, number).mean(axis=1, skipna=False), whole_seeds(cells_of(part))) for x, part in here.groupby("x")]
+            parts = list(here.groupby("x"))
+            rows = [(x, by_seed(p, group, number).mean(axis=1, skipna=False), whole_seeds(cells_of(p))) for x, p in parts]
             means = np.array([mean_and_se(values)[:2] for _, values, _ in rows])
             ax.errorbar([x for x, _, _ in rows], means[:, 0], means[:, 1], color=colours[series], capsize=2)
             for (x, values, planned), mean in zip(rows, means[:, 0]):

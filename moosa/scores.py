@@ -304,7 +304,8 @@ def _rescore(target: Predictions, validation: Predictions, name: str, quantile: 
     predicted, labels = target.fused.argmax(dim=1), target.labels
     at = lambda q: {**at_threshold(confidence, predicted, labels, C, source_quantile_threshold(known, q)), "quantile": q}
     by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
-    groups = {"oracle": best_of_ten(confidence, by_softmax, labels, C), "oracle-exact": exact_sweep(confidence, by_softmax, labels, C), "source-quantile": at(quantile)}
+    groups = {"oracle": best_of_ten(confidence, by_softmax, labels, C),
+              "oracle-exact": exact_sweep(confidence, by_softmax, labels, C), "source-quantile": at(quantile)}
     if len(playable(validation)) >= 3: groups["leave-one-class-out"] = at(leave_one_class_out(validation, name))
     curve = hos_curve(confidence, predicted, labels, C)
     return {**groups, "threshold-free": {**threshold_free(confidence, predicted, labels, C), "HOS-area": hos_area(curve)},
