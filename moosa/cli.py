@@ -106,23 +106,27 @@ def data_check(
     data_dir: DataDir = None,
 ):
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
+    from moosa.core import data_folder
+    from moosa.data.doctor import add_changed, examine, report, write_findings
     from moosa.data.loader import DATASETS, create_dataset, dataset_class
     from moosa.spec import resolve_options
 
     given = key_values(data_options, "--data-options", "audio_format=convert")
     options = resolve_options(given, dataset_class(name).options) if given else {}
+    own, changed = True, []  # what the data set's own check says: is all well, and which files are not
     if hasattr(DATASETS.get(name), "check"):
         lines = DATASETS[name].check(data_dir)
+        own, changed = lines.ok.all(), lines.attrs.get("changed", [])
         for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}")
-        if not lines.ok.all(): raise typer.Exit(1)
-    if name == "av-digits": return
-    from moosa.core import data_folder
-    from moosa.data.doctor import examine, report
-
-    dataset = create_dataset(name, data_dir, options=options)
-    findings = examine(dataset, some_names([modalities] if modalities else []), sample, workers)
-    print(report(dataset, findings, out or data_folder(data_dir)/f"check-{in_file_name(user_path(name).resolve().stem)}.csv"))
-    if (findings.level == "error").any(): raise typer.Exit(1)
+        if not own and not changed: raise typer.Exit(1)
+    out = out or data_folder(data_dir)/f"check-{in_file_name(user_path(name).resolve().stem)}.csv"
+    try: dataset = create_dataset(name, data_dir, options=options)
+    except InputError:  # a list, say, that cannot be read: what is known of the files is written down all the same
+        if changed: write_findings(add_changed(None, None, changed), out)
+        raise
+    findings = add_changed(examine(dataset, some_names([modalities] if modalities else []), sample, workers), dataset, changed)
+    print(report(dataset, findings, out))
+    if not own or (findings.level == "error").any(): raise typer.Exit(1)
 
 # %% ../nbs/49_cli.ipynb #92c07d21
 @data_app.command("make-flow")
@@ -247,15 +251,15 @@ def run_command(
     watch_target: Annotated[bool, typer.Option("--watch-target", help="Test on the target after every epoch, too; the numbers are kept and choose nothing.")] = False,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile: slow to start, faster on a GPU.")] = False,
-    device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="GPUs (or CPU processes) that share this run's batches. With torchrun in front of this command, those that it starts.")] = 1,
-    again: Again = False, contents: Contents = False, data_dir: DataDir = None,
+    devices: Annotated[int, typer.Option(help="GPUs (or CPU processes) that share this run's batches: other masks and dropout, so another run. With torchrun in front of this command, those that it starts.")] = 1,
+    device: Device = "auto", again: Again = False, contents: Contents = False, data_dir: DataDir = None,
 ):
     "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
     from tqdm import tqdm
 
     from moosa.experiment import run, run_folder, train_together
     from moosa.grid import watch_epochs
+    from moosa.parallel import devices_asked_for
     from moosa.spec import spec_from
 
     if unknown and num_unknown is not None: raise InputError("--unknown and --num-unknown: give the names of the unknown classes, or their number, not both.")
@@ -264,12 +268,12 @@ def run_command(
                  target_classes=some_names(target_classes, lambda: data_named(dataset, preset).classes), train_share=train_share, pairing=pairing, missing=some_names(missing), hyper=key_values(hyper),
                  extractors=key_values(extractors, "--extractors", "video=slowfast"), weights=weights, frozen_stems=frozen_stems, frozen_bn=frozen_bn,
                  features=features, views=views, features_dtype=features_dtype, stem_dtype=stem_dtype, data_options=key_values(data_options, "--data-options", "frame_index=repaired"),
-                 on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, compile=compile)
+                 on_bad_clip=on_bad_clip, epochs=epochs, batch_size=batch_size, lr=lr, watch_target=watch_target, precision=precision, devices=devices_asked_for(devices), compile=compile)
     spec = spec_from({name: value for name, value in given.items() if value is not None and value != {}})
     if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
-        folder, fresh = run(spec, data_dir, device, devices=devices, again=again, contents=contents)
+        folder, fresh = run(spec, data_dir, device, again=again, contents=contents)
     print_results(folder, fresh)
 
 # %% ../nbs/49_cli.ipynb #dafebc4a
@@ -284,7 +288,7 @@ def print_results(
     results, percent = record["results"], lambda v: "undefined" if v is None else f"{100*v:5.1f}"
     print(("done" if fresh else "done before") + f"; selected epoch {record['selected_epoch']}, {record['seconds']} s of training, peak memory {record['peak_memory_mb']:.0f} MB")
     for protocol in ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision"):
-        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; and few methods have a score of their own
+        if not (r := results.get(protocol)): continue  # closed: nothing is unknown; few methods have a score of their own
         print(f"  {protocol:<20} OS* {percent(r['OS*'])}   UNK {percent(r['UNK'])}   HOS {percent(r['HOS'])}")
     if own := results.get("own threshold-free"): print(f"  {'own, no threshold':<20} AUROC {percent(own['AUROC'])}")
     if "threshold-free" in results: print(f"  {'no threshold':<20} AUROC {percent(results['threshold-free']['AUROC'])}   known accuracy {percent(results['accuracy']['fused'])}")

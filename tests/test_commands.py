@@ -1,6 +1,5 @@
 """Every command, with every option, as typer hands it on: each is given here once, and one that is not is found."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
