@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from .words import in_figure, in_markdown
+
 # %% ../nbs/44_compare.ipynb #7dafb4e7
 CELL = ["task", "unknown", "seed"]  # what a cell is, beside its case
 Cells = dict[str, list[tuple]]  # case -> cells
@@ -186,7 +188,7 @@ def _difference(r) -> str:  # r: a row of `compare` that holds
     bounds = sorted(round(100*sign*bound, 1) + 0.0 for bound in (r.low, r.high))  # -0.0 + 0.0 is 0.0
     interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}"
     if r.seeds < 2: interval = "one seed, no interval"
-    return f"{r.case} is {better} than {r.other} by {100*abs(r.difference):.1f} points ({interval}, {_p(r.corrected)})"
+    return f"{in_markdown(r.case)} is {better} than {in_markdown(r.other)} by {100*abs(r.difference):.1f} points ({interval}, {_p(r.corrected)})"
 
 
 def _left_out(table: pd.DataFrame) -> str:
@@ -195,8 +197,8 @@ def _left_out(table: pd.DataFrame) -> str:
     for r in table.itertuples():
         for case, cells in r.missing.items(): lacks[case] = sorted({*lacks.get(case, ()), *cells})
         if r.n == 0 and not r.missing: apart.setdefault(r.other, []).append(r.case)
-    told = [f"No number, and left out: {cells_text(lacks)}."] if lacks else []
-    told += [f"No cell in common with {other}: {', '.join(cases)}." for other, cases in apart.items()]
+    told = [f"No number, and left out: {in_markdown(cells_text(lacks))}."] if lacks else []
+    told += [f"No cell in common with {in_markdown(other)}: {in_markdown(', '.join(cases))}." for other, cases in apart.items()]
     return "".join(f" {text}" for text in told)
 
 
@@ -220,6 +222,7 @@ def plot_wins(
     image = ax.imshow(points, cmap="RdBu", vmin=-1.6*largest, vmax=1.6*largest)
     bar = ax.figure.colorbar(image, ax=ax, shrink=.6, label="row − column, points")
     bar.ax.set_ylim(-largest, largest)
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), names)
+    shown = [in_figure(name) for name in names]
+    ax.set_xticks(range(len(names)), shown, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), shown)
     ax.grid(False)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'SEES', 'styles', 'legend', 'mark_mean', 'name_data', 'plot_number', 'plot_trade', 'equal_hos',
-           'plot_missing_modalities', 'plot_openness', 'make_figures', 'describe', 'feature_notes', 'published_part',
-           'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
+           'plot_missing_modalities', 'plot_openness', 'make_figures', 'made_by', 'describe', 'feature_notes',
+           'published_part', 'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
 
 # %% ../nbs/45_report.ipynb #36b32b46
 import re
@@ -31,6 +31,7 @@ from .search import SearchGrid, choose
 from .spec import differs_from_live
 from .tables import (Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise,
                           whole_seeds)
+from .words import in_figure, in_markdown, one_line
 
 # %% ../nbs/45_report.ipynb #23cb2d34
 COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")  # readable for colour-blind people
@@ -53,8 +54,8 @@ def legend(
     markers: Mapping[str, str] = MappingProxyType({}),  # task or rule -> marker
 ):
     "What colours and markers mean, at the right side of a figure."
-    handles = [Patch(color=c, label=name) for name, c in colours.items()]
-    handles += [Line2D([], [], color="black", ls="", marker=m, label=name) for name, m in markers.items()]
+    handles = [Patch(color=c, label=in_figure(name)) for name, c in colours.items()]
+    handles += [Line2D([], [], color="black", ls="", marker=m, label=in_figure(name)) for name, m in markers.items()]
     fig.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
 
 
@@ -65,7 +66,7 @@ def mark_mean(ax, x: float, y: float, colour, whole: bool, marker: str = "o", **
 
 def name_data(fig: Figure, results: pd.DataFrame):
     "Generated data is named on the figure itself."
-    if results.data.str.contains("synthetic").any(): fig.suptitle(", ".join(results.data.unique()), fontsize=9)
+    if results.data.str.contains("synthetic").any(): fig.suptitle(in_figure(", ".join(results.data.unique()), 100), fontsize=9)
 
 # %% ../nbs/45_report.ipynb #d250291c
 def plot_number(
@@ -94,8 +95,9 @@ def plot_number(
                     ax.plot(x + np.linspace(-.24, .24, len(seeds))*width*(len(seeds) > 1), seeds, ".", color="black", ms=max(2, min(5, 30*width)))
         if heading in chance: ax.axhline(chance[heading], color="black", ls=":", lw=1)
         ax.set(ylim=(0, 1), xlim=(-.5, len(tasks) - .5))
-        crowded = sum(map(len, tasks))*.085 > size - .9
-        ax.set_xticks(range(len(tasks)), tasks, **(dict(rotation=25, ha="right", rotation_mode="anchor") if crowded else {}))
+        shown = [in_figure(task, 32) for task in tasks]
+        crowded = sum(map(len, shown))*.085 > size - .9
+        ax.set_xticks(range(len(tasks)), shown, **(dict(rotation=25, ha="right", rotation_mode="anchor") if crowded else {}))
         title(ax, heading)
         ax.grid(False, axis="x")
     for ax in axes[:, 0]: ax.set_ylabel("share")
@@ -224,6 +226,15 @@ SEES = {
 }
 
 
+def made_by(
+    grid: str,  # a file, or a name in nbs/experiments/grids
+    search: int = 0,  # as given to `moosa grid --search`
+) -> str:  # Markdown
+    "The grid that a report is of, and the command that makes it; without the folders of this machine."
+    options = f" --search {search}" if search else ""
+    return f"Grid {in_markdown(Path(grid).name)}:\n\n    moosa report {one_line(Path(grid).name)}{options}\n"
+
+
 def describe(
     grid: Grid,
     results: pd.DataFrame,  # of the grid
@@ -234,7 +245,7 @@ def describe(
     lines = [SEES[s] for s in cells.setting.unique()]
     if (~cells.sources.str.contains("+", regex=False) & (cells.setting != "in-domain")).any(): lines.append("**Single source**: where one domain alone is the source, the task says which: `source→target`.")
     lines += feature_notes(grid)
-    return (f"**{grid.about.rstrip('.') or grid.name}.** Data: {', '.join(cells.data.unique())}. {(status == 'done').sum()} of {len(status)} runs are done"
+    return (f"**{grid.about.rstrip('.') or in_markdown(grid.name)}.** Data: {in_markdown(', '.join(cells.data.unique()))}. {(status == 'done').sum()} of {len(status)} runs are done"
             + (f", {failed} failed" if failed else "") + "; epochs were selected by source validation accuracy.\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
@@ -244,7 +255,7 @@ def feature_notes(
     "What differs from a live run where features were computed once, for which cases."
     notes, labels = {}, [case for case, _ in case_labels(grid)] if grid.specs else []
     for spec, case in zip(grid.specs, labels): notes.setdefault(tuple(differs_from_live(spec)), {})[case] = None
-    where = lambda cases: f" ({'; '.join(cases)})" if len(cases) < len(set(labels)) else ""
+    where = lambda cases: f" ({in_markdown('; '.join(cases))})" if len(cases) < len(set(labels)) else ""
     return [f"**Features computed once**{where(cases)}: {' '.join(note)}" for note, cases in notes.items() if note]
 
 
@@ -257,7 +268,7 @@ def published_part(
         title = "Known accuracy beside numbers reported in the literature; std is their standard deviation over seeds, ours is a standard error; difference in points"
         return Table("published", title, data, both, published_text(both))
     if results.data.str.contains("synthetic").any(): return "There are no published numbers for generated clips."
-    if not results.dataset.isin(["hac", "epic"]).any(): return f"There are no published numbers for {data}."
+    if not results.dataset.isin(["hac", "epic"]).any(): return f"There are no published numbers for {in_markdown(data)}."
     if not (results.setting == "closed").any(): return "The numbers at hand from the literature are closed-set; the open-set tables are not among them, and nothing was guessed."
     return "No closed-set run that is done has the data, sources, target and modalities of a published number."
 

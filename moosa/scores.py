@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .core import InputError
 from .openset import (Predictions, at_threshold, check_logits, exact_sweep, hos_curve, max_softmax,
                            source_quantile_threshold, sweep_thresholds, threshold_free)
+from .words import in_figure
 
 # %% ../nbs/41_scores.ipynb #587d5866
 def max_logit(
@@ -258,7 +259,7 @@ def plot_hos_curves(
 ):
     "HOS against the share rejected, with the area in the legend."
     for label, curve in curves.items():
-        line, = ax.plot(curve["rejected"], curve["HOS"], lw=1.3, label=f"{label} ({hos_area(curve):.3f})")
+        line, = ax.plot(curve["rejected"], curve["HOS"], lw=1.3, label=f"{in_figure(label)} ({hos_area(curve):.3f})")
         for protocol, threshold in ((marks or {}).get(label) or {}).items():
             at = curve.loc[(curve["threshold"] >= threshold).idxmax()]  # rejects the same clips
             ax.plot(at["rejected"], at["HOS"], MARKERS[protocol], color=line.get_color(), markeredgecolor="black", ms=6)

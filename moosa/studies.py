@@ -31,6 +31,7 @@ from .scores import rescore
 from .spec import Spec
 from .tables import (NOTE, Column, by_seed, case_labels, cell_text, data_label, mean_and_se, task_labels,
                           whole_seeds)
+from .words import in_figure, in_markdown, markdown_table
 
 # %% ../nbs/46_studies.ipynb #92838bfc
 COMPARED: list[Column] = [("HOS, source-quantile", "source-quantile", "HOS"), ("AUROC", "threshold-free", "AUROC"), ("known accuracy", "accuracy", "fused")]
@@ -234,8 +235,8 @@ def scores_table(rescored: pd.DataFrame) -> pd.DataFrame:
 
 def scores_markdown(rescored: pd.DataFrame) -> str:
     "Return the table for a page."
-    return (f"**Scores for unknown, by case.** Data: {', '.join(rescored.data.unique())}. {NOTE} FPR95: lower is better.\n\n"
-            + scores_table(rescored).reset_index().to_markdown(index=False, disable_numparse=True))
+    return (f"**Scores for unknown, by case.** Data: {in_markdown(', '.join(rescored.data.unique()))}. {NOTE} FPR95: lower is better.\n\n"
+            + markdown_table(scores_table(rescored).reset_index()))
 
 # %% ../nbs/46_studies.ipynb #55cac246
 def plot_rescored(
@@ -257,7 +258,7 @@ def plot_rescored(
                 mark_mean(ax, values.mean(), y, colour, whole=len(values) == expected, ms=4)
         ax.set_xlabel("share")
         title(ax, heading)
-    axes[0, 0].set_yticks(range(len(cases)), cases)
+    axes[0, 0].set_yticks(range(len(cases)), [in_figure(case) for case in cases])
     axes[0, 0].invert_yaxis()
     legend(fig, colours)
     return fig
@@ -317,5 +318,5 @@ def epochs_of_grid(
 
 def epochs_markdown(epochs: pd.DataFrame) -> str:
     "The table for a page."
-    return (f"**Choice of the epoch.** Data: {', '.join(epochs.data.unique())}. Percent; mean ± standard error over n seeds.\n\n"
-            + crossed_table(epochs, "selection", COMPARED).reset_index().to_markdown(index=False, disable_numparse=True))
+    return (f"**Choice of the epoch.** Data: {in_markdown(', '.join(epochs.data.unique()))}. Percent; mean ± standard error over n seeds.\n\n"
+            + markdown_table(crossed_table(epochs, "selection", COMPARED).reset_index()))

@@ -27,6 +27,7 @@ from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, Soun
 from .processes import ProcessDied, alone, each
 from .twins import places, twins
 from .views import FLOW, RGB, SOUND, FrameRecipe
+from ..words import markdown_table
 
 # %% ../../nbs/18_data.doctor.ipynb #479ad0e9
 ADVICE = {
@@ -468,7 +469,7 @@ def _kinds(findings: pd.DataFrame) -> list[str]:
 def _counts(table: pd.DataFrame) -> str:
     by_class = table.set_index(["domain", "part", "class"])["clips"].unstack(sort=False)
     bad = table.groupby(["domain", "part"], sort=False)["bad"].sum()
-    lines = [by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index().to_markdown(index=False)]
+    lines = [markdown_table(by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index())]
     if "official" in table:
         other = table[table["clips"] != table["official"]]
         lines.append("These are the official numbers of clips." if other.empty else "Other than the official numbers:")
