@@ -270,7 +270,8 @@ def examine(
     in_memory = hasattr(dataset, "load") and not hasattr(dataset, "media")
     table = pd.DataFrame(columns=COLUMNS) if in_memory else examine_clips(dataset, clips, chosen, workers)
     remarks = [("", "", *found) for found in dataset.remarks.findings] if hasattr(dataset, "remarks") else []
-    compared = twins(dataset, chosen, None if sample is None else clips, workers, set(table[table.level == "error"]["clip"]))
+    bad = set(table[table.level == "error"]["clip"])
+    compared = twins(dataset, chosen, None if sample is None else clips, workers, bad)
     table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
     table.attrs = dict(examined=len(clips), modalities=chosen)
     return table
@@ -326,14 +327,15 @@ def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
 def add_changed(
     findings: pd.DataFrame | None,  # as `examine` gives them; None: there are none
     dataset,  # None: it cannot be opened
-    changed: Sequence[tuple[Path, str, str]],  # file, problem ('missing' or 'changed'), detail: what a data set's own check says of its files
+    changed: Sequence[tuple[Path, str, str]],  # file, problem ('missing' or 'changed'), detail: of the data set's own check
 ) -> pd.DataFrame:  # the same, with a line for each of these files; one that is said to be missing already has its line
     "Add what a comparison with a manifest has found."
     found = places(dataset, dataset.clips, dataset.modalities) if changed and dataset is not None else []
     owner = {file: (place.clip.clip, place.modality) for place in found for file in place.files}
     if findings is None: findings = pd.DataFrame(columns=COLUMNS)
     said = set(zip(findings.file, findings.problem))
-    lines = [(*owner.get(file, ("", "")), str(file), "error", problem, detail) for file, problem, detail in changed if (str(file), problem) not in said]
+    new = [line for line in changed if (str(line[0]), line[1]) not in said]
+    lines = [(*owner.get(file, ("", "")), str(file), "error", problem, detail) for file, problem, detail in new]
     table = pd.DataFrame([*findings.to_numpy().tolist(), *lines], columns=COLUMNS)
     table.attrs = findings.attrs
     return table
@@ -439,7 +441,8 @@ def report(
     if out: write_findings(findings, out)
     examined, modalities = findings.attrs.get("examined", len(dataset.clips)), findings.attrs.get("modalities", dataset.modalities)
     parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})", *_kinds(findings),
-             passed_sentence(dataset.remarks.passed) if hasattr(dataset, "remarks") else "", f"All findings: {out}" if out else "", _counts(summary(dataset, findings)),
+             passed_sentence(dataset.remarks.passed) if hasattr(dataset, "remarks") else "",
+             f"All findings: {out}" if out else "", _counts(summary(dataset, findings)),
              _room(disk_use(dataset), cache_estimate(dataset)) if hasattr(dataset, "media") else ""]
     return "\n\n".join(part for part in parts if part)
 

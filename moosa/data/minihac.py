@@ -163,7 +163,8 @@ def read_manifest(root: Path) -> dict:
     if not path.is_file(): raise InputError(f"{path} is missing. Generate the data with `moosa data get mini-hac`.")
     manifest = read_json(path, "manifest")
     expected = dict(generator=int, seed=int, clips=int, files=dict)
-    if absent := [name for name, kind in expected.items() if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind)]:
+    found = manifest if isinstance(manifest, dict) else {}
+    if absent := [name for name, kind in expected.items() if not isinstance(found.get(name), kind)]:
         raise InputError(f"{path}: it lacks {', '.join(absent)}; delete it and run `moosa data get mini-hac`.")
     return manifest
 
@@ -176,7 +177,8 @@ def differs(
     if not path.is_file(): return "missing", "the manifest lists it, and there is no such file."
     try: found = file_sha256(path)
     except OSError as e: return "changed", f"it cannot be read: {e.strerror}."
-    return None if found == sha else ("changed", f"{path.stat().st_size} bytes with sha256 {found[:12]}..., the manifest has {str(sha)[:12]}....")
+    if found == sha: return None
+    return "changed", f"{path.stat().st_size} bytes with sha256 {found[:12]}..., the manifest has {str(sha)[:12]}...."
 
 # %% ../../nbs/15_data.minihac.ipynb #064b8405
 class MiniHac(Hac):
