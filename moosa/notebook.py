@@ -16,7 +16,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from .core import SAFE_PATH, InputError, RunFailed, write_json
-from .launch import ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, die_with, kills_by_memory, launch, name_memory
+from .data.processes import die_with
+from .launch import ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, kills_by_memory, launch, name_memory
 from .lock import Busy, hold
 
 # %% ../nbs/41_notebook.ipynb #50830454

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WATCHED', 'Learner', 'TrainConfig', 'TrainState', 'fit', 'own_rows', 'check_shared', 'notify', 'Meter',
            'check_finite', 'validate', 'predict', 'lay_out', 'make_fabric', 'side_by_side', 'Progress', 'Watch',
-           'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'read_pointer', 'collect', 'restore', 'load_tensors']
+           'History', 'peak_memory_mb', 'Memory', 'Checkpoint', 'read_pointer', 'load_checked', 'collect', 'restore',
+           'load_tensors']
 
 # %% ../nbs/41_trainer.ipynb #747ccac7
 import hashlib
@@ -35,7 +36,7 @@ from .objectives import Objective
 from .openset import Predictions, check_logits, evaluate
 from .optimiser import step_in_backward
 from .parallel import all_rows, own_randomness, rank, ranks, share_buffers, share_of, under_torchrun
-from .spec import PRECISIONS
+from .spec import LATER, PRECISIONS
 from .teacher import MovingAverage
 
 # %% ../nbs/41_trainer.ipynb #2db38fd8
@@ -88,6 +89,7 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
     world_size: int = 1  # processes that shared the last epoch
+    scaler: dict[str, float] = field(default_factory=dict)  # of 16-mixed: by how much gradients are scaled, and since when; empty: they are not
     peak_memory_mb: float = 0.0  # most that a process has held, also before the run was stopped; see `Memory`
     peak_gpu_memory_mb: float = 0.0  # most that torch has held on a GPU
 
@@ -106,6 +108,7 @@ def fit(
     learner, optimiser = fabric.setup(lay_out(learner, fabric.device, config.compile), optimiser)
     state, callbacks = TrainState(), list(callbacks)
     notify(callbacks, "on_start", state, learner, optimiser, config)
+    if state.scaler: fabric.strategy.precision.load_state_dict(state.scaler)
 
     with early_steps:
         for epoch in range(state.epoch, config.epochs):
@@ -127,6 +130,7 @@ def fit(
             accuracy, validation_loss = validate(fabric, learner, validation, config)
             if accuracy >= state.best_accuracy: state.best_accuracy, state.best_epoch = accuracy, epoch
             state.epoch, state.world_size = epoch + 1, ranks()
+            state.scaler = fabric.strategy.precision.state_dict()
             state.history.append(dict(epoch=epoch, **meter.means(), validation_accuracy=accuracy, validation_loss=validation_loss,
                                       seconds=time.perf_counter() - started))
             notify(callbacks, "on_epoch", state, learner, optimiser)
@@ -135,7 +139,7 @@ def fit(
     notify(callbacks, "on_end", state, learner, optimiser)
     return state
 
-
+# %% ../nbs/41_trainer.ipynb #4341eb4c
 def own_rows(rows: list[int]) -> list[int]:
     "The part of a batch that this process loads."
     check_shared(len(rows), ranks())
@@ -358,17 +362,11 @@ class Checkpoint:
         if saved["epoch"] > config.epochs:
             raise InputError(f"{self.pointer} has {saved['epoch']} epochs, but only {config.epochs} are asked for. It belongs to another run; delete the folder.")
         for name, value in saved.items(): setattr(state, name, value)
-        restore(self.load(state.epoch - 1), learner, optimiser)
-
-    def load(self, epoch: int) -> dict[str, torch.Tensor]:
-        "Return an epoch's tensors; raise `InputError` if they are not those that were saved."
-        path = self.tensors(epoch)
-        if not path.is_file() or file_sha256(path) != read_pointer(self.pointer)["sha256"].get(path.name):
-            raise InputError(f"checkpoint {path} is damaged: its sha256 is not the one in {self.pointer.name}. Delete its folder to train anew.")
-        return load_tensors(path)
+        restore(load_checked(self.tensors(state.epoch - 1), self.pointer), learner, optimiser)
 
     def check_same(self, found: dict):
         "Raise `InputError` if a checkpoint belongs to something else."
+        found = {**{name: value for name, value in LATER.items() if name in self.about}, **found}
         names = [name for name in {**found, **self.about} if found.get(name) != self.about.get(name)]
         if not names: return
         what = "; ".join(f"{name} is {found.get(name)!r} there, and {self.about.get(name)!r} here" for name in names)
@@ -383,9 +381,13 @@ class Checkpoint:
         write_json(self.pointer, {**vars(state), "about": self.about, "sha256": self.sums})
         for old in set(self.folder.glob("epoch-*.safetensors")) - keep: old.unlink()
 
+    def finished(self, epochs: int) -> bool:
+        "Have all epochs been trained? Then whoever goes on needs no other process."
+        return self.pointer.exists() and read_pointer(self.pointer)["epoch"] == epochs
+
     def load_selected(self, state: TrainState, learner: nn.Module):
         "Give `learner` the weights of the selected epoch."
-        saved = self.load(state.best_epoch)
+        saved = load_checked(self.tensors(state.best_epoch), self.pointer)
         learner.load_state_dict({k.removeprefix("learner."): v for k, v in saved.items() if k.startswith("learner.")})
 
     def clear(self):
@@ -403,6 +405,15 @@ def read_pointer(
     whole = isinstance(saved, dict) and {"epoch", "best_epoch", "history", "about", "sha256"} <= saved.keys() <= {*known, "about", "sha256"}
     if whole and isinstance(saved["about"], dict) and isinstance(saved["sha256"], dict) and type(saved["epoch"]) is int: return saved
     raise InputError(f"{path} is damaged, or was written by another version of moosa. Delete its folder to train anew.")
+
+
+def load_checked(
+    path: Path,  # an epoch's tensors
+    pointer: Path,  # checkpoint.json
+) -> dict[str, torch.Tensor]:
+    "Return an epoch's tensors; raise `InputError` if they are not those that were saved."
+    if path.is_file() and file_sha256(path) == read_pointer(pointer)["sha256"].get(path.name): return load_tensors(path)
+    raise InputError(f"checkpoint {path} is damaged: its sha256 is not the one in {pointer.name}. Delete its folder to train anew.")
 
 # %% ../nbs/41_trainer.ipynb #22c31263
 def collect(learner: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

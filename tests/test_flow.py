@@ -93,7 +93,7 @@ def test_nothing_to_do(tmp_path):
     with pytest.raises(InputError, match="does not exist"): make_flow(tmp_path/"none")
     with pytest.raises(InputError, match="there is no video"): make_flow(tmp_path)
     for ending in (".mp4", ".avi"): (tmp_path/f"a{ending}").write_bytes(b"")
-    with pytest.raises(InputError, match="the same flow films"): make_flow(tmp_path)
+    with pytest.raises(InputError, match="the same file would be made"): make_flow(tmp_path)
 
 
 def test_videos_behind_links_and_none_of_the_systems(tmp_path):

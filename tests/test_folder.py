@@ -6,7 +6,7 @@ import pytest
 
 from moosa.core import InputError
 from moosa.data.folder import FolderData
-from moosa.data.media import ArrayFile, FlowFiles, SoundFile, VideoFile
+from moosa.data.media import ArrayFile, FilmSound, FlowFiles, SoundFile, VideoFile
 
 HEAD = "clip,class,domain,part,video,audio"
 GOOD = "a,run,sea,train,v/a.mp4,v/a.wav"
@@ -17,6 +17,8 @@ def root(tmp_path):
     "A data folder whose files are never opened."
     (tmp_path/"own"/"v").mkdir(parents=True)
     for name in ("a.mp4", "b.MP4", "a.wav", "b.wav", "a_x.mp4", "a_y.mp4", "a.npy"): (tmp_path/"own"/"v"/name).write_bytes(b"")
+    for name in ("a.png", "a.gif"): (tmp_path/"own"/"v"/name).write_bytes(b"x")
+    (tmp_path/"own"/"v"/"folder.wav").mkdir()
     (tmp_path/"secret.mp4").write_bytes(b"")
     os.symlink(tmp_path/"secret.mp4", tmp_path/"own"/"v"/"link.mp4")
     os.symlink(tmp_path, tmp_path/"own"/"up")
@@ -26,6 +28,31 @@ def root(tmp_path):
 def opened(root, *lines, encoding="utf-8"):
     (root/"manifest.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
     return FolderData(root)
+
+
+@pytest.mark.parametrize("file, says", [("v/a.mp4", "'v/a.mp4' is a film; flow is two films, one column each: flow_x and flow_y"), ("v/a.npy", "'v/a.npy' is an array; flow is two films"),
+                                        ("v/a.wav", "'v/a.wav' is a sound; flow is two films")])
+def test_flow_in_one_column(root, file, says):
+    with pytest.raises(InputError) as error: opened(root, "clip,class,domain,flow", f"a,run,sea,{file}")
+    assert f"line 2, column flow: {says}" in str(error.value)
+
+
+def test_flow_that_is_no_film(root):
+    with pytest.raises(InputError, match="line 2, column flow_y: 'v/a.npy' is an array, not a film; flow_x and flow_y are two gray films"): opened(root, "clip,class,domain,flow_x,flow_y", "a,run,sea,v/a_x.mp4,v/a.npy")
+
+
+def test_columns_of_other_names_hold_anything(root):
+    data = opened(root, "clip,class,domain,pose,other,noise", "a,run,sea,v/a.npy,v/a.mp4,v/a.wav")
+    clip = next(data.clips.itertuples())
+    assert [type(data.media(clip, m)) for m in data.modalities] == [ArrayFile, VideoFile, SoundFile]
+    with pytest.raises(InputError, match="line 3, column noise: 'v/a.mp4' is a film, the files before are each a sound"):
+        opened(root, "clip,class,domain,noise", "a,run,sea,v/a.wav", "b,run,sea,v/a.mp4")
+
+
+def test_a_film_is_heard_in_the_column_audio(root):
+    data = opened(root, "clip,class,domain,video,audio", "a,run,sea,v/a.mp4,v/a.mp4", "b,run,sea,v/b.MP4,v/b.wav")
+    assert [type(data.media(clip, "audio")) for clip in data.clips.itertuples()] == [FilmSound, SoundFile]
+    assert {type(data.media(clip, "video")) for clip in data.clips.itertuples()} == {VideoFile}
 
 
 def test_a_manifest_says_what_there_is(root):
@@ -56,7 +83,11 @@ def test_spaces_blank_lines_and_byte_order_marks_do_no_harm(root, encoding):
     ("b,run,sea,train,v/c.mp4,v/a.wav", "line 3, column video: there is no file"),
     ("b,run,sea,train,v,v/a.wav", "line 3, column video: 'v' is not a file that can be read"),
     ("b,run,sea,train,v/a.gif,v/a.wav", "line 3, column video: 'v/a.gif' is not a file that can be read; expected an ending of .mp4"),
-    ("b,run,sea,train,v/a.wav,v/a.wav", "line 3, column video: 'v/a.wav' is read as SoundFile"),
+    ("b,run,sea,train,v/a.wav,v/a.wav", "line 3, column video: 'v/a.wav' is a sound; expected a film in the column video (.mp4, .m4v, .mov, .avi, .mkv, .webm); a sound belongs in the column audio"),
+    ("b,run,sea,train,v/a.npy,v/a.wav", "line 3, column video: 'v/a.npy' is an array; expected a film in the column video"),
+    ("b,run,sea,train,v/a.mp4,v/a.npy", "line 3, column audio: 'v/a.npy' is an array; expected a sound in the column audio (.mp4, .m4v, .mov, .avi, .mkv, .webm, .wav, .flac); features of another network"),
+    ("b,run,sea,train,v/a.mp4,v/a.png", "line 3, column audio: 'v/a.png' is not a file that can be read; expected an ending of"),
+    ("b,run,sea,train,v/a.mp4,v/folder.wav", "line 3, column audio: there is no file"),
     ("b,run,sea,train,v/a.mp4", "line 3: 5 cells, expected 6"),
     ("b,run,sea,train,../secret.mp4,v/a.wav", "line 3, column video: '../secret.mp4' leads out of the data folder"),
     ("b,run,sea,train,v/../../secret.mp4,v/a.wav", "leads out of the data folder"),

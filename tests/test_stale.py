@@ -22,7 +22,7 @@ from moosa.openset import Predictions, evaluate
 from moosa.report import publish_example
 from moosa.spec import Spec, resolve
 from moosa.studies import epochs_of_grid, rescore_grid
-from moosa.tables import collect_results, make_tables, missing_cells
+from moosa.tables import collect_results, make_tables
 
 GRID = {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0, 1]}}
 SMALL = {"base": {"watch_target": True, "epochs": 2}, **GRID}

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from ..core import safe_path
+from ..data.processes import die_with
 from ..trainer import peak_memory_mb
 
 # %% ../../nbs/45_benches.timing.ipynb #ae1bd3c8
@@ -106,7 +107,7 @@ def measure_memory(
     "Peak memory and time of a step, with one thread, in a process of its own."
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["moosa.benches.steps", "torch._dynamo"])  # torch.optim imports the latter at its first use
-    with safe_path(), ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool: return pool.submit(_measure, make, args, steps).result()
+    with safe_path(), ProcessPoolExecutor(1, context, initializer=die_with, max_tasks_per_child=1) as pool: return pool.submit(_measure, make, args, steps).result()
 
 
 def _measure(make: str, args, steps: int) -> dict[str, float]:

@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'Batch', 'check_finite', 'named', 'ClipList', 'Pairs',
-           'train_batches', 'eval_batches', 'Waits']
+           'train_batches', 'eval_batches', 'Packed', 'shared_memory', 'find_deadly', 'Waits']
 
 # %% ../../nbs/19_data.loader.ipynb #50960a1c
 import copy
 import gc
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from ..core import InputError, derived_seed, one_of, user_path
 from . import digits, epic, hac, minihac
 from . import folder as folder_data
+from .processes import ProcessDied, die_with, each
 from .views import View
 
 # %% ../../nbs/19_data.loader.ipynb #298205db
@@ -72,6 +78,13 @@ class Batch:
     def pin_memory(self) -> "Batch":
         "Move the tensors to memory that a GPU can copy from by itself. Called by torch's loader."
         return self._each(torch.Tensor.pin_memory)
+
+    @property
+    def nbytes(self) -> int:
+        "Bytes of all tensors."
+        sizes = []
+        self._each(lambda x: sizes.append(x.nbytes))
+        return sum(sizes)
 
     def _each(self, call) -> "Batch":
         one = lambda x: tuple(map(one, x)) if isinstance(x, tuple) else call(x)
@@ -212,13 +225,33 @@ def eval_batches(
     "Every clip once, in order. Raises `BadClip` for a clip that cannot be read."
     return _batches(clips, BatchSampler(range(len(clips))[rows], batch_size, drop_last=False), workers, pin)
 
-
+# %% ../../nbs/19_data.loader.ipynb #c3df6932
 def _batches(clips: ClipList | Pairs, sampler: Iterable[list[int]], workers: int, pin: bool) -> Iterator[Batch]:
     if workers: gc.collect()  # a film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads that it does not have
-    loader = iter(DataLoader(clips, batch_sampler=sampler, collate_fn=_as_is, num_workers=workers, worker_init_fn=_start_worker, pin_memory=pin))  # draws a number from torch's generator: not the thread's to do
-    for batch in loader if workers else _ahead(loader):
-        if isinstance(batch, InputError): raise batch
-        yield batch
+    rows, hand_over = list(sampler), partial(_hand_over, workers=workers)
+    with _no_alarm(): loader = iter(DataLoader(clips, batch_sampler=rows, collate_fn=hand_over, num_workers=workers, worker_init_fn=_start_worker,
+                                               pin_memory=pin))  # draws a number from torch's generator: not the thread's to do
+    for number in range(len(rows)) if workers else ():
+        try: batch = next(loader)
+        except (RuntimeError, OSError, EOFError) as e:  # the last two: what a dead process has sent can no longer be fetched
+            if str(e).startswith("Caught "): raise  # it was raised in a process that is alive
+            raise find_deadly(clips, sum(rows[number:number + 2*workers], []), e) from None
+        yield _opened(batch)
+    for batch in () if workers else _ahead(loader): yield _opened(batch)
+
+
+@contextmanager
+def _no_alarm():
+    "Torch would raise an error wherever this process is when one that loads dies. Without that, the one who asks for the next batch is told."
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"): return (yield)
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def _opened(batch: "Batch | Packed | InputError") -> Batch:
+    if isinstance(batch, InputError): raise batch
+    return batch.unpack() if isinstance(batch, Packed) else batch
 
 
 def _ahead(batches: Iterator) -> Iterator:
@@ -229,8 +262,28 @@ def _ahead(batches: Iterator) -> Iterator:
             coming = thread.submit(next, batches, None)
             yield batch
 
+# %% ../../nbs/19_data.loader.ipynb #d85e1523
+class Packed:
+    "A batch as plain arrays, which go through a pipe."
 
-def _as_is(batch): return batch
+    def __init__(self, batch: Batch): self.arrays = batch._each(torch.Tensor.numpy)
+
+    def unpack(self) -> Batch: return self.arrays._each(torch.from_numpy)
+
+    def pin_memory(self) -> Batch: return self.unpack().pin_memory()
+
+
+def shared_memory() -> int:
+    "Bytes that are free for what processes share; without end where that is not limited."
+    try: place = os.statvfs("/dev/shm")
+    except (OSError, AttributeError): return sys.maxsize
+    return place.f_bavail*place.f_frsize
+
+
+def _hand_over(batch: Batch | InputError, workers: int) -> Batch | Packed | InputError:
+    "What a process that loads does last. Each has two batches on its way at most; twice as many must fit, for others may use the same memory."
+    if not workers or isinstance(batch, InputError) or 4*workers*batch.nbytes < shared_memory(): return batch
+    return Packed(batch)
 
 
 def _start_worker(_):
@@ -238,6 +291,30 @@ def _start_worker(_):
 
     gc.freeze()  # what the parent left behind is not this process's to clean up
     cv2.setNumThreads(0)  # OpenCV's own threads do not survive the fork of a process
+    die_with()
+
+# %% ../../nbs/19_data.loader.ipynb #60d2f0e7
+def find_deadly(
+    clips: ClipList | Pairs,
+    rows: Sequence[int],  # those that were being loaded
+    why: Exception,  # as torch tells it
+) -> Exception:  # to be raised
+    "Which clip has killed the process that loaded it? Each is loaded alone, in a process of its own."
+    if isinstance(clips, Pairs):
+        pairs = zip((clips.source, clips.target), clips.rows())
+        singles = [(one, rows_of[i]) for one, rows_of in pairs for i in rows]
+    else: singles = [(clips, i) for i in rows]
+    results = each(_load_one, singles, label="looking for the clip that crashes")
+    deadly = torch.tensor([isinstance(result, ProcessDied) for result in results])
+    if not deadly.any():
+        return RuntimeError(f"a process that loads clips died, and none of the clips is at fault: most often memory ran out; a smaller batch_size needs less. ({why})")
+    names = [one.names[i] for one, i in singles]
+    return InputError(f"{named(names, deadly)}: the process that loads it dies of it. `moosa data check` names the file; on_bad_clip=skip leaves the clip out.")
+
+
+def _load_one(single: tuple[ClipList, int]):
+    clips, row = single
+    clips.load([row])
 
 # %% ../../nbs/19_data.loader.ipynb #cde74d80
 class Waits:

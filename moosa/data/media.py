@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'PROBLEMS', 'BadClip', 'check_file',
-           'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile', 'write_sound']
+           'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile', 'has_sound',
+           'write_sound']
 
 # %% ../../nbs/11_data.media.ipynb #419137f3
 import os
@@ -19,10 +20,10 @@ import numpy as np
 from ..core import InputError
 from .badclip import PROBLEMS, BadClip, check_file, check_numbers
 from .films import FILM_ENDINGS, VideoFile, video_info
-from .sounds import FilmSound, SoundFile, write_sound
+from .sounds import FilmSound, SoundFile, has_sound, write_sound
 
 # %% ../../nbs/11_data.media.ipynb #9eea8860
-_all_ = ["PROBLEMS", "BadClip", "check_file", "check_numbers", "FILM_ENDINGS", "VideoFile", "video_info", "FilmSound", "SoundFile", "write_sound"]
+_all_ = ["PROBLEMS", "BadClip", "check_file", "check_numbers", "FILM_ENDINGS", "VideoFile", "video_info", "FilmSound", "SoundFile", "has_sound", "write_sound"]
 
 # %% ../../nbs/11_data.media.ipynb #f0886edc
 def write_video(

@@ -68,7 +68,8 @@ def find_extractor(
     module, function = name.split(":", 1)
     try: make = getattr(importlib.import_module(module), function)
     except Exception as e:  # whatever a module does when it is imported
-        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected package.module:function.") from e
+        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected package.module:function of an installed package "
+                         "(pip install -e FOLDER), or of a folder that PYTHONPATH names.") from e
     if not callable(make): raise InputError(f"extractors: {name!r} is {brief(make)}, and no function. Expected package.module:function.")
     return Entry(make, "", getattr(make, "recipe", None), None)
 
