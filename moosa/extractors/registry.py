@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRACTORS', 'WEIGHTS', 'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'Entry', 'check_extractor', 'find_extractor',
-           'create_extractor', 'tail_start', 'load_small_stem', 'extractor_table']
+           'create_extractor', 'tail_start', 'load_small_stem', 'extractor_table', 'check_own']
 
 # %% ../../nbs/25_extractors.registry.ipynb #e7520124
 import importlib
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 from safetensors.torch import load_file
+from torch import nn
 
 import moosa.extractors
 from ..core import InputError, brief, one_of
@@ -90,6 +91,7 @@ def create_extractor(
     entry = find_extractor(name)
     known = inspect.signature(entry.make).parameters
     extractor = entry.make(**{k: v for k, v in options.items() if k in known})
+    check_own(name, extractor)
     extractor.name = name
     if "stem_dtype" in options: extractor.stem_dtype = options["stem_dtype"]
     if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
@@ -127,3 +129,11 @@ def extractor_table() -> pd.DataFrame:
         rows.append(dict(name=name, modality=entry.modality, embedding=extractor.dim, stem=count(extractor.stem), tail=count(extractor.tail),
                          **{"pre-trained stem": {"published": "moosa weights get " + name, "packaged": "in the package", None: "none"}[entry.weights]}))
     return pd.DataFrame(rows).set_index("name")
+
+
+def check_own(name: str, extractor: object):
+    "Raise `InputError` unless this can be an extractor: a module that says how long its embeddings are."
+    dim = getattr(extractor, "dim", None)
+    if isinstance(extractor, nn.Module) and isinstance(dim, int) and dim > 0: return
+    what = f"dim is {dim!r}" if isinstance(extractor, nn.Module) else brief(extractor)
+    raise InputError(f"extractors: {name} makes a {type(extractor).__name__} ({what}); expected a module whose `dim` is the length of its embeddings, e.g. an Extractor.")
