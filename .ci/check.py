@@ -1,7 +1,8 @@
-"""Check the house: notebooks clean, package in sync with them, no orphans, one `parameters` cell in each experiment. `--fix` cleans notebooks."""
+"""Check the house: notebooks clean, package in sync with them, no orphans, one `parameters` cell in each experiment, and what ruff finds. `--fix` cleans notebooks."""
 import argparse
 import filecmp
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -81,13 +82,21 @@ def long_cells(root: Path) -> list[str]:
             if c["cell_type"] == "code" and len("".join(c["source"]).splitlines()) > LONGEST_CELL]
 
 
+def lint(root: Path) -> list[str]:
+    "What ruff finds (its rules are in pyproject.toml)."
+    places = [name for name in ("moosa", "tests", ".ci", "nbs") if (root/name).exists()]
+    done = subprocess.run([str(Path(sys.executable).parent/"ruff"), "check", "--no-cache", "--output-format", "concise", *places], cwd=root, capture_output=True, text=True)
+    if done.returncode > 1: return [f"ruff failed: {done.stderr.strip()[-500:]}"]
+    return [line for line in done.stdout.splitlines() if re.match(r".+:\d+:\d+: ", line)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fix", action="store_true", help="clean the notebooks")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     args = parser.parse_args()
     if args.fix: fix(args.root)
-    problems = dirty(args.root) + drift(args.root) + parameter_cells(args.root) + long_cells(args.root)
+    problems = dirty(args.root) + drift(args.root) + parameter_cells(args.root) + long_cells(args.root) + lint(args.root)
     for p in problems: print(p)
     print(f"make check: {len(problems)} problem(s) in {len(notebooks(args.root))} notebooks")
     return 1 if problems else 0

@@ -32,6 +32,7 @@ from .core import (InputError, atomic_write, data_folder, file_sha256, one_of, p
 from .data.doctor import check_before, playable
 from .data.loader import ClipList, Pairs, create_dataset, dataset_class
 from .data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
+from .data.twins import check_apart
 from .extractors.features import FrozenFeatures, precompute, wanted_shards
 from .extractors.registry import create_extractor, find_extractor
 from .fingerprint import Now, changes, identity
@@ -99,6 +100,8 @@ def open_experiment(
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
+    lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
+    check_apart(dataset, lists, spec.modalities)
     seen = dataset if spec.features == "live" else FrozenFeatures(dataset, build_extractors(spec, folder), spec.features, spec.views, spec.features_dtype, folder)
     train, validation, test = (ClipList(seen, clips, spec.modalities) for clips in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
@@ -152,6 +155,8 @@ def train(
     workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
 ) -> tuple[TrainState, int]:  # the history; clips times views whose features had to be computed
     "Train a spec's learner, or go on with it."
+    if ranks() != experiment.spec.devices and not checkpoint.finished(experiment.spec.epochs):
+        raise InputError(f"devices: the spec says {experiment.spec.devices}, but {ranks()} process(es) share the run. Numbers depend on it: ask for as many as there are.")
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive the fork of a process
     config = experiment.config(workers)
     if experiment.spec.features == "live": experiment.check_before()
@@ -345,15 +350,13 @@ def order(
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    devices: int = 1,  # that share the run
     contents: bool = False,  # read all files for the fingerprint
 ) -> dict[str, object]:  # notebook, folder and parameters, as `carry_out` takes them
     "What is to be executed for a spec, and where."
-    check_shared(spec.batch_size, devices)
+    check_shared(spec.batch_size, spec.devices)
     for name in spec.extractors.values(): find_extractor(name)  # imported by a run: better now than in its notebook
     notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device, **(dict(devices=devices) if devices != 1 else {}),
-                  **(dict(contents=True) if contents else {})}
+    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device, **(dict(contents=True) if contents else {})}
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
     return dict(notebook=notebook, folder=run_folder(spec, folder), parameters=parameters)
@@ -393,7 +396,6 @@ def run(
     folder: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    devices: int = 1,  # that share the run
     again: bool = False,  # compute a run anew that is damaged, or whose data, weights or code have changed
     contents: bool = False,  # compare the contents of all files, however large they are
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
@@ -404,4 +406,4 @@ def run(
     except InputError:
         if not again: raise
         forget(target)
-    return target, carry_out(**order(spec, folder, device, notebook, devices, contents))
+    return target, carry_out(**order(spec, folder, device, notebook, contents))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from .data.views import FrameRecipe, SoundRecipe, pictures
 from .experiment import Experiment
 from .figures import new_figure
+from .words import in_figure, in_html
 
 # %% ../nbs/46_explore.ipynb #c9e3e995
 def sample_clips(
@@ -58,13 +59,13 @@ def plot_strips(
             for ax, t in zip(row, np.linspace(0, len(film) - 1, moments).round().astype(int)):
                 ax.imshow(film[t])
                 ax.set_title(f"frame {recipe.interval*t}" if i == 0 else "", fontsize=7)
-            row[0].text(-.08, .5, f"{clip.domain}\n{m}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+            row[0].text(-.08, .5, f"{in_figure(clip.domain, 20)}\n{in_figure(m, 20)}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
         for k, m in enumerate(sounds):
             place = axes[i*len(modalities) + min(k, len(modalities) - 1), moments]
             wide = fig.add_subplot(place.get_gridspec()[i*len(modalities) + min(k, len(modalities) - 1), moments:])
             experiment.dataset.draw(m, loaded[m][i], wide)
-            wide.set_title(m, fontsize=7)
-    fig.suptitle(f"{experiment.split.classes.known[clips.label.iloc[0]]}: a clip of each domain as the networks see it, the target last", fontsize=9)
+            wide.set_title(in_figure(m), fontsize=7)
+    fig.suptitle(f"{in_figure(experiment.split.classes.known[clips.label.iloc[0]])}: a clip of each domain as the networks see it, the target last", fontsize=9)
     return fig
 
 # %% ../nbs/46_explore.ipynb #a634db25
@@ -113,7 +114,7 @@ def play_clips(
         loaded = data.load(data.clips[data.clips["clip"] == clip.clip], experiment.spec.modalities)
         sounds = [m for m in experiment.spec.modalities if isinstance(data.recipes.get(m), SoundRecipe)]
         gif = animation({m: pictures(loaded[m][0], data.recipes[m]) for m in films} | {m: spectrogram_picture(loaded[m][0]) for m in sounds})
-        row = [ipywidgets.HTML(f"<b>{clip.domain}</b>: {', '.join([*films, *sounds])}"),
+        row = [ipywidgets.HTML(f"<b>{in_html(clip.domain)}</b>: {in_html(', '.join([*films, *sounds]))}"),
                ipywidgets.Image(value=gif, format="gif", layout=ipywidgets.Layout(align_self="flex-start"))]
         for m in sounds:
             sound = data.media(clip, m)

@@ -11,7 +11,6 @@ __all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'mo
 import ast
 import hashlib
 import os
-import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder

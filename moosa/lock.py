@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,11 +57,11 @@ def hold(
     folder: str | Path,  # a run's; it must be there
     expiry: float = EXPIRY,  # seconds
     on_loss: Callable[[], None] = _thread.interrupt_main,  # called from another thread if the lock was taken over
-    about: dict = {},  # more to say to those who ask
+    about: Mapping[str, object] | None = None,  # more to say to those who ask
 ) -> Iterator[threading.Event]:  # set once the lock is lost
     "Hold a run's lock while the block runs. Raises `Busy` if another process does."
     folder, lost, released = Path(folder), threading.Event(), threading.Event()
-    mine = _take(folder, expiry, about)
+    mine = _take(folder, expiry, about or {})
 
     def touch():
         while not released.wait(expiry/6):
@@ -81,7 +81,7 @@ def hold(
                 if int(path.suffix[1:]) <= int(mine.suffix[1:]): path.unlink(missing_ok=True)
 
 
-def _take(folder: Path, expiry: float, about: dict) -> Path:
+def _take(folder: Path, expiry: float, about: Mapping[str, object]) -> Path:
     "Create the next lock file."
     files = lock_files(folder)
     if who := holder(folder, expiry, _now(folder)): raise Busy(f"{folder.name} is being computed by process {who.get('pid')} on {who.get('host')} since {who.get('since')}")

@@ -92,7 +92,7 @@ def hos_curve(
     predicted: torch.Tensor,  # (N,) in 0..C-1
     labels: torch.Tensor,  # (N,); C and above are unknown
     num_known: int,  # C
-) -> pd.DataFrame:  # threshold, rejected (share of all clips), OS*, UNK, HOS; a row per distinct confidence, and infinity
+) -> pd.DataFrame:  # threshold, rejected (share of all), OS*, UNK, HOS; a row per distinct confidence, and infinity
     "Return OS*, UNK and HOS at every threshold that makes a difference; raise `InputError` if there are no clips."
     if len(labels) == 0: raise InputError("the target has no clips: there is no curve.")
     c, known, right = confidence.double().numpy(), (labels < num_known).numpy(), (predicted == labels).numpy()
@@ -238,7 +238,8 @@ def evaluate_own(
     threshold = source_quantile_threshold(own.score(validation.fused), quantile)
     decision = at_threshold((~own.rejects(target.fused)).double(), *say, 0.5)  # 1 if accepted, 0 if not
     decision.pop("threshold")
-    return {"own oracle-exact": exact_sweep(confidence, *say), "own source-quantile": at_threshold(confidence, *say, threshold),
+    return {"own oracle-exact": exact_sweep(confidence, *say),
+            "own source-quantile": at_threshold(confidence, *say, threshold),
             "own threshold-free": threshold_free(confidence, *say), "own decision": decision}
 
 # %% ../nbs/40_openset.ipynb #3dbbbdb4

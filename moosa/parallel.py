@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHRUN', 'ranks', 'rank', 'share_of', 'AllRows', 'all_rows', 'own_randomness', 'share_buffers', 'under_torchrun',
-           'join_torchrun', 'leave_torchrun']
+           'devices_asked_for', 'join_torchrun', 'leave_torchrun']
 
 # %% ../nbs/40_parallel.ipynb #28da689d
 import os
@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from .core import derived_seed
+from .core import InputError, derived_seed
 
 # %% ../nbs/40_parallel.ipynb #81ec0b1f
 def ranks() -> int:
@@ -81,6 +81,15 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCA
 def under_torchrun() -> bool:
     "Was this process started by torchrun?"
     return "TORCHELASTIC_RUN_ID" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def devices_asked_for(
+    devices: int,  # as the user says, 1 if he says nothing
+) -> int:  # those of torchrun, where it has started this process
+    "How many processes are to share a run; raise `InputError` if torchrun has started another number."
+    world = int(os.environ["WORLD_SIZE"]) if under_torchrun() else devices
+    if devices not in (1, world): raise InputError(f"devices: {devices} given, but torchrun has started {world} processes. Leave --devices out, or start as many.")
+    return world
 
 
 def join_torchrun(

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'SEES', 'styles', 'legend', 'mark_mean', 'name_data', 'plot_number', 'plot_trade', 'equal_hos',
-           'plot_missing_modalities', 'plot_openness', 'make_figures', 'describe', 'feature_notes', 'published_part',
-           'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
+           'plot_missing_modalities', 'plot_openness', 'make_figures', 'made_by', 'describe', 'feature_notes',
+           'published_part', 'collect_chosen', 'choices_table', 'save_figure', 'publish_notebook', 'publish_example']
 
 # %% ../nbs/45_report.ipynb #36b32b46
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +29,9 @@ from .openset import openness
 from .published import beside_published, published_text
 from .search import SearchGrid, choose
 from .spec import differs_from_live
-from .tables import Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise, whole_seeds
+from .tables import (Column, Table, by_seed, case_labels, cells_of, collect_results, mean_and_se, summarise,
+                          whole_seeds)
+from .words import in_figure, in_markdown, one_line
 
 # %% ../nbs/45_report.ipynb #23cb2d34
 COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")  # readable for colour-blind people
@@ -47,11 +51,11 @@ def styles(
 def legend(
     fig: Figure,
     colours: dict[str, object],  # case -> colour
-    markers: dict[str, str] = {},  # task or rule -> marker
+    markers: Mapping[str, str] = MappingProxyType({}),  # task or rule -> marker
 ):
     "What colours and markers mean, at the right side of a figure."
-    handles = [Patch(color=c, label=name) for name, c in colours.items()]
-    handles += [Line2D([], [], color="black", ls="", marker=m, label=name) for name, m in markers.items()]
+    handles = [Patch(color=c, label=in_figure(name)) for name, c in colours.items()]
+    handles += [Line2D([], [], color="black", ls="", marker=m, label=in_figure(name)) for name, m in markers.items()]
     fig.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
 
 
@@ -62,15 +66,15 @@ def mark_mean(ax, x: float, y: float, colour, whole: bool, marker: str = "o", **
 
 def name_data(fig: Figure, results: pd.DataFrame):
     "Generated data is named on the figure itself."
-    if results.data.str.contains("synthetic").any(): fig.suptitle(", ".join(results.data.unique()), fontsize=9)
+    if results.data.str.contains("synthetic").any(): fig.suptitle(in_figure(", ".join(results.data.unique()), 100), fontsize=9)
 
 # %% ../nbs/45_report.ipynb #d250291c
 def plot_number(
     results: pd.DataFrame,  # from `tables.collect_results`
     panels: list[Column],  # heading, group and number of each panel
-    chance: dict[str, float] = {},  # heading -> where guessing would be, a dotted line
+    chance: Mapping[str, float] = MappingProxyType({}),  # heading -> where guessing would be, a dotted line
 ) -> Figure:
-    "Each seed as a dot, each mean as a bar, by task and case. A bar that should be there and is not says `missing`."
+    "Return each seed as a dot, each mean as a bar, hollow if seeds are missing; with no seed it says `missing`."
     results = results[results.rule.isna()]
     tasks, colours = list(results.task.unique()), styles(list(results.case.unique()))
     tidy, width = summarise(results, panels).set_index(["case", "task", "number"]), 0.84/len(colours)
@@ -86,12 +90,14 @@ def plot_number(
                 x, seeds = j + (i - (len(colours) - 1)/2)*width, values[task].dropna()
                 if seeds.empty: ax.text(x, .01, "missing", rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
                 else:
-                    ax.bar(x, seeds.mean(), width*.92, color=colour, alpha=.75)
+                    whole = len(seeds) == tidy.loc[(case, task, heading), "expected"]
+                    ax.bar(x, seeds.mean(), width*.92, color=colour if whole else "none", edgecolor=colour, alpha=.75)
                     ax.plot(x + np.linspace(-.24, .24, len(seeds))*width*(len(seeds) > 1), seeds, ".", color="black", ms=max(2, min(5, 30*width)))
         if heading in chance: ax.axhline(chance[heading], color="black", ls=":", lw=1)
         ax.set(ylim=(0, 1), xlim=(-.5, len(tasks) - .5))
-        crowded = sum(map(len, tasks))*.085 > size - .9
-        ax.set_xticks(range(len(tasks)), tasks, **(dict(rotation=25, ha="right", rotation_mode="anchor") if crowded else {}))
+        shown = [in_figure(task, 32) for task in tasks]
+        crowded = sum(map(len, shown))*.085 > size - .9
+        ax.set_xticks(range(len(tasks)), shown, **(dict(rotation=25, ha="right", rotation_mode="anchor") if crowded else {}))
         title(ax, heading)
         ax.grid(False, axis="x")
     for ax in axes[:, 0]: ax.set_ylabel("share")
@@ -132,7 +138,7 @@ def equal_hos(ax):
 def plot_missing_modalities(
     results: pd.DataFrame,  # from `tables.collect_results`, with some numbers of missing modalities
 ) -> Figure:
-    "Known accuracy and AUROC by what is present; means over the tasks, of seeds that are done for every task. A hollow mark: not all seeds are."
+    "Return known accuracy and AUROC by what is present: means over the tasks. Hollow: not all seeds have every task."
     cases = list(results[results.rule.notna()].case.unique())
     results = results[results.case.isin(cases)]
     complete = results.rule.isna()
@@ -150,11 +156,13 @@ def plot_missing_modalities(
             shown = [(case, rule) for case in colours for rule in markers if ((column.case == case) & (column.rule == rule)).any()]
             for i, (case, rule) in enumerate(shown):
                 cells = cells_of(results[results.case == case])
-                values = by_seed(column[(column.case == case) & (column.rule == rule)], group, number).reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
+                values = by_seed(column[(column.case == case) & (column.rule == rule)], group, number)
+                values = values.reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
                 x = j + (i - (len(shown) - 1)/2)*min(.16, .8/len(shown))
                 ax.plot(np.full(len(values), x), values, ".", color=colours[case], alpha=.5, ms=4, mew=0)
                 whole = len(values) == whole_seeds(cells)
-                mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **(dict(mec="white", mew=.4) if whole else {}))
+                edge = dict(mec="white", mew=.4) if whole else {}
+                mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **edge)
         ax.set_xticks(range(len(present)), [p.replace("+", "\n+ ") for p in present], fontsize=8)
         ax.set(ylim=(0, 1), xlim=(-.5, len(present) - .5))
         title(ax, heading)
@@ -169,7 +177,7 @@ def plot_missing_modalities(
 def plot_openness(
     results: pd.DataFrame,  # from `tables.collect_results`, with several numbers of unknown classes
 ) -> Figure:
-    "HOS under both protocols, and AUROC, against openness; means over the tasks, bars are standard errors over seeds. A hollow mark: not all seeds are done for every task."
+    "Return HOS and AUROC against openness: means over the tasks, standard errors. Hollow: not all seeds have every task."
     results = results[results.rule.isna() & (results.unknown > 0)]
     results = results[results.groupby("series").unknown.transform("nunique") > 1]
     results = results.assign(x=[openness(*counts) for counts in zip(results.known, results.unknown)])
@@ -178,7 +186,8 @@ def plot_openness(
     fig, axes = new_figure(1, 3, (10.2, 3.2), sharex=True, sharey=True)
     for ax, (heading, group, number) in zip(axes, [(f"HOS, {p}", p, "HOS") for p in ("oracle", "source-quantile")] + [("AUROC", "threshold-free", "AUROC")]):
         for series, here in results.groupby("series", sort=False):
-            rows = [(x, by_seed(part, group, number).mean(axis=1, skipna=False), whole_seeds(cells_of(part))) for x, part in here.groupby("x")]
+            parts = list(here.groupby("x"))
+            rows = [(x, by_seed(p, group, number).mean(axis=1, skipna=False), whole_seeds(cells_of(p))) for x, p in parts]
             means = np.array([mean_and_se(values)[:2] for _, values, _ in rows])
             ax.errorbar([x for x, _, _ in rows], means[:, 0], means[:, 1], color=colours[series], capsize=2)
             for (x, values, planned), mean in zip(rows, means[:, 0]):
@@ -217,6 +226,15 @@ SEES = {
 }
 
 
+def made_by(
+    grid: str,  # a file, or a name in nbs/experiments/grids
+    search: int = 0,  # as given to `moosa grid --search`
+) -> str:  # Markdown
+    "The grid that a report is of, and the command that makes it; without the folders of this machine."
+    options = f" --search {search}" if search else ""
+    return f"Grid {in_markdown(Path(grid).name)}:\n\n    moosa report {one_line(Path(grid).name)}{options}\n"
+
+
 def describe(
     grid: Grid,
     results: pd.DataFrame,  # of the grid
@@ -227,7 +245,7 @@ def describe(
     lines = [SEES[s] for s in cells.setting.unique()]
     if (~cells.sources.str.contains("+", regex=False) & (cells.setting != "in-domain")).any(): lines.append("**Single source**: where one domain alone is the source, the task says which: `source→target`.")
     lines += feature_notes(grid)
-    return (f"**{grid.about.rstrip('.') or grid.name}.** Data: {', '.join(cells.data.unique())}. {(status == 'done').sum()} of {len(status)} runs are done"
+    return (f"**{grid.about.rstrip('.') or in_markdown(grid.name)}.** Data: {in_markdown(', '.join(cells.data.unique()))}. {(status == 'done').sum()} of {len(status)} runs are done"
             + (f", {failed} failed" if failed else "") + "; epochs were selected by source validation accuracy.\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
@@ -237,7 +255,7 @@ def feature_notes(
     "What differs from a live run where features were computed once, for which cases."
     notes, labels = {}, [case for case, _ in case_labels(grid)] if grid.specs else []
     for spec, case in zip(grid.specs, labels): notes.setdefault(tuple(differs_from_live(spec)), {})[case] = None
-    where = lambda cases: f" ({'; '.join(cases)})" if len(cases) < len(set(labels)) else ""
+    where = lambda cases: f" ({in_markdown('; '.join(cases))})" if len(cases) < len(set(labels)) else ""
     return [f"**Features computed once**{where(cases)}: {' '.join(note)}" for note, cases in notes.items() if note]
 
 
@@ -250,7 +268,7 @@ def published_part(
         title = "Known accuracy beside numbers reported in the literature; std is their standard deviation over seeds, ours is a standard error; difference in points"
         return Table("published", title, data, both, published_text(both))
     if results.data.str.contains("synthetic").any(): return "There are no published numbers for generated clips."
-    if not results.dataset.isin(["hac", "epic"]).any(): return f"There are no published numbers for {data}."
+    if not results.dataset.isin(["hac", "epic"]).any(): return f"There are no published numbers for {in_markdown(data)}."
     if not (results.setting == "closed").any(): return "The numbers at hand from the literature are closed-set; the open-set tables are not among them, and nothing was guessed."
     return "No closed-set run that is done has the data, sources, target and modalities of a published number."
 

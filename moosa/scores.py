@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .core import InputError
 from .openset import (Predictions, at_threshold, check_logits, exact_sweep, hos_curve, max_softmax,
                            source_quantile_threshold, sweep_thresholds, threshold_free)
+from .words import in_figure
 
 # %% ../nbs/41_scores.ipynb #587d5866
 def max_logit(
@@ -268,7 +269,7 @@ def plot_hos_curves(
 ):
     "HOS against the share rejected, with the area in the legend."
     for label, curve in curves.items():
-        line, = ax.plot(curve["rejected"], curve["HOS"], lw=1.3, label=f"{label} ({hos_area(curve):.3f})")
+        line, = ax.plot(curve["rejected"], curve["HOS"], lw=1.3, label=f"{in_figure(label)} ({hos_area(curve):.3f})")
         for protocol, threshold in ((marks or {}).get(label) or {}).items():
             at = curve.loc[(curve["threshold"] >= threshold).idxmax()]  # rejects the same clips
             ax.plot(at["rejected"], at["HOS"], MARKERS[protocol], color=line.get_color(), markeredgecolor="black", ms=6)
@@ -319,7 +320,8 @@ def _rescore(target: Predictions, validation: Predictions, name: str, quantile: 
     predicted, labels = target.fused.argmax(dim=1), target.labels
     at = lambda q: {**at_threshold(confidence, predicted, labels, C, source_quantile_threshold(known, q)), "quantile": q}
     by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
-    groups = {"oracle": best_of_ten(confidence, by_softmax, labels, C), "oracle-exact": exact_sweep(confidence, by_softmax, labels, C), "source-quantile": at(quantile)}
+    groups = {"oracle": best_of_ten(confidence, by_softmax, labels, C),
+              "oracle-exact": exact_sweep(confidence, by_softmax, labels, C), "source-quantile": at(quantile)}
     if len(playable(validation)) >= 3:
         with suppress(TooFew): groups["leave-one-class-out"] = at(leave_one_class_out(validation, name))
     curve = hos_curve(confidence, predicted, labels, C)

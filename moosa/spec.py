@@ -12,7 +12,6 @@ __all__ = ['SCHEMA', 'PRESET', 'PRECISIONS', 'FEATURES', 'ON_BAD_CLIP', 'PAIRING
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
@@ -66,6 +65,7 @@ class Spec:
     weight_decay: float | None = None
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"
+    devices: int = 1  # processes that share each batch; each draws its own masks and dropout
     compile: bool = False  # the model, by torch.compile
     seed: int = 0
 
@@ -199,7 +199,7 @@ def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, .
 
 # %% ../nbs/39_spec.ipynb #6e47f0bb
 NUMBERS = {"epochs": (int, 1, 10**6), "batch_size": (int, 2, 10**6), "lr": (float, 0, LARGEST), "weight_decay": (float, 0, LARGEST),
-           "seed": (int, 0, 2**63 - 1), "views": (int, 1, 10**4), "train_share": (float, 0, LARGEST)}  # kind, lowest, highest
+           "seed": (int, 0, 2**63 - 1), "views": (int, 1, 10**4), "devices": (int, 1, 10**4), "train_share": (float, 0, LARGEST)}  # kind, lowest, highest
 
 
 def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others as float, so that 1 and 1.0 name the same run
@@ -216,7 +216,7 @@ def check_numbers(spec: Spec) -> Spec:  # with whole numbers as int and others a
     return spec
 
 
-LATER = {"train_share": 1.0, "watch_target": False}  # fields that came after runs of this schema had been done, and the value at which they change nothing
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1}  # fields that came after runs of this schema had been done, and the value at which they change nothing
 
 
 def spec_hash(

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from .compare import CELL, compare, paired, plot_wins, sentence
+from .compare import cells_of_case, compare, paired, plot_wins, sentence
 from .core import InputError, read_table, write_table
 from .experiment import load_predictions, read_history, read_record, run_folder
 from .extractors.cache import code_hash
@@ -29,7 +29,9 @@ from .grid import Grid, cell_status
 from .report import legend, mark_mean, name_data, styles
 from .scores import rescore
 from .spec import Spec
-from .tables import NOTE, Column, by_seed, case_labels, cell_text, data_label, mean_and_se, task_labels, whole_seeds
+from .tables import (NOTE, Column, by_seed, case_labels, cell_text, data_label, mean_and_se, task_labels,
+                          whole_seeds)
+from .words import in_figure, in_markdown, markdown_table
 
 # %% ../nbs/46_studies.ipynb #92838bfc
 COMPARED: list[Column] = [("HOS, source-quantile", "source-quantile", "HOS"), ("AUROC", "threshold-free", "AUROC"), ("known accuracy", "accuracy", "fused")]
@@ -40,9 +42,10 @@ def pairs_of(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> dict[str, pd.DataFrame]:  # heading -> cells x cases; empty where there is nothing to compare
     "Return the cells of all cases, for each number that is compared."
-    planned = [set(cells[CELL].itertuples(index=False, name=None)) for _, cells in results[results.rule.isna()].groupby("case")]
+    planned = [set(cells_of_case(cells)) for _, cells in results[results.rule.isna()].groupby("case")]
     if max((len(a & b) for a, b in combinations(planned, 2)), default=0) < FEWEST: return {}
-    return {heading: paired(results, group, number) for heading, group, number in COMPARED if (results.group == group).any()}
+    there = [column for column in COMPARED if (results.group == column[1]).any()]
+    return {heading: paired(results, group, number) for heading, group, number in there}
 
 
 def comparisons(
@@ -95,7 +98,7 @@ def plot_sensitivity(
     grid: Grid,
     results: pd.DataFrame,  # of the grid, from `tables.collect_results`
 ) -> Figure | None:  # None if the grid varies something else
-    "Return three numbers against each setting: means over the tasks, with standard errors over seeds; with a single method, pale lines are single tasks. A hollow mark: not all seeds are done."
+    "Return three numbers against each setting: means over tasks, pale: of single tasks. Hollow: not all seeds are done."
     usual = varied(grid)
     if not usual: return None
     methods = styles(list(dict.fromkeys(s.method for s in grid.specs)))
@@ -130,7 +133,8 @@ def plot_setting_line(ax, tables: Mapping[float, pd.DataFrame], number: tuple[st
     for task, pale in tasks.items(): ax.plot(places, [v[task].mean() for v in whole], color=pale, lw=1, alpha=.5)
     means = [mean_and_se(v.mean(axis=1)) for v in whole]
     ax.errorbar(places, [m for m, _, _ in means], [se for _, se, _ in means], color=colour, capsize=3)
-    for x, (mean, _, count), here in zip(places, means, tables.values()): mark_mean(ax, x, mean, colour, whole=count == whole_seeds(here))
+    for x, (mean, _, count), here in zip(places, means, tables.values()):
+        mark_mean(ax, x, mean, colour, whole=count == whole_seeds(here))
     ax.set_xticks(places, [f"{v:g}" for v in tables])
 
 # %% ../nbs/46_studies.ipynb #6f8a4a6e
@@ -169,8 +173,8 @@ def rescore_grid(
     folder: str | Path | None = None,  # the data folder; None: the project's
     compute: bool = True,  # False: only what was computed before
     report: Callable[[str], None] = print,  # called with a line for each run whose files are damaged
-) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none. An open-set cell that has none has one row without a number
-    "Return all open-set numbers of a grid's runs that are done, by every score. A damaged run is named, and the rest goes on."
+) -> pd.DataFrame:  # one row per number: case, task, seed, data, score, group, number, value; empty if there is none
+    "Return all open-set numbers of a grid's runs, by every score; a cell that has none has one row without a number."
     parts, now, cells = [], Now(folder), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))):
         if not spec.unknown: continue
@@ -186,11 +190,13 @@ def rescore_grid(
 def numbers_or_none(parts: list[pd.DataFrame], by: str) -> pd.DataFrame:
     "Return all rows, or an empty table if no row has a number."
     whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["value"])
-    return whole if whole.value.notna().any() else pd.DataFrame(columns=["case", "task", "seed", "data", by, "group", "number", "value"])
+    none = pd.DataFrame(columns=["case", "task", "seed", "data", by, "group", "number", "value"])
+    return whole if whole.value.notna().any() else none
 
 # %% ../nbs/46_studies.ipynb #0aa90bf7
 SCORED: list[Column] = [("AUROC", "threshold-free", "AUROC"), ("FPR95", "threshold-free", "FPR95"), ("HOS area", "threshold-free", "HOS-area"), ("HOS, oracle", "oracle", "HOS"),
-                        ("HOS, oracle-exact", "oracle-exact", "HOS"), ("HOS, source-quantile", "source-quantile", "HOS"),
+                        ("HOS, oracle-exact", "oracle-exact", "HOS"),
+                        ("HOS, source-quantile", "source-quantile", "HOS"),
                         ("HOS, leave-one-class-out", "leave-one-class-out", "HOS")]
 
 
@@ -199,9 +205,10 @@ def mean_of_tasks(
     cells: pd.DataFrame,  # all rows of the case: its cells, done or not
     group: str,
     number: str,
-) -> tuple[pd.Series, int]:  # one value per seed that has every task; how many seeds the grid has for every task, 0 if there is no such number
+) -> tuple[pd.Series, int]:  # one value per seed that has every task; how many seeds should, 0 without such a number
     "Return means over the tasks. A seed that lacks a task has none: its mean would be of other tasks."
-    values = numbers[(numbers.group == group) & (numbers.number == number)].pivot(index="seed", columns="task", values="value")
+    here = numbers[(numbers.group == group) & (numbers.number == number)]
+    values = here.pivot(index="seed", columns="task", values="value")
     whole = values.reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
     return whole, whole_seeds(cells) if len(values) else 0
 
@@ -216,7 +223,7 @@ def crossed_table(
     for case, cells in numbers.groupby("case", sort=False):
         for way, here in cells.groupby(by, sort=False):
             found = {heading: mean_of_tasks(here, cells, group, number) for heading, group, number in columns}
-            texts = {heading: cell_text(*mean_and_se(values), expected) for heading, (values, expected) in found.items()}
+            texts = {heading: cell_text(*mean_and_se(values), planned) for heading, (values, planned) in found.items()}
             rows.append({"case": case, by: way, **texts, "n": max(expected for _, expected in found.values()) or "–"})
     return pd.DataFrame(rows).set_index(["case", by])
 
@@ -228,15 +235,15 @@ def scores_table(rescored: pd.DataFrame) -> pd.DataFrame:
 
 def scores_markdown(rescored: pd.DataFrame) -> str:
     "Return the table for a page."
-    return (f"**Scores for unknown, by case.** Data: {', '.join(rescored.data.unique())}. {NOTE} FPR95: lower is better.\n\n"
-            + scores_table(rescored).reset_index().to_markdown(index=False, disable_numparse=True))
+    return (f"**Scores for unknown, by case.** Data: {in_markdown(', '.join(rescored.data.unique()))}. {NOTE} FPR95: lower is better.\n\n"
+            + markdown_table(scores_table(rescored).reset_index()))
 
 # %% ../nbs/46_studies.ipynb #55cac246
 def plot_rescored(
     rescored: pd.DataFrame,  # from `rescore_grid`
     numbers: tuple[Column, ...] = (SCORED[0], SCORED[5]),
 ) -> Figure:
-    "Return means of each case by each score; bars are standard errors over seeds. A hollow mark: not all seeds are done for every task; no mark: none is."
+    "Return means of each case by each score, with standard errors. Hollow: not all seeds have every task."
     cases, colours = list(rescored.case.unique()), styles(list(rescored.score.dropna().unique()))
     fig, axes = new_figure(1, len(numbers), (4.3*len(numbers) + 1.6, .34*len(cases) + 1.3), sharey=True, squeeze=False)
     for ax, (heading, group, number) in zip(axes.flat, numbers):
@@ -246,11 +253,12 @@ def plot_rescored(
                 values, expected = mean_of_tasks(cells[cells.score == score], cells, group, number)
                 if values.empty: continue
                 y = j + (i - (len(colours) - 1)/2)*.09
-                ax.errorbar(values.mean(), y, xerr=values.sem() if len(values) > 1 else None, color=colour, capsize=0, lw=1)
+                error = values.sem() if len(values) > 1 else None
+                ax.errorbar(values.mean(), y, xerr=error, color=colour, capsize=0, lw=1)
                 mark_mean(ax, values.mean(), y, colour, whole=len(values) == expected, ms=4)
         ax.set_xlabel("share")
         title(ax, heading)
-    axes[0, 0].set_yticks(range(len(cases)), cases)
+    axes[0, 0].set_yticks(range(len(cases)), [in_figure(case) for case in cases])
     axes[0, 0].invert_yaxis()
     legend(fig, colours)
     return fig
@@ -260,21 +268,25 @@ def plot_hos_curves(
     rescored: pd.DataFrame,  # from `rescore_grid`
     score: str = "max_softmax",
 ) -> Figure:
-    "Return HOS against the share of target clips rejected: means over tasks and seeds, with the area under each. Only seeds that are done for every task count, and fewer than planned are named."
+    "Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have them all."
     curves, labels = {}, {}
     for case, cells in rescored.groupby("case", sort=False):
         here = cells[cells.score == score]
-        shares = sorted(here[here.group == "HOS by share rejected"].number.unique(), key=float)
-        means = [mean_of_tasks(here, cells, "HOS by share rejected", share)[0].mean() for share in shares]
+        noted = here[here.group == "HOS by share rejected"]
+        noted = noted.assign(number=noted.number.astype(float))  # numbers that were read from a file are text
+        shares = sorted(noted.number.unique())
+        means = [mean_of_tasks(noted, cells, "HOS by share rejected", share)[0].mean() for share in shares]
         area, expected = mean_of_tasks(here, cells, "threshold-free", "HOS-area")
-        curves[case] = (area.mean(), [float(share) for share in shares], means)
-        labels[case] = f"{area.mean():.3f}" + (f", {len(area)} of {expected} seeds" if len(area) < expected else "") if len(area) else "missing"
+        curves[case] = (area.mean(), shares, means)
+        fewer = f", {len(area)} of {expected} seeds" if len(area) < expected else ""
+        labels[case] = f"{area.mean():.3f}{fewer}" if len(area) else "missing"
     colours = styles(list(curves))
     fig, axes = new_figure(1, 1, (7.2, max(3.2, .21*len(colours) + .8)), squeeze=False)
     for case, (_, x, y) in curves.items(): axes[0, 0].plot(x, y, color=colours[case], lw=1.4)
     axes[0, 0].set(xlabel="share of target clips rejected", ylabel="HOS", xlim=(0, 1), ylim=(0, None))
     title(axes[0, 0], f"HOS at every threshold ({score})")
-    legend(fig, {f"{case} ({labels[case]})": colours[case] for case in sorted(curves, key=lambda case: -np.nan_to_num(curves[case][0]))})
+    best_first = sorted(curves, key=lambda case: -np.nan_to_num(curves[case][0]))
+    legend(fig, {f"{case} ({labels[case]})": colours[case] for case in best_first})
     return fig
 
 # %% ../nbs/46_studies.ipynb #66834e68
@@ -285,7 +297,7 @@ def epochs_of_grid(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line for each run whose history cannot be read
-) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if no run watched its target. A cell that is not done has one row without a number
+) -> pd.DataFrame:  # one row per number: case, task, seed, data, selection, group, number, value; empty if there is none
     "Return what three ways to choose an epoch give. A run whose history is damaged is named, and the rest goes on."
     rows, now = [], Now(folder)
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
@@ -306,5 +318,5 @@ def epochs_of_grid(
 
 def epochs_markdown(epochs: pd.DataFrame) -> str:
     "The table for a page."
-    return (f"**Choice of the epoch.** Data: {', '.join(epochs.data.unique())}. Percent; mean ± standard error over n seeds.\n\n"
-            + crossed_table(epochs, "selection", COMPARED).reset_index().to_markdown(index=False, disable_numparse=True))
+    return (f"**Choice of the epoch.** Data: {in_markdown(', '.join(epochs.data.unique()))}. Percent; mean ± standard error over n seeds.\n\n"
+            + markdown_table(crossed_table(epochs, "selection", COMPARED).reset_index()))

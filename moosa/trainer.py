@@ -34,7 +34,7 @@ from .objectives import Objective
 from .openset import Predictions, check_logits, evaluate
 from .optimiser import step_in_backward
 from .parallel import all_rows, own_randomness, rank, ranks, share_buffers, share_of, under_torchrun
-from .spec import PRECISIONS
+from .spec import LATER, PRECISIONS
 from .teacher import MovingAverage
 
 # %% ../nbs/41_trainer.ipynb #2db38fd8
@@ -87,6 +87,7 @@ class TrainState:
     best_accuracy: float = -1.0  # its accuracy on source validation
     history: list[dict] = field(default_factory=list)  # one row per epoch
     world_size: int = 1  # processes that shared the last epoch
+    scaler: dict[str, float] = field(default_factory=dict)  # of 16-mixed: by how much gradients are scaled, and since when; empty: they are not
     peak_memory_mb: float = 0.0  # most that a process has held, also before the run was stopped; see `Memory`
     peak_gpu_memory_mb: float = 0.0  # most that torch has held on a GPU
 
@@ -105,6 +106,7 @@ def fit(
     learner, optimiser = fabric.setup(lay_out(learner, fabric.device, config.compile), optimiser)
     state, callbacks = TrainState(), list(callbacks)
     notify(callbacks, "on_start", state, learner, optimiser, config)
+    if state.scaler: fabric.strategy.precision.load_state_dict(state.scaler)
 
     with early_steps:
         for epoch in range(state.epoch, config.epochs):
@@ -126,6 +128,7 @@ def fit(
             accuracy, validation_loss = validate(fabric, learner, validation, config)
             if accuracy >= state.best_accuracy: state.best_accuracy, state.best_epoch = accuracy, epoch
             state.epoch, state.world_size = epoch + 1, ranks()
+            state.scaler = fabric.strategy.precision.state_dict()
             state.history.append(dict(epoch=epoch, **meter.means(), validation_accuracy=accuracy, validation_loss=validation_loss,
                                       seconds=time.perf_counter() - started))
             notify(callbacks, "on_epoch", state, learner, optimiser)
@@ -134,7 +137,7 @@ def fit(
     notify(callbacks, "on_end", state, learner, optimiser)
     return state
 
-
+# %% ../nbs/41_trainer.ipynb #4341eb4c
 def own_rows(rows: list[int]) -> list[int]:
     "The part of a batch that this process loads."
     check_shared(len(rows), ranks())
@@ -360,6 +363,7 @@ class Checkpoint:
 
     def check_same(self, found: dict):
         "Raise `InputError` if a checkpoint belongs to something else."
+        found = {**{name: value for name, value in LATER.items() if name in self.about}, **found}
         names = [name for name in {**found, **self.about} if found.get(name) != self.about.get(name)]
         if not names: return
         what = "; ".join(f"{name} is {found.get(name)!r} there, and {self.about.get(name)!r} here" for name in names)
@@ -371,6 +375,10 @@ class Checkpoint:
         write_json(self.pointer, {**vars(state), "about": self.about})
         keep = {self.tensors(state.epoch - 1), self.tensors(state.best_epoch)}
         for old in set(self.folder.glob("epoch-*.safetensors")) - keep: old.unlink()
+
+    def finished(self, epochs: int) -> bool:
+        "Have all epochs been trained? Then whoever goes on needs no other process."
+        return self.pointer.exists() and read_json(self.pointer, "checkpoint").get("epoch") == epochs
 
     def load_selected(self, state: TrainState, learner: nn.Module):
         "Give `learner` the weights of the selected epoch."

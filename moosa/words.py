@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing', 'number_of',
-           'value_of', 'values_of', 'split_names', 'word', 'one_line', 'in_figure', 'in_markdown', 'markdown_table',
-           'in_html', 'in_latex', 'in_file_name']
+           'value_of', 'values_of', 'split_names', 'word', 'one_line', 'short', 'in_figure', 'in_markdown',
+           'markdown_table', 'in_html', 'in_latex', 'in_file_name']
 
 # %% ../nbs/01_words.ipynb #0d639e8a
 import html
@@ -189,14 +189,21 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+", " ", str(text))
 
 
+def short(
+    text: str,
+    most: int = 48,  # letters
+) -> str:
+    "A text on one line, without its middle where it is long."
+    text = one_line(text)
+    return text if len(text) <= most else f"{text[:most - 1 - most//3]}…{text[len(text) - most//3:]}"
+
+
 def in_figure(
     text: str,  # a name, or a label of several
     most: int = 48,  # letters
 ) -> str:
     "A text for matplotlib: on one line, not too long, and no formula."
-    text = one_line(text)
-    if len(text) > most: text = f"{text[:most*2//3]}…{text[len(text) - most//3 + 1:]}"
-    text = text.replace("$", r"\$")
+    text = short(text, most).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text  # a space without width: legends leave out what begins so
 
 # %% ../nbs/01_words.ipynb #eca1ff7b
@@ -215,8 +222,8 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def in_html(text: str) -> str:
-    "A text as a part of HTML, also of an attribute; without formulas."
-    return html.escape(one_line(text)).replace("$", "&#36;")
+    "A text as a part of HTML, also of an attribute."
+    return html.escape(one_line(text))
 
 # %% ../nbs/01_words.ipynb #35991536
 _LATEX = str.maketrans({c: "\\" + c for c in "%&#_{}$"} | {

@@ -16,13 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from .data.media import VideoFile
 from .data.views import FLOW, RGB, SOUND, FrameRecipe, View, random_box, sample_indices, spectrogram
 from .extractors.anatomy import Extractor
 from .extractors.audio import audio_stage

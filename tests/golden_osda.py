@@ -1,4 +1,6 @@
 """One adaptation step of the published code on given embeddings of source and target clips (tests/golden/README.md)."""
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -114,8 +116,11 @@ def test_adaptation_input_gradients(adaptation):
             continue
         for part, kind in enumerate(("emd", "logits")):
             for m, name in NAMES.items():
-                find = lambda a: a.inputs[side][part][name]
+                find = partial(input_of, side=side, part=part, name=name)
                 close(find(adaptation).grad, adaptation[f"{prefix}{m}_{kind}"], tolerance(adaptation, find))
+
+
+def input_of(adaptation, side: str, part: int, name: str) -> torch.Tensor: return adaptation.inputs[side][part][name]
 
 
 def test_adaptation_parameter_gradients(adaptation):
@@ -124,7 +129,7 @@ def test_adaptation_parameter_gradients(adaptation):
     for name, (ours, theirs) in found.items():
         if name.endswith(("proj.head.0.bias", "proj.head.3.bias")):  # without effect, since a BatchNorm follows: noise beside the weights' gradients
             assert max(ours[1], theirs[1]) < 1e-6*found[name.replace("bias", "weight")][1][1]
-        else: close_stats(ours, theirs, name, adaptation.live[name].grad, tolerance(adaptation, lambda a: a.live[name]))
+        else: close_stats(ours, theirs, name, adaptation.live[name].grad, tolerance(adaptation, lambda a, name=name: a.live[name]))
     assert set(names) == {n for n, p in adaptation.live.items() if isinstance(p, torch.nn.Parameter)}
 
 

@@ -116,7 +116,7 @@ def ward(tmp_path_factory):
 def findings(ward): return examine(ward, workers=2)
 
 
-def found(table, clip): return {(f.modality, f.level, f.problem) for f in table.itertuples() if f.clip == f"sea/run/{clip}"}
+def found(table, clip): return {(f.modality, f.level, f.problem) for f in table.itertuples() if f.clip == f"sea/run/{clip}" and f.problem not in ("leak", "twice")}  # the clips are copies of one
 
 
 @pytest.mark.parametrize("clip, end, _, expected", FAULTS, ids=[f[0] for f in FAULTS])
@@ -133,7 +133,7 @@ def test_one_process_finds_the_same(ward, findings): assert examine(ward, worker
 
 
 def test_files_named_are_those_that_were_spoiled(ward, findings):
-    of = lambda clip: set(findings[findings["clip"] == f"sea/run/{clip}"].file.str.split("/").str[-1])
+    of = lambda clip: set(findings[(findings["clip"] == f"sea/run/{clip}") & ~findings.problem.isin(["leak", "twice"])].file.str.split("/").str[-1])
     assert of("absent-y") == {"absent-y_flow_y.mp4"} and of("cut-x") == {"cut-x_flow_x.mp4"} and of("stereo") == {"stereo.wav"}
 
 

@@ -12,7 +12,7 @@ import torch
 from conftest import call
 from test_doctor import cut, encode, film, uneven
 
-from moosa.core import InputError
+from moosa.core import InputError, file_sha256, write_json
 from moosa.data import minihac
 from moosa.data.doctor import examine
 from moosa.data.media import VideoFile, write_sound, write_video
@@ -144,6 +144,10 @@ def test_doctor_finds_every_planted_fault(copy):
     assert {t for t in map(tuple, found[["clip", "modality", "problem"]].itertuples(index=False)) if t[0] not in spoiled} <= clean
     done = call("data", "check", "mini-hac", "--data-dir", copy, "--workers", 2)
     assert done.returncode == 1 and "WRONG" in done.stdout and "missing" in done.stdout
+    written = pd.read_csv(copy/"check-mini-hac.csv", keep_default_na=False)  # what differs from the manifest, and what is wrong with it
+    for (_, _, (level, problem)), clip in zip(FAULTS, victims): assert ((written["clip"] == clip.clip) & (written.problem == problem)).any(), clip.clip
+    differing = written[written.problem.isin(["changed", "missing"])]
+    assert set(differing["clip"]) == spoiled and not differing.file.duplicated().any() and (differing.level == "error").all()
 
 
 def test_check_command_on_a_clean_copy(generated):
@@ -224,3 +228,25 @@ def test_published_networks_on_hacs_layout(generated, tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads(next((tmp_path/"runs").glob("*/record.json")).read_text())
     assert record["spec"]["extractors"] == {"video": "slowfast", "audio": "vggsound", "flow": "slowonly"} and record["spec"]["frozen_bn"] == "train"
+
+
+def test_what_differs_from_the_manifest(tmp_path):
+    root = minihac.minihac_folder(tmp_path)
+    files = {name: b"whole" for name in ("human/videos/a.mp4", "human/videos/b.mp4", "human/audio/a.wav", "HAC_Splits/HAC_test_only_human.csv")}
+    for name, content in files.items():
+        (root/name).parent.mkdir(parents=True, exist_ok=True)
+        (root/name).write_bytes(content)
+    manifest = dict(generator=minihac.GENERATOR, seed=0, clips=2, files={name: file_sha256(root/name) for name in files})
+    write_json(root/"manifest.json", manifest)
+    table = minihac.check(tmp_path)
+    assert table.ok.all() and table.attrs["changed"] == []
+    (root/"human/videos/a.mp4").write_bytes(b"other")
+    (root/"human/videos/b.mp4").write_bytes(b"")
+    (root/"human/audio/a.wav").unlink()
+    table = minihac.check(tmp_path)
+    assert table[~table.ok].what.tolist() == ["human/videos", "human/audio"] and "2 changed, e.g. a.mp4" in table.found.tolist()
+    assert [(path.name, problem) for path, problem, _ in table.attrs["changed"]] == [("a.mp4", "changed"), ("b.mp4", "changed"), ("a.wav", "missing")]
+    for broken in ([], dict(files=[]), manifest | dict(files=None), manifest | dict(clips="two")):
+        write_json(root/"manifest.json", broken)
+        (line,) = minihac.check(tmp_path).itertuples()
+        assert not line.ok and "it lacks" in line.found

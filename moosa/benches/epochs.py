@@ -8,7 +8,7 @@ __all__ = ['TRAIN_BATCHES', 'EVALUATED', 'PAIR', 'Kept', 'epoch_parts', 'feature
 
 # %% ../../nbs/47_benches.epochs.ipynb #1444ec8e
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -77,7 +77,7 @@ def stem_parts(sizes: Sizes, stems: nn.ModuleDict) -> dict[str, float]:
     found = {}
     for part, training in (("training", True), ("evaluation", False)):
         clips = {m: clip_of(sizes, m, sizes.batch, training) for m in stems}
-        found[f"stems, {part}"] = alternate({part: lambda: frozen_features(stems, clips, training)}, 1, 0, warm_up=False).seconds(part)
+        found[f"stems, {part}"] = alternate({part: partial(frozen_features, stems, clips, training)}, 1, 0, warm_up=False).seconds(part)
     return found
 
 

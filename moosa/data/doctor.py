@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ADVICE', 'COLUMNS', 'Finding', 'FEW', 'GAP', 'QUIET', 'GRAY', 'CUT_POINTS', 'Chart', 'bytes_lost', 'look_at_pictures',
            'look_at_length', 'look_at_film', 'look_at_flow', 'look_at_folder', 'look_at_sound', 'compare',
-           'examine_clip', 'look_at_frames', 'examine', 'examine_clips', 'playable', 'check_before', 'summary',
-           'disk_use', 'cache_estimate', 'report']
+           'examine_clip', 'look_at_frames', 'examine', 'examine_clips', 'add_changed', 'playable', 'check_before',
+           'summary', 'disk_use', 'cache_estimate', 'report', 'write_findings']
 
 # %% ../../nbs/18_data.doctor.ipynb #f3e4d353
 import copy
@@ -22,9 +22,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core import InputError, atomic_write, one_of
+from .files import passed_sentence
 from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
 from .processes import ProcessDied, alone, each
+from .twins import places, twins
 from .views import FLOW, RGB, SOUND, FrameRecipe
+from ..words import markdown_table
 
 # %% ../../nbs/18_data.doctor.ipynb #479ad0e9
 ADVICE = {
@@ -41,6 +44,13 @@ ADVICE = {
     "gray": "none needed if the film is black-and-white; else extract it again",
     "variable-rate": "re-encode at a constant rate if sound is used: the stretch of sound is found by frame number",
     "not-finite": "make the file anew: NaN or infinity in one clip spoils the whole model",
+}
+ADVICE |= {
+    "leak": "take one of the two clips out, or give both the same part, domain and class",
+    "twice": "take one of the two clips out: it counts twice",
+    "spelling": "write the name in one way; or choose names that differ by more",
+    "no-clip": "none needed if the folder is empty on purpose; else see whether copying was finished",
+    "changed": "make or fetch the file again: it is not the one that was listed",
 }
 COLUMNS = ["clip", "modality", "file", "level", "problem", "detail"]
 Finding = namedtuple("Finding", COLUMNS)
@@ -252,11 +262,19 @@ def examine(
     workers: int | None = None,  # processes; None: one per CPU
     seed: int = 0,  # of the sample
 ) -> pd.DataFrame:  # a row per finding: clip, modality, file, level, problem, detail
-    "Open every file and list what is wrong."
+    "Open every file, compare the clips, and list what is wrong; of clips that lie in memory there is nothing to open."
     if sample is not None and sample < 1: raise InputError(f"sample: {sample}; expected 1 clip or more.")
-    clips = dataset.clips
+    clips, chosen = dataset.clips, tuple(dataset.modalities if modalities is None else modalities)
+    for m in chosen: one_of("modalities", m, dataset.modalities)
     if sample is not None and sample < len(clips): clips = clips.sample(sample, random_state=seed).sort_index()
-    return examine_clips(dataset, clips, modalities, workers)
+    in_memory = hasattr(dataset, "load") and not hasattr(dataset, "media")
+    table = pd.DataFrame(columns=COLUMNS) if in_memory else examine_clips(dataset, clips, chosen, workers)
+    remarks = [("", "", *found) for found in dataset.remarks.findings] if hasattr(dataset, "remarks") else []
+    bad = set(table[table.level == "error"]["clip"])
+    compared = twins(dataset, chosen, None if sample is None else clips, workers, bad)
+    table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
+    table.attrs = dict(examined=len(clips), modalities=chosen)
+    return table
 
 
 def examine_clips(
@@ -304,6 +322,23 @@ def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
         usual = of_one["shape"].value_counts().index[0]
         findings += [(r.clip, m, r.file, "error", "mismatch", f"an array of shape {r.shape}, most have {usual}.") for r in of_one.itertuples() if r.shape != usual]
     return findings
+
+# %% ../../nbs/18_data.doctor.ipynb #ac6f5aa2
+def add_changed(
+    findings: pd.DataFrame | None,  # as `examine` gives them; None: there are none
+    dataset,  # None: it cannot be opened
+    changed: Sequence[tuple[Path, str, str]],  # file, problem ('missing' or 'changed'), detail: of the data set's own check
+) -> pd.DataFrame:  # the same, with a line for each of these files; one that is said to be missing already has its line
+    "Add what a comparison with a manifest has found."
+    found = places(dataset, dataset.clips, dataset.modalities) if changed and dataset is not None else []
+    owner = {file: (place.clip.clip, place.modality) for place in found for file in place.files}
+    if findings is None: findings = pd.DataFrame(columns=COLUMNS)
+    said = set(zip(findings.file, findings.problem))
+    new = [line for line in changed if (str(line[0]), line[1]) not in said]
+    lines = [(*owner.get(file, ("", "")), str(file), "error", problem, detail) for file, problem, detail in new]
+    table = pd.DataFrame([*findings.to_numpy().tolist(), *lines], columns=COLUMNS)
+    table.attrs = findings.attrs
+    return table
 
 # %% ../../nbs/18_data.doctor.ipynb #560f074d
 def playable(
@@ -403,19 +438,25 @@ def report(
     out: str | Path | None = None,  # CSV file for the findings; None: none is written
 ) -> str:  # for people
     "What was found, what to do, what there is."
-    if out:
-        with atomic_write(out) as f: findings.to_csv(f, index=False)
+    if out: write_findings(findings, out)
     examined, modalities = findings.attrs.get("examined", len(dataset.clips)), findings.attrs.get("modalities", dataset.modalities)
     parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})", *_kinds(findings),
-             *([f"All findings: {out}"] if out else []), _counts(summary(dataset, findings)), _room(disk_use(dataset), cache_estimate(dataset))]
-    return "\n\n".join(parts)
+             passed_sentence(dataset.remarks.passed) if hasattr(dataset, "remarks") else "",
+             f"All findings: {out}" if out else "", _counts(summary(dataset, findings)),
+             _room(disk_use(dataset), cache_estimate(dataset)) if hasattr(dataset, "media") else ""]
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_findings(findings: pd.DataFrame, out: str | Path):
+    "Write all findings as CSV."
+    with atomic_write(out) as f: findings.to_csv(f, index=False)
 
 
 def _kinds(findings: pd.DataFrame) -> list[str]:
     "A verdict, and a paragraph per kind of problem: errors first, the most frequent first."
     if len(findings) == 0: return ["No problem was found."]
     errors, warnings = (findings[findings.level == level] for level in ("error", "warning"))
-    parts = [f"{len(errors)} error(s) in {errors['clip'].nunique()} clip(s), which would stop a run; "
+    parts = [f"{len(errors)} error(s) in {errors['clip'].nunique()} clip(s), which would stop a run or make its numbers wrong; "
              f"{len(warnings)} warning(s) in {warnings['clip'].nunique()} clip(s), which would not."]
     kinds = sorted(findings.groupby(["level", "problem", "modality"]), key=lambda kind: (kind[0][0], -len(kind[1])))
     for (level, problem, modality), rows in kinds:
@@ -428,7 +469,7 @@ def _kinds(findings: pd.DataFrame) -> list[str]:
 def _counts(table: pd.DataFrame) -> str:
     by_class = table.set_index(["domain", "part", "class"])["clips"].unstack(sort=False)
     bad = table.groupby(["domain", "part"], sort=False)["bad"].sum()
-    lines = [by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index().to_markdown(index=False)]
+    lines = [markdown_table(by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index())]
     if "official" in table:
         other = table[table["clips"] != table["official"]]
         lines.append("These are the official numbers of clips." if other.empty else "Other than the official numbers:")

@@ -14,9 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 # %% ../../nbs/11_data.files.ipynb #8101890f
-LEFT_BY_SYSTEMS = (".*", "thumbs.db", "ehthumbs*.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
-BESIDE_MEDIA = ("*.info.json", "*.live_chat.json", "*.description", "*.annotations.xml", "*.txt", "*.srt", "*.vtt", "*.ass", "*.lrc", "*.md5", "*.sha256", "*.url", "*.lnk",
-                "*.part", "*.part-frag*", "*.ytdl", "*.crdownload", "*.tmp", "*.temp", "*.bak", "*~")  # the last two lines: unfinished downloads and the like
+LEFT_BY_SYSTEMS = (".*", "thumbs.db", "ehthumbs*.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle",
+                   "$recycle.bin", "system volume information", "lost+found", "__pycache__")
+BESIDE_MEDIA = ("*.info.json", "*.live_chat.json", "*.description", "*.annotations.xml", "*.txt", "*.srt", "*.vtt",
+                "*.ass", "*.lrc", "*.md5", "*.sha256", "*.url", "*.lnk",
+                "*.part", "*.part-frag*", "*.ytdl", "*.crdownload", "*.tmp", "*.temp", "*.bak", "*~")  # unfinished
 
 
 def passed_over(
@@ -24,8 +26,8 @@ def passed_over(
     folder: bool = False,  # is it a folder's? Then only systems' own are passed over
 ) -> str | None:  # the pattern, to count by; None: it is looked at
     "Why a file is not looked at."
-    small = name.lower()
-    return next((pattern for pattern in LEFT_BY_SYSTEMS + BESIDE_MEDIA*(not folder) if fnmatchcase(small, pattern)), None)
+    small, patterns = name.lower(), LEFT_BY_SYSTEMS if folder else LEFT_BY_SYSTEMS + BESIDE_MEDIA
+    return next((pattern for pattern in patterns if fnmatchcase(small, pattern)), None)
 
 
 def composed(
@@ -41,9 +43,9 @@ class Tree:
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     problems: list[tuple[Path, str]] = field(default_factory=list)  # where, and what is wrong
-    second_ways: list[tuple[Path, Path]] = field(default_factory=list)  # to a folder that was read already, and the first way to it
+    second_ways: list[tuple[Path, Path]] = field(default_factory=list)  # to a folder that was read; the first
     passed: Counter = field(default_factory=Counter)  # pattern -> files and folders that were passed over
-    homes: list[Path] = field(default_factory=list)  # the folder itself and where links to folders lead, resolved: files lie in one of these
+    homes: list[Path] = field(default_factory=list)  # resolved: the folder itself, and where links to folders lead
 
 
 def walk(
@@ -93,9 +95,10 @@ class Remarks:
     ):
         "Note the names that are written in more than one way, and are taken for one."
         for name, ways in names.items():
-            if len(ways) > 1:
-                ascii_ways = " and ".join(sorted(map(ascii, ways)))
-                self.findings.append(("", "warning", "spelling", f"the {kind} {name!r} is written in {len(ways)} ways, {ascii_ways}: taken for one {kind}."))
+            if len(ways) == 1: continue
+            written = " and ".join(sorted(map(ascii, ways)))
+            detail = f"the {kind} {name!r} is written in {len(ways)} ways, {written}: taken for one {kind}."
+            self.findings.append(("", "warning", "spelling", detail))
 
 
 def passed_sentence(
@@ -103,4 +106,5 @@ def passed_sentence(
 ) -> str:
     "One line for people; empty if nothing was passed over."
     if not passed: return ""
-    return f"Passed over, for they are no media: {passed.total()} ({', '.join(f'{n} {pattern}' for pattern, n in passed.most_common())})."
+    kinds = ", ".join(f"{n} {pattern}" for pattern, n in passed.most_common())
+    return f"Passed over, for they are no media: {passed.total()} ({kinds})."

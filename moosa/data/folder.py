@@ -72,19 +72,21 @@ def why_not(
     path = root/file
     if not path.is_file(): return absence(path)
     real = path.resolve()
-    if not any(real.is_relative_to(home) for home in (root, *homes)): return f"{path} is a link to {real}, outside the data folder; copy the file"
-    return None
+    if any(real.is_relative_to(home) for home in (root, *homes)): return None
+    return f"{path} is a link to {real}, outside the data folder; copy the file"
 
 
 def absence(
     path: Path,  # that is no file
 ) -> str:
     "What there is in place of a file."
-    if path.is_symlink() and not path.exists(): return f"there is no file {path}: it is a link to {os.readlink(path)}, which is not there"
-    if path.exists(): return f"there is no file {path}: it is a folder, or something else that cannot be read"
-    alike = [name for name in (os.listdir(path.parent) if path.parent.is_dir() else []) if composed(name) == composed(path.name)]
-    if alike: return f"there is no file {path}; there is {ascii(alike[0])}, an accent of which is written with other characters. Write it as the file's name is, or rename the file"
-    return f"there is no file {path}"
+    nothing = f"there is no file {path}"
+    if path.exists(): return f"{nothing}: it is a folder, or something else that cannot be read"
+    if path.is_symlink(): return f"{nothing}: it is a link to {os.readlink(path)}, which is not there"
+    beside = os.listdir(path.parent) if path.parent.is_dir() else []
+    alike = [name for name in beside if composed(name) == composed(path.name)]
+    if not alike: return nothing
+    return f"{nothing}; there is {ascii(alike[0])}, an accent of which is written with other characters. Write what the file's name has, or rename it"
 
 # %% ../../nbs/16_data.folder.ipynb #6573a991
 CALLED = {VideoFile: "a film", SoundFile: "a sound", ArrayFile: "an array"}
@@ -223,10 +225,13 @@ def not_your_own(
     "What to say of a folder that another data set, or moosa, has made."
     root = root.resolve()
     if (root/"raw").is_dir() and any((root/name).is_dir() for name in ("runs", "cache", "weights")):
-        return f"{root} looks like moosa's data folder, which holds raw/, weights/, cache/ and runs/. `moosa data check NAME --data-dir {root}` checks a data set in it; `moosa data list` has the names."
+        return (f"{root} looks like moosa's data folder, which holds raw/, weights/, cache/ and runs/. "
+                f"`moosa data check NAME --data-dir {root}` checks a data set in it; `moosa data list` has the names.")
     for folder in (root, *root.parents[:4]):
         for kind in (MiniHac, Hac, Epic, AVDigits):
-            if sign := has_signs(folder, kind.signs, root.relative_to(folder).parts[:1]): return f"{root} looks like {kind.name} ({sign}), which is not read as folders domain/class/file. {how_to_check(folder, kind)}"
+            if not (sign := has_signs(folder, kind.signs, root.relative_to(folder).parts[:1])): continue
+            how = how_to_check(folder, kind)
+            return f"{root} looks like {kind.name} ({sign}), which is not read as folders domain/class/file. {how}"
     return None
 
 
@@ -267,16 +272,19 @@ def sort_files(
         elif not known: remarks.passed[f"*{file.suffix.lower()}" if file.suffix else file.name] += 1
         if len(file.parts) != 3 or not known: continue
         used.update(file.parents)
-        domain, label, stem, column = spelled.of("domain", file.parts[0]), spelled.of("class", file.parts[1]), composed(file.stem), COLUMN[kind_of(file.name)]
+        domain, label = spelled.of("domain", file.parts[0]), spelled.of("class", file.parts[1])
+        stem, column = composed(file.stem), COLUMN[kind_of(file.name)]
         if column == "video" and stem.endswith(("_flow_x", "_flow_y")): stem, column = stem[:-7], stem[-6:]
         row = clips.setdefault(f"{domain}/{label}/{stem}", {"domain": domain, "class": label})
         if column in row: complaints.add(str(file), f"the clip has {row[column]} already")
         row[column] = file.as_posix()
     complaints.add_all(strange, f"expected an ending of {', '.join(KINDS)}")
-    for depth, files in sorted(depths.items()): complaints.add_all(files, f"expected domain/class/file, found {'/'.join(['folder']*(depth - 1) + ['file'])}")
+    for depth, files in sorted(depths.items()):
+        complaints.add_all(files, f"expected domain/class/file, found {'folder/'*(depth - 1)}file")
     spelled.say(remarks)
     for folder in tree.folders:
-        if folder not in used and folder.parent in used: remarks.findings.append((folder.as_posix(), "warning", "no-clip", "no clip was found in this folder."))
+        if folder in used or folder.parent not in used: continue
+        remarks.findings.append((folder.as_posix(), "warning", "no-clip", "no clip was found in this folder."))
     return clips
 
 # %% ../../nbs/16_data.folder.ipynb #3d30fbb1
@@ -300,7 +308,8 @@ def read_folders(
     if other := not_your_own(root): raise InputError(other)
     tree, complaints = walk(root), Complaints(root)
     for place, problem in tree.problems: complaints.add(place.as_posix(), problem)
-    for place, way in tree.second_ways: complaints.add(place.as_posix(), f"leads to the same folder as {root/way}; the same clips would be there twice")
+    for place, way in tree.second_ways:
+        complaints.add(place.as_posix(), f"leads to the same folder as {root/way}; the same clips would be there twice")
     remarks.passed.update(tree.passed)
     clips = sort_files(tree, complaints, remarks)
     complaints.stop()

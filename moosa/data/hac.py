@@ -13,6 +13,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -34,7 +35,7 @@ def read_list(
     if not rows: raise InputError(f"{path} is empty; expected lines NAME.mp4,LABEL.")
     clips = {}
     for number, row in enumerate(rows, 1):
-        wrong = lambda what: InputError(f"{path}, line {number}: {what}; found {','.join(row)!r}.")
+        wrong = partial(_wrong_line, path, number, row)
         if len(row) != 2: raise wrong("expected NAME.mp4,LABEL")
         name, label = row[0].strip(), row[1].strip()
         if "/" in name or "\\" in name or not re.fullmatch(r"[^.].*\.mp4", name): raise wrong("expected the name of an .mp4 file, without a folder")
@@ -42,6 +43,9 @@ def read_list(
         if name in clips: raise wrong("this clip is listed twice")
         clips[name] = int(label)
     return list(clips.items())
+
+
+def _wrong_line(path: Path, number: int, row: list[str], what: str) -> InputError: return InputError(f"{path}, line {number}: {what}; found {','.join(row)!r}.")
 
 # %% ../../nbs/13_data.hac.ipynb #d2627dce
 PARTS = {"train": "train", "validation": "test"}  # our name of a part -> HAC's

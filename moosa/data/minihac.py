@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATOR', 'KINDS', 'Item', 'items', 'write_clip', 'minihac_folder', 'write_lists', 'unfinished', 'get', 'check',
-           'MiniHac']
+           'read_manifest', 'differs', 'MiniHac']
 
 # %% ../../nbs/15_data.minihac.ipynb #f14a6e5c
 import shutil
@@ -137,26 +137,48 @@ def _make(todo: list[Item], root: Path, seed: int, workers: int | None):
 # %% ../../nbs/15_data.minihac.ipynb #8a1118f0
 def check(
     folder: str | Path | None = None,  # the data folder; None: the project's
-) -> pd.DataFrame:  # columns what, ok, found
+) -> pd.DataFrame:  # columns what, ok, found; attrs["changed"]: each bad file, its problem, and details
     "Compare the files of mini-HAC with its manifest, and the lists with the files."
     root = minihac_folder(folder)
-    if not (root/"manifest.json").is_file():
-        return pd.DataFrame([dict(what="manifest.json", ok=False, found=f"{root}/manifest.json is missing. Generate the data with `moosa data get mini-hac`.")])
-    try: manifest = read_json(root/"manifest.json", "manifest")
+    try: manifest = read_manifest(root)
     except InputError as e: return pd.DataFrame([dict(what="manifest.json", ok=False, found=str(e))])
-    if absent := {"generator", "seed", "clips", "files"} - manifest.keys():
-        return pd.DataFrame([dict(what="manifest.json", ok=False, found=f"it lacks {', '.join(sorted(absent))}; delete it and run `moosa data get mini-hac`.")])
     same = manifest["generator"] == GENERATOR
     lines = [dict(what="manifest.json", ok=same, found=f"{manifest['clips']} clips, seed {manifest['seed']}, generator {manifest['generator']}"
                   + ("" if same else f", expected {GENERATOR}. `moosa data get mini-hac` makes it anew."))]
+    changed = [(root/name, *what) for name, sha in manifest["files"].items() if (what := differs(root/name, sha))]
     for place in [f"{domain}/{kind}" for domain in STYLES for kind in ("videos", "flow", "audio")] + ["HAC_Splits"]:
-        listed = {name: sha for name, sha in manifest["files"].items() if name.startswith(place + "/")}
-        missing = [name for name in listed if not (root/name).is_file()]
-        wrong = [name for name, sha in listed.items() if name not in missing and file_sha256(root/name) != sha]
-        found = f"{len(listed)} files, hashes match"
-        if missing or wrong: found = "; ".join(f"{len(names)} {how}, e.g. {names[0]}" for names, how in ((missing, "missing"), (wrong, "damaged")) if names)
-        lines.append(dict(what=place, ok=not missing and not wrong, found=found))
-    return pd.DataFrame(lines)
+        listed = sum(name.startswith(place + "/") for name in manifest["files"])
+        bad = [(path.name, problem) for path, problem, _ in changed if path.parent == root/place]
+        kinds = {how: [name for name, problem in bad if problem == how] for how in ("missing", "changed")}
+        found = "; ".join(f"{len(names)} {how}, e.g. {names[0]}" for how, names in kinds.items() if names)
+        lines.append(dict(what=place, ok=not bad, found=found or f"{listed} files, hashes match"))
+    table = pd.DataFrame(lines)
+    table.attrs["changed"] = changed
+    return table
+
+
+def read_manifest(root: Path) -> dict:
+    "What mini-HAC's manifest holds; raise `InputError` if it is not there or not whole."
+    path = root/"manifest.json"
+    if not path.is_file(): raise InputError(f"{path} is missing. Generate the data with `moosa data get mini-hac`.")
+    manifest = read_json(path, "manifest")
+    expected = dict(generator=int, seed=int, clips=int, files=dict)
+    found = manifest if isinstance(manifest, dict) else {}
+    if absent := [name for name, kind in expected.items() if not isinstance(found.get(name), kind)]:
+        raise InputError(f"{path}: it lacks {', '.join(absent)}; delete it and run `moosa data get mini-hac`.")
+    return manifest
+
+
+def differs(
+    path: Path,
+    sha: str,  # that the file should have
+) -> tuple[str, str] | None:  # problem and details; None: it is as it should be
+    "How a file differs from the one that was listed."
+    if not path.is_file(): return "missing", "the manifest lists it, and there is no such file."
+    try: found = file_sha256(path)
+    except OSError as e: return "changed", f"it cannot be read: {e.strerror}."
+    if found == sha: return None
+    return "changed", f"{path.stat().st_size} bytes with sha256 {found[:12]}..., the manifest has {str(sha)[:12]}...."
 
 # %% ../../nbs/15_data.minihac.ipynb #064b8405
 class MiniHac(Hac):

@@ -27,6 +27,7 @@ import pandas as pd
 
 import moosa
 from ..core import InputError, atomic_write, data_folder, file_sha256, read_json, stable_hash, write_json
+from ..words import in_file_name
 
 # %% ../../nbs/24_extractors.cache.ipynb #611273a7
 VERSION = 1  # of the folders; raised when their meaning changes
@@ -95,8 +96,8 @@ def make_shard(
 ) -> Shard:
     "Name a shard."
     about = {**about, "version": VERSION}
-    name = "-".join([*(str(about[k]) for k in ("modality", "domain", "part", "kind")), f"view{about['view']}", about["dtype"], stable_hash(about, 16)])
-    return Shard(cache_folder(folder)/Path(dataset).stem/name, {"dataset": dataset, "extractor": maker, **about})
+    name = "-".join([*(in_file_name(str(about[k]), 40) for k in ("modality", "domain", "part", "kind")), f"view{about['view']}", about["dtype"], stable_hash(about, 16)])
+    return Shard(cache_folder(folder)/in_file_name(Path(dataset).stem)/name, {"dataset": dataset, "extractor": maker, **about})
 
 
 def cache_folder(

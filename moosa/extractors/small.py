@@ -8,7 +8,6 @@ __all__ = ['SMALL_RGB', 'SMALL_FLOW', 'small_image', 'small_speech', 'small_vide
 # %% ../../nbs/22_extractors.small.ipynb #bdff667e
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from ..data.views import FLOW, RGB
