@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .alignment import small_classifier
+from .extractors.anatomy import ByName
 from .model import Outputs
 
 # %% ../nbs/36_balance.ipynb #508c8733
@@ -64,7 +65,7 @@ class Balance(nn.Module):
     ):
         super().__init__()
         self.alpha, self.domain_weight, self.probes = alpha, domain_weight, probes
-        self.classifiers = nn.ModuleDict({m: small_classifier(d, domains) for m, d in dims.items()})
+        self.classifiers = ByName({m: small_classifier(d, domains) for m, d in dims.items()})
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         kept = {m: [] for m in outputs.embeddings}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .contrast import Projection, halves, split_distance, supcon
 from .entropy import entropy_minimisation, entropy_weighted_ce
+from .extractors.anatomy import ByName
 from .model import Outputs
 from .pretext.jigsaw import Jigsaw, sample_permutations
 from .pretext.translation import MaskedTranslation
@@ -65,7 +66,7 @@ class Contrastive(nn.Module):
     def __init__(self, dims: Mapping[str, int], hidden: int = 2048, out: int = 128, temperature: float = 0.1):
         super().__init__()
         self.temperature = temperature
-        self.projections = nn.ModuleDict({m: Projection(d//2, hidden, out) for m, d in dims.items()})
+        self.projections = ByName({m: Projection(d//2, hidden, out) for m, d in dims.items()})
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
         views = [self.projections[m](halves(e)[0]) for m, e in outputs.embeddings.items()]

@@ -22,6 +22,7 @@ from .alignment import correlation_alignment, mismatch, mix_clips, mixed_ce, nor
 from .contrast import Projection, supcon
 from .core import InputError
 from .entropy import entropy
+from .extractors.anatomy import ByName
 from .model import Outputs
 from .objectives import Contrastive, EntropyMin, ErmHyper, FusedCE, Objective, OnEmbeddings, SplitDistance
 from .pretext.translation import MaskedTranslation
@@ -77,7 +78,7 @@ class DomainAdversary(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], of: Callable):
         super().__init__()
-        self.of, self.classifiers = of, nn.ModuleDict({name: small_classifier(d, 2) for name, d in dims.items()})
+        self.of, self.classifiers = of, ByName({name: small_classifier(d, 2) for name, d in dims.items()})
 
     def forward(self, outputs: Outputs, labels: torch.Tensor, target: Outputs | None = None) -> torch.Tensor:
         if target is None: raise InputError("this method tells source and target apart, and no target clip was given: set setting=osda.")
@@ -169,7 +170,7 @@ class SharedSpace(nn.Module):
     def __init__(self, dims: Mapping[str, int], hidden: int = 2048, out: int = 128, temperature: float = 0.1, flatten: float = 1.0, alpha: float = 0.5, keep: float = 0.99):
         super().__init__()
         self.temperature, self.flatten, self.alpha = temperature, flatten, alpha
-        self.projections = nn.ModuleDict({m: Projection(d, hidden, out) for m, d in dims.items()})
+        self.projections = ByName({m: Projection(d, hidden, out) for m, d in dims.items()})
         self.teacher = MovingAverage(self.projections, keep)
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:

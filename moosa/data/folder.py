@@ -131,7 +131,7 @@ def modality_columns(
             complaints.add("line 1", f"there is no column {name!r}; found {', '.join(header) or 'nothing'}, expected {', '.join(ABOUT_CLIP)} and one per modality, with commas between")
     for name in dict.fromkeys(header):
         if header.count(name) > 1: complaints.add("line 1", f"column {name!r} is there {header.count(name)} times")
-        if name != "class" and (not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED):
+        if name != "class" and (not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name) or name in RESERVED):
             complaints.add("line 1", f"column {name!r} cannot be the name of a modality; expected letters, digits and _, beginning with a letter, and none of {', '.join(RESERVED)}")
     modalities = {}
     for name in header:

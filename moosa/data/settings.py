@@ -118,12 +118,18 @@ def check_not_empty(
     "Raise `InputError` if a list is empty, if a known class has no training clip, or if there is nothing unknown in an open-set test."
     for name, where in (("train", split.sources), ("validation", split.sources), ("test", (split.target,))):
         if len(getattr(split, name)) == 0:
-            raise InputError(f"the {name} list is empty: no clip of {', '.join(where)} has part {name!r} and a class that may be used. "
-                             f"Check the data set with `moosa data check`.")
+            raise InputError(f"the {name} list is empty: {', '.join(where)} {'has' if len(where) == 1 else 'have'} no clip for it of a class that may be used.{_too_few(split, name)}")
     missing = [c for i, c in enumerate(split.classes.known) if not (split.train.label == i).any()]
     if missing: raise InputError(f"no training clip of known class(es) {', '.join(missing)} in sources {', '.join(split.sources)}.")
     for kind, names, there in (("unknown", split.classes.unknown, split.test.label >= split.classes.num_known), ("known", split.classes.known, split.test.label < split.classes.num_known)):
         if names and not there.any(): raise InputError(f"no test clip of {kind} class(es) {', '.join(names)} in the target {split.target}: open-set numbers would be undefined.")
+
+
+def _too_few(split: Split, name: str) -> str:
+    most = split.train.groupby(["domain", "label"]).size().max() if len(split.train) else 0
+    if name == "train" or most > 1: return " Check the data set with `moosa data check`."
+    return (" There are too few clips: a fifth of each class of each domain is held out, one clip at least, if there are two; here is one of each. "
+            "Add clips, or say in the column `part` of a manifest.csv which of them train and which validate.")
 
 # %% ../../nbs/10_data.settings.ipynb #f5200b33
 def open_set_split(
