@@ -129,6 +129,18 @@ def test_weights_are_seen_to_change(tmp_path):
     assert not changes(before, Now(tmp_path).of(spec)), "what is not here cannot be compared"
 
 
+def test_times_of_epics_sounds_are_in_the_key_of_kept_features(tmp_path):
+    from moosa.data.epic import Epic
+    from moosa.extractors.features import data_hash
+
+    dataset = Epic.__new__(Epic)
+    dataset.root, dataset.audio_format = tmp_path, "strict"
+    row = dict(clip="D1/P08_01/7", domain="D1", part="train", video="P08_01", start_frame=1, stop_frame=9, start_timestamp="00:00:01.0", stop_timestamp="00:00:02.0")
+    key = lambda **other: data_hash(dataset, pd.DataFrame([{**row, "class": 1, **other}]), "audio")
+    assert key() == key() == key(**{"class": 2})
+    assert key() != key(start_timestamp="00:00:01.5") and key() != key(stop_timestamp="00:00:02.5")
+
+
 @pytest.mark.parametrize("what", ["generator", "list", "file"])
 def test_generated_data_are_seen_to_change(tmp_path, what):
     root = tmp_path/"raw"/"mini-hac"

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..core import InputError, atomic_write, one_of
+from ..core import InputError, one_of, write_table
 from .files import passed_sentence
 from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
 from .processes import ProcessDied, alone, each
@@ -449,7 +449,7 @@ def report(
 
 def write_findings(findings: pd.DataFrame, out: str | Path):
     "Write all findings as CSV."
-    with atomic_write(out) as f: findings.to_csv(f, index=False)
+    write_table(out, findings)
 
 
 def _kinds(findings: pd.DataFrame) -> list[str]:
