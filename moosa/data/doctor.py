@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, one_of, write_table
 from .files import passed_sentence
-from .media import ArrayFile, BadClip, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
+from .media import ArrayFile, BadClip, FilmSound, FlowFiles, FlowFolders, FrameFolder, SoundFile, VideoFile
 from .processes import ProcessDied, alone, each
 from .twins import places, twins
 from .views import FLOW, RGB, SOUND, FrameRecipe
@@ -373,6 +373,7 @@ def check_before(
 
 
 def _may_hold_nan(medium) -> bool:
+    if isinstance(medium, FilmSound): return False  # to look would mean to decode them all; one with a NaN is named when its turn has come
     if not isinstance(medium, SoundFile): return isinstance(medium, ArrayFile)
     try: return medium.info.subtype in ("FLOAT", "DOUBLE")
     except BadClip: return True  # its turn to be complained of
