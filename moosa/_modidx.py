@@ -663,6 +663,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'moosa.explore.spectrogram_picture': ('explore.html#spectrogram_picture', 'moosa/explore.py')},
             'moosa.extractors.anatomy': { 'moosa.extractors.anatomy.ByName': ( 'extractors.anatomy.html#byname',
                                                                                'moosa/extractors/anatomy.py'),
+                                          'moosa.extractors.anatomy.ByName.__init__': ( 'extractors.anatomy.html#byname.__init__',
+                                                                                        'moosa/extractors/anatomy.py'),
                                           'moosa.extractors.anatomy.ByName.__setattr__': ( 'extractors.anatomy.html#byname.__setattr__',
                                                                                            'moosa/extractors/anatomy.py'),
                                           'moosa.extractors.anatomy.ByName.add_module': ( 'extractors.anatomy.html#byname.add_module',

@@ -29,12 +29,19 @@ class Training:
         self.file, self.letters, self.folder = np.load(FOLDER/f"e2e_{letters}.npz", allow_pickle=False), ORDER[letters], folder
         self.classes = self.file["step0/predict"].shape[1]
         self.build()
-        self.model.double()
-        self.objective.double()
+        self.to_double()
         self.optimiser = torch.optim.Adam([*self.model.parameters(), *self.objective.parameters()], lr=1e-4, weight_decay=1e-4)
         self.steps = [self.step(s) for s in range(STEPS)]
         self.model.eval()
         with torch.no_grad(): self.val = self.model({m: golden_input(val, (BATCH, *shape)).double() for m, _, shape, _, val in self.modalities}).fused
+
+    def to_double(self):
+        "Compute in double precision. Statistics of BatchNorm become other tensors, which `live` has to follow."
+        both = torch.nn.ModuleList([self.model, self.objective])
+        before = list(both.buffers())
+        both.double()
+        became = {id(old): new for old, new in zip(before, both.buffers())}
+        self.live = {name: became.get(id(x), x) for name, x in self.live.items()}
 
     @property
     def modalities(self): return [MODALITIES[letter] for letter in self.letters]

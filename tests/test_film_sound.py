@@ -72,7 +72,8 @@ def tree(tmp_path_factory) -> Path:
 def test_folders(tree):
     data = FolderData(tree)
     assert data.modalities == ("video", "audio")
-    assert not (examine(data, workers=1).level == "error").any()
+    found = examine(data, workers=1)
+    assert set(found.problem[found.level == "error"]) <= {"leak"}  # its films are copies of one
     x = data.load(data.clips[:1], ["video", "audio"])
     assert x["audio"].shape == (1, 1, 257, 1004) and float(x["audio"].std()) > .5
 

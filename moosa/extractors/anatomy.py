@@ -24,6 +24,11 @@ STEM_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # name -> dtype of 
 class ByName(nn.ModuleDict):
     "Modules by the names of modalities. `nn.ModuleDict` refuses names that it has a method for, such as `type` and `items`."
 
+    def __init__(self,
+        modules: dict[str, nn.Module] | None = None,  # modality -> its module
+    ):
+        super().__init__(modules)
+
     def add_module(self, name: str, module: nn.Module):
         "Take a module in; raise `InputError` for a name that the names of weights cannot hold."
         if not name or "." in name: raise InputError(f"modalities: {name!r} cannot be the name of a modality; expected a word without dots.")
