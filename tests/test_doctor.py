@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from moosa.core import InputError
-from moosa.data.doctor import ADVICE, bytes_lost, cache_estimate, disk_use, examine, playable, report, summary
+from moosa.data.checkup import ADVICE, bytes_lost
+from moosa.data.doctor import cache_estimate, disk_use, examine, playable, report, summary
 from moosa.data.folder import FolderData
 from moosa.data.media import PROBLEMS, FlowFolders, FrameFolder, SoundFile, write_sound, write_video
 from moosa.data.views import FLOW, RGB, SOUND, MediaData

@@ -7,7 +7,8 @@ import pytest
 
 from moosa.core import InputError
 from moosa.data.digits import AVDigits
-from moosa.data.doctor import ADVICE, COLUMNS, add_changed, examine, report
+from moosa.data.checkup import ADVICE, COLUMNS
+from moosa.data.doctor import add_changed, examine, report
 from moosa.data.epic import Epic
 from moosa.data.folder import FolderData
 from moosa.data.hac import Hac
