@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save
 
 import moosa
+from .checkpoint import Checkpoint, TrainState, load_tensors
 from .core import (InputError, atomic_write, data_folder, file_sha256, one_of, project_root, random_state, read_json, read_table, seed_everything,
                         set_random_state, write_json, write_table)
 from .data.doctor import check_before, playable
@@ -43,7 +44,8 @@ from .notebook import carry_out, make_folder, notebook_parameters
 from .openset import Predictions
 from .spec import SCHEMA, Spec, differs_from_live, fields_hash, spec_hash
 from .parallel import join_torchrun, leave_torchrun, rank, ranks, under_torchrun
-from .trainer import Checkpoint, History, Learner, Memory, Progress, TrainConfig, TrainState, Watch, check_shared, fit, load_tensors, make_fabric, peak_memory_mb
+from .trainer import (History, Learner, Memory, Progress, TrainConfig, Watch, check_shared, fit, make_fabric,
+                           peak_memory_mb)
 
 # %% ../nbs/42_experiment.ipynb #c32b7fd7
 @dataclass

@@ -24,7 +24,7 @@ from .data.settings import AdaptationSplit, Split
 from .experiment import Experiment
 from .openset import Predictions, hos_curve, max_softmax, published_sweep
 from .spec import Spec
-from .trainer import TrainState
+from .checkpoint import TrainState
 from .words import in_figure, in_html, one_line, short
 
 # %% ../nbs/44_figures.ipynb #b65196af

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from moosa.checkpoint import Checkpoint
 from moosa.core import InputError
 from moosa.data.folder import FolderData
 from moosa.data.media import write_sound
@@ -15,7 +16,7 @@ from moosa.extractors.registry import create_extractor
 from moosa.openset import Predictions, evaluate
 from moosa.scores import rescore
 from moosa.spec import spec_from
-from moosa.trainer import Checkpoint, make_fabric, predict
+from moosa.trainer import make_fabric, predict
 
 ODD = ("type", "items", "training")
 
