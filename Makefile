@@ -53,4 +53,4 @@ clean-notebooks: setup
 	$(BIN)/python .ci/check.py --fix
 
 bench: setup
-	$(BIN)/python -c "from moosa.bench import bench, publish; bench(); print(publish())"
+	$(BIN)/python -c "from moosa.bench.report import bench, publish; bench(); print(publish())"

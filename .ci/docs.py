@@ -110,7 +110,7 @@ def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finishe
     clear()
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
     fresh = multiprocessing.get_context("forkserver")  # a new process for each page, forked from one that has imported what all of them need
-    fresh.set_forkserver_preload(["moosa.experiment", "moosa.figures", "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
+    fresh.set_forkserver_preload(["moosa.runs.experiment", "moosa.results.run_figures", "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
     with ProcessPoolExecutor(2, fresh, max_tasks_per_child=1) as pool:
         for path in paths:
             staged = stage(path)

@@ -5,8 +5,8 @@ import torch
 from golden_rules import BASE, FOLDER, fill, golden_extractor, golden_input, golden_names, golden_weight, no_dropout
 from torch.nn import functional as F
 
-from moosa.model import Model
-from moosa.objectives import MoosaHyper, moosa
+from moosa.methods.model import Model
+from moosa.methods.objectives import MoosaHyper, moosa
 from moosa.pretext.jigsaw import Jigsaw, unrank_permutation
 
 MODALITIES = {  # letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's

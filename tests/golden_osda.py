@@ -7,9 +7,9 @@ import torch
 from golden_rules import FOLDER, close, close_stats, fill, no_dropout, stats
 from torch.nn import functional as F
 
-from moosa.entropy import entropy_weights
-from moosa.model import Outputs, fused_head
-from moosa.objectives import MoosaAdaptHyper, moosa, sure_of
+from moosa.methods.entropy import entropy_weights
+from moosa.methods.model import Outputs, fused_head
+from moosa.methods.objectives import MoosaAdaptHyper, moosa, sure_of
 from moosa.pretext.jigsaw import Jigsaw
 
 NAMES = {"v": "video", "a": "audio"}

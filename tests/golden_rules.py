@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moosa.extractors.anatomy import Extractor
+from moosa.extractors.base import Extractor
 from moosa.extractors.audio import vggsound
 from moosa.extractors.resnet3d import slowfast, slowonly
 from moosa.extractors.weights import PUBLISHED, load_published, name_table, published_name

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from moosa.data.loader import Batch, ClipList
-from moosa.methods import create_objective
-from moosa.model import Model
-from moosa.parallel import rank, ranks, share_of
-from moosa.trainer import Learner, TrainConfig, make_fabric, predict
+from moosa.methods.registry import create_objective
+from moosa.methods.model import Model
+from moosa.training.parallel import rank, ranks, share_of
+from moosa.training.compute import make_fabric
+from moosa.training.learner import Learner
+from moosa.training.trainer import TrainConfig, predict
 
 DIMS = dict(video=8, audio=12)
 SMALL = dict(moosa=dict(jigsaw_samples=4, jigsaw_num_splits=2, mask_ratio=0.0, trans_hidden_num=16, hidden_dim=16, out_dim=4, target_filter_thr=0.3),

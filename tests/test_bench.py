@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
-from moosa.bench import LINES, bench, publish
-from moosa.benches.timing import SMALL
+from moosa.bench.report import LINES, bench, publish
+from moosa.bench.timing import SMALL
 chosen = tuple(line for line in LINES if line.what.startswith(("Step", "Jigsaw alone, V+A", "Growth with the batch", "Reading a clip, keyframe every 15", "Epoch of mini-HAC from stem", "GPU: fused")))
 bench(SMALL, chosen)
 print(publish(out=OUT))
@@ -63,5 +63,5 @@ def test_the_page_is_executed(made):
 
 
 def test_without_a_result_the_page_says_what_to_do(tmp_path):
-    done = subprocess.run([sys.executable, "-c", f"from moosa.bench import read_bench; read_bench({str(tmp_path)!r})"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", f"from moosa.bench.report import read_bench; read_bench({str(tmp_path)!r})"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode and "make bench" in done.stderr and "does not exist" in done.stderr

@@ -12,17 +12,18 @@ from conftest import ROOT, call
 
 from moosa.core import InputError
 from moosa.data.views import View
-from moosa.experiment import build_learner, open_experiment
+from moosa.runs.experiment import build_learner, open_experiment
 from moosa.extractors import features as room
 from moosa.extractors.cache import cached_shards, drop_shards, finish, make_shard, read_manifest, write_piece
-from moosa.spec import differs_from_live, spec_from
-from moosa.trainer import fit, make_fabric, predict
+from moosa.runs.spec import differs_from_live, spec_from
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import fit, predict
 
 COMPUTE = """
 import os, signal, sys
-from moosa.experiment import open_experiment
+from moosa.runs.experiment import open_experiment
 from moosa.extractors import cache, features
-from moosa.spec import spec_from
+from moosa.runs.spec import spec_from
 
 features.PIECE, written, write = 4, [], features.write_piece
 def count_pieces(*what):

@@ -9,8 +9,8 @@ import yaml
 from conftest import ROOT, call
 from safetensors.numpy import load_file
 
-from moosa.experiment import load_predictions
-from moosa.openset import evaluate
+from moosa.runs.experiment import load_predictions
+from moosa.evaluation.openset import evaluate
 
 QUICK = ("--epochs", 1, "--method", "erm")
 
@@ -209,7 +209,8 @@ def test_weights_without_a_network(tmp_path):
 
 
 def test_make_flow(tmp_path):
-    from moosa.data.media import VideoFile, write_video
+    from moosa.data.films import VideoFile
+    from moosa.data.media import write_video
 
     film = np.zeros((12, 96, 128, 3), np.uint8)
     for t in range(12): film[t, 30:60, 5*t:5*t + 30] = np.random.default_rng(0).integers(0, 255, (30, 30, 3))

@@ -75,7 +75,7 @@ def running(data_dir) -> int: return len(list(data_dir.glob("runs/*/lock.*")))
 
 def assert_six_of_six(data_dir):
     "Each run is done, nobody holds it any more, and nothing was computed twice."
-    from moosa.lock import holder
+    from moosa.runs.lock import holder
 
     for place in data_dir.glob("runs/*"):
         assert (place/"record.json").exists() and holder(place) is None and not (place/"error.json").exists(), list(place.iterdir())
@@ -142,16 +142,16 @@ def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
 
 def handed_out(carry, data_dir, seeds, **where) -> dict:
     "Cells that are handed to workers, who do what `carry` does instead of training: seed -> outcome."
-    from moosa.cluster import choose_engine
-    from moosa.experiment import order
-    from moosa.grid import expand
+    from moosa.runs.cluster import choose_engine
+    from moosa.runs.experiment import order
+    from moosa.runs.grid import expand
 
     specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=seeds))).specs
     with choose_engine(**where) as engine: return {spec.seed: outcome for spec, outcome in engine([(s, order(s, data_dir)) for s in specs], carry)}
 
 
 def test_a_cell_that_kills_its_workers_is_set_aside(data_dir):
-    from moosa.launch import DONE, Outcome
+    from moosa.runs.process import DONE, Outcome
 
     def carry(asked, where=""):
         if asked["parameters"]["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
@@ -167,7 +167,7 @@ def test_workers_see_one_gpu_each_and_import_no_torch(monkeypatch, data_dir):
     "No GPU is touched: what a worker, and with it its cells, would see. Without torch a worker answers its scheduler at once, however busy the machine."
     import torch
 
-    from moosa.launch import DONE, Outcome
+    from moosa.runs.process import DONE, Outcome
 
     def carry(asked, where=""):
         time.sleep(1)  # long enough for both workers to get one
@@ -187,7 +187,7 @@ def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):
 def test_the_slurm_job(tmp_path, monkeypatch):
     "The script that would be submitted, as text. Workers and scheduler speak TLS, with keys that only their owner can read."
     pytest.importorskip("dask_jobqueue")
-    from moosa.cluster import slurm_cluster
+    from moosa.runs.cluster import slurm_cluster
 
     monkeypatch.setenv("MOOSA_DATA", str(tmp_path/"data"))
     (tmp_path/"slurm.yaml").write_text('queue: gpu\nwalltime: "02:00:00"\nmemory: 24GB\njob_extra_directives: ["--gres=gpu:1"]\n')

@@ -48,8 +48,8 @@ def called_with(monkeypatch, place: str, returns=None) -> list:
 
 
 def test_run(monkeypatch, tmp_path):
-    asked = called_with(monkeypatch, "moosa.experiment.train_together", True)
-    ran = called_with(monkeypatch, "moosa.experiment.run", (tmp_path, True))
+    asked = called_with(monkeypatch, "moosa.runs.experiment.train_together", True)
+    ran = called_with(monkeypatch, "moosa.runs.experiment.run", (tmp_path, True))
     monkeypatch.setattr("moosa.cli.print_results", lambda folder, fresh: None)
     spec = lambda *words: (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
     one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist", "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
@@ -73,11 +73,11 @@ def test_run(monkeypatch, tmp_path):
 def test_grid(monkeypatch, tmp_path):
     from contextlib import nullcontext
 
-    from moosa.grid import load_grid
+    from moosa.runs.grid import load_grid
 
     cells = len(load_grid("tiny.yaml").specs)
-    engines = called_with(monkeypatch, "moosa.cluster.choose_engine", nullcontext("engine"))
-    ran = called_with(monkeypatch, "moosa.grid.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
+    engines = called_with(monkeypatch, "moosa.runs.cluster.choose_engine", nullcontext("engine"))
+    ran = called_with(monkeypatch, "moosa.runs.grid.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
     moosa("grid", "tiny.yaml", "--engine", "dask", "--workers", 2, "--gpus", "0,1", "--scheduler", "tls://a:1", "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
           "--contents", "--device", "cpu", "--data-dir", tmp_path)
     assert engines[-1][0] == ("dask", 2, ("0", "1"), "tls://a:1", tmp_path/"s.yaml")
@@ -91,8 +91,8 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     assert seen["done"] == 0 and seen["cells"] == 12
     moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path, fails="no cell of tiny.yaml has been started")
     moosa("rescore", "tiny.yaml", "--data-dir", tmp_path, fails="no open-set run")
-    executed = called_with(monkeypatch, "moosa.notebook.execute_notebook")
-    monkeypatch.setattr("moosa.report.publish_notebook", lambda *a: None)
+    executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
+    monkeypatch.setattr("moosa.results.report.publish_notebook", lambda *a: None)
     assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2, "--data-dir", tmp_path).replace("\n", "")
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
@@ -122,8 +122,8 @@ def test_weights_and_cache(monkeypatch, tmp_path):
 
 
 def test_record(tmp_path):
-    from moosa.experiment import run_folder, write_record
-    from moosa.spec import Spec, resolve
+    from moosa.runs.experiment import run_folder, write_record
+    from moosa.runs.spec import Spec, resolve
 
     for seed in (0, 1):
         spec = resolve(Spec(target="mfeat", method="erm", seed=seed))

@@ -72,7 +72,7 @@ def test_quarto_files_are_those_of_nbdev(tmp_path, monkeypatch):
 
 
 def test_signatures_are_tidied(docs):
-    shown = "```python\ndef Case(\n    x:moosa.openset.Predictions, # `x`\n    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*"
+    shown = "```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*"
     assert docs.tidy(shown) == ("```{.python code-line-numbers=true}\nclass Case(\n    x:Predictions, # `x`\n    report=print,\n):\n```\n\n"
                                 r"*OS\* of `a*b`*")
 

@@ -13,7 +13,9 @@ from moosa.core import InputError
 from moosa.data.checkup import ADVICE, bytes_lost
 from moosa.data.doctor import cache_estimate, disk_use, examine, playable, report, summary
 from moosa.data.folder import FolderData
-from moosa.data.media import PROBLEMS, FlowFolders, FrameFolder, SoundFile, write_sound, write_video
+from moosa.data.badclip import PROBLEMS
+from moosa.data.media import FlowFolders, FrameFolder, write_video
+from moosa.data.sounds import SoundFile, write_sound
 from moosa.data.views import FLOW, RGB, SOUND, MediaData
 
 FRAMES, RATE = 70, 24

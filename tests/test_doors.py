@@ -27,7 +27,7 @@ def two_workers():
     "A local cluster, as `moosa grid --workers 2` has it, and a client."
     from distributed import Client
 
-    from moosa.cluster import local_cluster
+    from moosa.runs.cluster import local_cluster
 
     with local_cluster(2) as cluster, Client(cluster, timeout="20s") as client:
         client.wait_for_workers(2, timeout=60)
@@ -63,7 +63,7 @@ def turned_away(address: str, security=None):
 def test_what_lies_in_the_current_folder_does_not_run(trap):
     "A run's child, its kernel, and what that starts; and the processes that read files."
     from moosa.data import processes
-    from moosa.notebook import carry_out_apart
+    from moosa.runs.notebook import carry_out_apart
 
     code = "import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\njson.dump({}, open('record.json', 'w'))"
     cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]

@@ -8,7 +8,8 @@ import pytest
 from conftest import call
 from epic_lists import segments, write_lists
 
-from moosa.data.media import FrameFolder, write_sound
+from moosa.data.media import FrameFolder
+from moosa.data.sounds import write_sound
 
 VERBS = (0, 1, 2, 3)  # take, put, open, close: the last is unknown
 

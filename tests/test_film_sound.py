@@ -11,7 +11,9 @@ from moosa.cli import app
 from moosa.data.audio import make_audio
 from moosa.data.doctor import examine
 from moosa.data.folder import FolderData
-from moosa.data.media import BadClip, FilmSound, SoundFile, write_video
+from moosa.data.badclip import BadClip
+from moosa.data.media import write_video
+from moosa.data.sounds import FilmSound, SoundFile
 
 SECONDS = 2
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moosa.data.films import AnyFilm, PlainFilm, VideoFile
-from moosa.data.media import BadClip
+from moosa.data.badclip import BadClip
 
 FRAMES, HEIGHT, WIDTH = 44, 48, 64
 HEVC = "log-level=none:pools=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"

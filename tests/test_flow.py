@@ -6,7 +6,8 @@ import pytest
 from moosa.core import InputError
 from moosa.data.flow import find_videos, make_flow
 from moosa.data.folder import FolderData
-from moosa.data.media import FlowFiles, VideoFile, write_video
+from moosa.data.films import VideoFile
+from moosa.data.media import FlowFiles, write_video
 from moosa.data.motion import to_pixels
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from moosa.core import InputError
 from moosa.data.folder import FolderData
-from moosa.data.media import ArrayFile, FilmSound, FlowFiles, SoundFile, VideoFile
+from moosa.data.films import VideoFile
+from moosa.data.media import ArrayFile, FlowFiles
+from moosa.data.sounds import FilmSound, SoundFile
 
 HEAD = "clip,class,domain,part,video,audio"
 GOOD = "a,run,sea,train,v/a.mp4,v/a.wav"

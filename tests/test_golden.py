@@ -11,11 +11,11 @@ from golden_views import (kitchen, test_epic, test_every_case_is_covered, test_h
                           test_which_box, test_which_frames)
 from torch.nn import functional as F
 
-from moosa.contrast import supcon
-from moosa.entropy import entropy, entropy_weights
-from moosa.model import Outputs, fused_head
-from moosa.objectives import MoosaHyper, moosa
-from moosa.openset import published_sweep
+from moosa.methods.contrast import supcon
+from moosa.methods.entropy import entropy, entropy_weights
+from moosa.methods.model import Outputs, fused_head
+from moosa.methods.objectives import MoosaHyper, moosa
+from moosa.evaluation.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 
 NAMES = {"v": "video", "f": "flow", "a": "audio"}

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from moosa.balance import Balance, without_conflict
-from moosa.methods import create_objective
-from moosa.model import random_outputs
+from moosa.methods.balance import Balance, without_conflict
+from moosa.methods.registry import create_objective
+from moosa.methods.model import random_outputs
 from moosa.pretext.jigsaw import Jigsaw, cut, sample_permutations
 
 DIMS = {"video": 8, "audio": 4, "flow": 6}

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from conftest import ROOT, call
 
-from moosa.grid import load_grid
-from moosa.spec import spec_hash
+from moosa.runs.grid import load_grid
+from moosa.runs.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
     "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1, "features": -1,

@@ -12,7 +12,9 @@ from moosa.core import InputError
 from moosa.data.epic import Epic
 from moosa.data.epic import get as get_epic
 from moosa.data.hac import Hac, list_path
-from moosa.data.media import BadClip, write_sound, write_video
+from moosa.data.badclip import BadClip
+from moosa.data.media import write_video
+from moosa.data.sounds import write_sound
 
 PARTS = ("train", "validation")
 

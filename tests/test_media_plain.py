@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moosa.data.films import PlainFilm, VideoFile
-from moosa.data.media import BadClip
+from moosa.data.badclip import BadClip
 
 FRAMES = 60
 KINDS = {  # kind -> pixel format, x264's options

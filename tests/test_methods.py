@@ -3,10 +3,11 @@ import pytest
 import torch
 from conftest import call
 
-from moosa.experiment import build_learner, load_predictions, open_experiment, run_folder
-from moosa.methods import METHODS
-from moosa.spec import spec_from
-from moosa.trainer import fit, make_fabric
+from moosa.runs.experiment import build_learner, load_predictions, open_experiment, run_folder
+from moosa.methods.registry import METHODS
+from moosa.runs.spec import spec_from
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import fit
 
 NAMES = [name for name in METHODS if "+" not in name] + ["moosa+outliers"]
 NARROW = dict(simmmdg=dict(trans_hidden_num=16, hidden_dim=16), moosa=dict(trans_hidden_num=16, hidden_dim=16, jigsaw_hidden=16, jigsaw_samples=8))

@@ -15,11 +15,14 @@ from test_doctor import cut, encode, film, uneven
 from moosa.core import InputError, file_sha256, write_json
 from moosa.data import minihac
 from moosa.data.doctor import examine
-from moosa.data.media import VideoFile, write_sound, write_video
-from moosa.experiment import build_learner, open_experiment
-from moosa.openset import evaluate
-from moosa.spec import resolve, spec_from, spec_hash
-from moosa.trainer import fit, make_fabric, predict
+from moosa.data.films import VideoFile
+from moosa.data.media import write_video
+from moosa.data.sounds import write_sound
+from moosa.runs.experiment import build_learner, open_experiment
+from moosa.evaluation.openset import evaluate
+from moosa.runs.spec import resolve, spec_from, spec_hash
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import fit, predict
 
 SETS = [c for n in (1, 2, 3) for c in itertools.combinations(("video", "audio", "flow"), n)]
 
@@ -78,9 +81,9 @@ def test_who_computes_the_features_trains_as_those_who_find_them(copy):
 LEFT_OPEN = """
 import gc, os, sys
 from moosa.data.loader import train_batches
-from moosa.data.media import VideoFile
-from moosa.experiment import open_experiment
-from moosa.spec import spec_from
+from moosa.data.films import VideoFile
+from moosa.runs.experiment import open_experiment
+from moosa.runs.spec import spec_from
 
 clips = open_experiment(spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live")), sys.argv[1]).train
 gc.disable()

@@ -13,17 +13,18 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from moosa import explore
+from moosa.explore import clips as explore
 from moosa.cli import app
 from moosa.core import user_path
-from moosa.compare import compare, paired, sentence
+from moosa.results.compare import compare, paired, sentence
 from moosa.data import loader
-from moosa.experiment import Now, make_split, run_folder, write_record
+from moosa.runs.experiment import make_split, run_folder, write_record
+from moosa.runs.fingerprint import Now
 from moosa.extractors.cache import cache_folder, make_shard
-from moosa.figures import confusion, plot_setting, spec_table
-from moosa.grid import expand
-from moosa.report import describe, legend, made_by, make_figures
-from moosa.tables import collect_results, make_tables, save_table, task_labels
+from moosa.results.run_figures import confusion, plot_setting, spec_table
+from moosa.runs.grid import expand
+from moosa.results.report import describe, legend, made_by, make_figures
+from moosa.results.tables import collect_results, make_tables, save_table, task_labels
 
 NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</script>", "x/../../../../escaped", "L"*300, "_hidden", "50 % & {#}",
          "playing violin, fiddle", "\\alpha ~ ^", "[x](javascript:1)", "no", "007", "'mean'"]

@@ -9,12 +9,14 @@ from moosa.core import InputError
 from moosa.data.doctor import check_before
 from moosa.data.folder import FolderData
 from moosa.data.loader import ClipList
-from moosa.data.media import BadClip, write_sound
-from moosa.experiment import build_learner, open_experiment
-from moosa.openset import Predictions, evaluate
-from moosa.scores import rescore
-from moosa.spec import spec_from
-from moosa.trainer import TrainConfig, make_fabric, predict
+from moosa.data.badclip import BadClip
+from moosa.data.sounds import write_sound
+from moosa.runs.experiment import build_learner, open_experiment
+from moosa.evaluation.openset import Predictions, evaluate
+from moosa.evaluation.scores import rescore
+from moosa.runs.spec import spec_from
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import TrainConfig, predict
 
 DOMAINS, CLASSES = ("forest", "indoor", "street"), ("bark", "clap", "horn")
 

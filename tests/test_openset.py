@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from moosa.figures import nines, plot_scores, plot_sweep
-from moosa.methods import METHODS
-from moosa.openset import Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax, published_sweep
-from moosa.scores import rescore
+from moosa.results.run_figures import nines, plot_scores, plot_sweep
+from moosa.methods.registry import METHODS
+from moosa.evaluation.openset import Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax, published_sweep
+from moosa.evaluation.scores import rescore
 
 
 def pretend(seed, n, classes, num_known=4, sharp=3., scale=1.):

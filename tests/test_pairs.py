@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from moosa import experiment
+from moosa.runs import experiment
 from moosa.data.digits import AVDigits
 from moosa.data.loader import ClipList, Pairs, dataset_class, train_batches
 from moosa.data.minihac import items
 from moosa.data.views import View
-from moosa.spec import mended, spec_from, spec_hash
+from moosa.runs.spec import mended, spec_from, spec_hash
 
 EPOCHS = 4
 TARGETS = {"av-digits": "mfeat", "mini-hac": "cartoon", "hac": "animal", "epic": "D1"}

@@ -14,11 +14,11 @@ import torch
 from conftest import MOOSA, ROOT, call
 
 from moosa.core import InputError
-from moosa.experiment import build_learner, checkpoint_of, open_experiment, order, run_folder, train
-from moosa.grid import cell_status, expand, grid_status
-from moosa.parallel import devices_asked_for
-from moosa.spec import spec_from, spec_hash
-from moosa.trainer import make_fabric
+from moosa.runs.experiment import build_learner, checkpoint_of, open_experiment, order, run_folder, train
+from moosa.runs.grid import cell_status, expand, grid_status
+from moosa.training.parallel import devices_asked_for
+from moosa.runs.spec import spec_from, spec_hash
+from moosa.training.compute import make_fabric
 
 CASES = ["moosa/osdg", "moosa/osda", "erm/osdg", "simmmdg/osdg", "rna-net/osdg", "coral/osdg", "coral/osda", "cmrf/osdg", "dann/osda", "mm-sada/osda", "osbp/osda", "erm+gmp/osdg", "moosa+gmp/osdg"]
 ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1")

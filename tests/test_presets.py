@@ -4,10 +4,10 @@ import yaml
 from conftest import ROOT, call
 
 from moosa.core import InputError
-from moosa.grid import differences, expand, load_grid
-from moosa.presets import PUBLISHED
-from moosa.search import widen
-from moosa.spec import spec_from
+from moosa.runs.grid import differences, expand, load_grid
+from moosa.runs.presets import PUBLISHED
+from moosa.runs.search import widen
+from moosa.runs.spec import spec_from
 
 GRIDS = ROOT/"nbs"/"experiments"/"grids"
 

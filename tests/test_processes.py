@@ -17,7 +17,8 @@ from moosa.data import loader
 from moosa.data.doctor import playable
 from moosa.data.folder import FolderData
 from moosa.data.loader import ClipList, Pairs, eval_batches, train_batches
-from moosa.data.media import ArrayFile, write_sound
+from moosa.data.media import ArrayFile
+from moosa.data.sounds import write_sound
 from moosa.data.processes import ProcessDied, each
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from moosa.core import derived_seed
 from moosa.data.digits import AVDigits
-from moosa.experiment import make_split
-from moosa.grid import expand
-from moosa.search import SELECTIONS, choose, widen
-from moosa.spec import spec_hash
+from moosa.runs.experiment import make_split
+from moosa.runs.grid import expand
+from moosa.runs.search import SELECTIONS, choose, widen
+from moosa.runs.spec import spec_hash
 
 DOMAINS, SETTINGS = ("mnist", "optdigits", "mfeat"), 6
 AXES = {"target": list(DOMAINS), "seed": [0, 1]}

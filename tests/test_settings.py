@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from moosa.core import InputError
-from moosa.experiment import Experiment, build_learner, make_split, open_experiment
+from moosa.runs.experiment import Experiment, build_learner, make_split, open_experiment
 from moosa.data.loader import ClipList, Pairs, train_batches
-from moosa.openset import evaluate
-from moosa.spec import spec_from, spec_hash
-from moosa.trainer import fit, make_fabric, predict
+from moosa.evaluation.openset import evaluate
+from moosa.runs.spec import spec_from, spec_hash
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import fit, predict
 
 SMALL = dict(jigsaw_num_splits=2, jigsaw_samples=8, jigsaw_hidden=32, trans_hidden_num=32, hidden_dim=32)
 SETTINGS = {

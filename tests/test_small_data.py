@@ -5,18 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from moosa.checkpoint import Checkpoint
+from moosa.training.checkpoint import Checkpoint
 from moosa.core import InputError
 from moosa.data.folder import FolderData
-from moosa.data.media import write_sound
+from moosa.data.sounds import write_sound
 from moosa.data.settings import SETTINGS, split_by_setting
-from moosa.experiment import build_learner, open_experiment, train
-from moosa.extractors.anatomy import Extractor
+from moosa.runs.experiment import build_learner, open_experiment, train
+from moosa.extractors.base import Extractor
 from moosa.extractors.registry import create_extractor
-from moosa.openset import Predictions, evaluate
-from moosa.scores import rescore
-from moosa.spec import spec_from
-from moosa.trainer import make_fabric, predict
+from moosa.evaluation.openset import Predictions, evaluate
+from moosa.evaluation.scores import rescore
+from moosa.runs.spec import spec_from
+from moosa.training.compute import make_fabric
+from moosa.training.trainer import predict
 
 ODD = ("type", "items", "training")
 

@@ -13,9 +13,9 @@ from conftest import ROOT
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
 from moosa.data.settings import adaptation_split, open_partial_split, open_set_split
-from moosa.experiment import make_split
-from moosa.grid import load_grid
-from moosa.spec import spec_from
+from moosa.runs.experiment import make_split
+from moosa.runs.grid import load_grid
+from moosa.runs.spec import spec_from
 
 SHARED = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")
 pytestmark = pytest.mark.skipif(not (SHARED/"splits").is_dir(), reason=f"the published lists are not in {SHARED/'splits'}; set MOOSA_SHARED")

@@ -12,17 +12,17 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moosa.cluster import attempts_of
+from moosa.runs.cluster import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
-from moosa.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
-from moosa.fingerprint import Now, changes
-from moosa.grid import cell_status, expand, overview, run_grid
-from moosa.openset import Predictions, evaluate
-from moosa.report import publish_example
-from moosa.spec import Spec, resolve
-from moosa.studies import epochs_of_grid, rescore_grid
-from moosa.tables import collect_results, make_tables
+from moosa.runs.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
+from moosa.runs.fingerprint import Now, changes
+from moosa.runs.grid import cell_status, expand, overview, run_grid
+from moosa.evaluation.openset import Predictions, evaluate
+from moosa.results.report import publish_example
+from moosa.runs.spec import Spec, resolve
+from moosa.results.studies import epochs_of_grid, rescore_grid
+from moosa.results.tables import collect_results, make_tables
 
 GRID = {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0, 1]}}
 SMALL = {"base": {"watch_target": True, "epochs": 2}, **GRID}
@@ -88,9 +88,9 @@ def test_a_copied_folder_is_the_same_data(own, tmp_path):
 def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
     spec, folder = own
     shutil.rmtree(folder/"fingerprints")
-    monkeypatch.setattr("moosa.fingerprint.CHEAP", 0)
-    monkeypatch.setattr("moosa.fingerprint.Now._facts", lambda self, root, places, cheap=0: file_facts(root, places, folder/"fingerprints", self.contents, cheap))
-    from moosa.fingerprint import file_facts
+    monkeypatch.setattr("moosa.runs.fingerprint.CHEAP", 0)
+    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts", lambda self, root, places, cheap=0: file_facts(root, places, folder/"fingerprints", self.contents, cheap))
+    from moosa.runs.fingerprint import file_facts
 
     plain, known = Now(folder).of(spec), Now(folder, contents=True).of(spec)
     assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None and known["data"]["files"]["hall"]["audio"]["sha256"]
@@ -168,7 +168,7 @@ def test_generated_data_are_seen_to_change(tmp_path, what):
 def test_files_are_looked_at_once_for_a_grid(own, monkeypatch):
     spec, folder = own
     looked = []
-    from moosa import fingerprint
+    from moosa.runs import fingerprint
 
     real = fingerprint.look
     monkeypatch.setattr(fingerprint, "look", lambda place, root: looked.append(place) or real(place, root))
@@ -270,8 +270,8 @@ def is_used(name: str, kind: str, done: bool) -> bool:
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     "A grid in which every run but one has a file that is damaged in some way."
-    monkeypatch.setattr("moosa.studies.rescore", rescored_quickly)
-    monkeypatch.setattr("moosa.experiment.environment", dict)
+    monkeypatch.setattr("moosa.results.studies.rescore", rescored_quickly)
+    monkeypatch.setattr("moosa.runs.experiment.environment", dict)
     ways = [(name, kind) for name in FILES for kind in DAMAGE]
     grid = expand("small", {"base": SMALL["base"], "axes": {"target": ["mfeat"], "method": ["erm"], "seed": list(range(len(ways) + 1))}})
     for spec, (name, kind) in zip(grid.specs, [*ways, ("", "")]):

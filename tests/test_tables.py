@@ -4,9 +4,9 @@ import json
 import pytest
 from conftest import ROOT
 
-from moosa.grid import load_grid
-from moosa.studies import comparisons
-from moosa.tables import collect_results, make_tables, save_table
+from moosa.runs.grid import load_grid
+from moosa.results.studies import comparisons
+from moosa.results.tables import collect_results, make_tables, save_table
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from moosa.data.doctor import add_changed, examine, report
 from moosa.data.epic import Epic
 from moosa.data.folder import FolderData
 from moosa.data.hac import Hac
-from moosa.data.media import FlowFolders, FrameFolder, SoundFile
+from moosa.data.media import FlowFolders, FrameFolder
+from moosa.data.sounds import SoundFile
 from moosa.data.twins import check_apart, look_alikes, outline, twins
 from moosa.data.views import FLOW, RGB, SOUND, MediaData
 
@@ -161,8 +162,8 @@ def test_a_run_does_not_train_on_what_it_tests_on(root):
 
 
 def test_a_run_of_a_leaky_manifest_is_refused(root):
-    from moosa.experiment import open_experiment
-    from moosa.spec import Spec
+    from moosa.runs.experiment import open_experiment
+    from moosa.runs.spec import Spec
 
     listed(root, "5,swim,sea,train,e.npy", "6,run,sea,validation,f.npy", "7,run,lake,train,a.npy", "8,swim,lake,train,nought.npy")
     spec = Spec(target="lake", dataset=str(root), sources=["sea"], setting="closed", modalities=["pose"], unknown=[], extractors={}, features="live", on_bad_clip="stop")

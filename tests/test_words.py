@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moosa.core import InputError
-from moosa.grid import expand, load_grid
-from moosa.search import widen
-from moosa.spec import Spec, spec_from
+from moosa.runs.grid import expand, load_grid
+from moosa.runs.search import widen
+from moosa.runs.spec import Spec, spec_from
 from moosa.words import read_words
 
 SOON = 5  # seconds; each takes milliseconds, but the machine may be busy
@@ -188,9 +188,9 @@ def test_any_yaml(text):
 
 def test_a_module_is_imported_by_a_run_only(tmp_path, monkeypatch):
     "Expanding, looking at status and the words of a report leave a user's module alone; opening the data needs it."
-    from moosa.grid import check_cells, overview
-    from moosa.report import feature_notes
-    from moosa.spec import differs_from_live
+    from moosa.runs.grid import check_cells, overview
+    from moosa.results.report import feature_notes
+    from moosa.runs.spec import differs_from_live
 
     (tmp_path/"dangerous_nets.py").write_text(f"open({str(tmp_path/'ran')!r}, 'w')\ndef net(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
