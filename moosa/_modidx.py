@@ -1817,8 +1817,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'moosa/training/learner.py'),
                                         'moosa.training.learner.Learner.taught': ( 'training/learner.html#learner.taught',
                                                                                    'moosa/training/learner.py')},
-            'moosa.training.optimiser': { 'moosa.training.optimiser.step_in_backward': ( 'training/optimiser.html#step_in_backward',
-                                                                                         'moosa/training/optimiser.py')},
             'moosa.training.parallel': { 'moosa.training.parallel.AllRows': ( 'training/parallel.html#allrows',
                                                                               'moosa/training/parallel.py'),
                                          'moosa.training.parallel.AllRows.backward': ( 'training/parallel.html#allrows.backward',
