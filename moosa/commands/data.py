@@ -76,13 +76,13 @@ def _options_given(name: str, data_options: list[str]) -> dict[str, str]:
 
 
 def _own_check(name: str, data_dir: Path | None) -> tuple[bool, list]:
-    """What the data set's own check says, if it has one: is all well, and which files have changed.
+    """What a data set's own check says, if it has a name: is all well, and which files have changed.
 
     Leave with exit code 1 if more is wrong than that."""
-    from moosa.data.loader import DATASETS
+    from moosa.data.loader import DATASETS, dataset_class
 
-    if not hasattr(DATASETS.get(name), "check"): return True, []
-    lines = DATASETS[name].check(data_dir)
+    if name not in DATASETS: return True, []
+    lines = dataset_class(name).check(data_dir)
     whole, changed = lines.ok.all(), lines.attrs.get("changed", [])
     for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}")
     if not whole and not changed: raise typer.Exit(1)
