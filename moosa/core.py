@@ -91,7 +91,8 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror}. Choose a folder that exists and that you may write to.") from e
+        raise InputError(f"cannot write {path}: {e.strerror}. "
+                         f"Choose a folder that exists and that you may write to.") from e
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
@@ -101,7 +102,9 @@ def atomic_write(
         os.replace(temporary, path)
     except BaseException as e:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(e, OSError) and e.errno in NO_ROOM: raise InputError(f"cannot write {path}: {e.strerror}. What was there before is untouched. Make room, and start again.") from e
+        if isinstance(e, OSError) and e.errno in NO_ROOM:
+            raise InputError(f"cannot write {path}: {e.strerror}. What was there before is untouched. Make room, and "
+                             f"start again.") from e
         raise
 
 # %% ../nbs/00_core.ipynb #7419fc5e
@@ -136,8 +139,10 @@ def read_json(
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise InputError(f"{what} {path} does not exist.") from None
     except OSError as e: raise InputError(f"{what} {path} cannot be read: {e.strerror}.") from e
-    except (ValueError, RecursionError) as e:  # no JSON, no UTF-8, a number of thousands of digits, or brackets in brackets without end
-        raise InputError(f"{what} {path} is not valid JSON ({e}). It was not written by moosa, or was damaged; delete it to make it anew.") from e
+    # no JSON, no UTF-8, a number of thousands of digits, or brackets in brackets without end
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{what} {path} is not valid JSON ({e}). It was not written by moosa, or was damaged; delete "
+                         f"it to make it anew.") from e
 
 # %% ../nbs/00_core.ipynb #6be599bf
 def write_table(
@@ -158,10 +163,13 @@ def read_table(
     import pandas as pd
 
     wrong = lambda why: InputError(f"{what} {path} is damaged: {why}.")
-    try: rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8", "surrogatepass"), newline=""), strict=True))
+    try:
+        rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8", "surrogatepass"), newline=""),
+                               strict=True))
     except OSError as e: raise InputError(f"{what} {path} cannot be read: {e.strerror}.") from e
     except (UnicodeDecodeError, csv.Error) as e: raise wrong(f"it is not CSV in UTF-8 ({e})") from e
-    if not rows or not set(columns) <= set(rows[0]): raise wrong(f"expected columns {', '.join(columns)}, found {', '.join(rows[0]) if rows else 'nothing'}")
+    if not rows or not set(columns) <= set(rows[0]):
+        raise wrong(f"expected columns {', '.join(columns)}, found {', '.join(rows[0]) if rows else 'nothing'}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]): raise wrong(f"row {number} has {len(row)} cells, expected {len(rows[0])}")
     return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
@@ -225,29 +233,37 @@ def user_path(
 
 # %% ../nbs/00_core.ipynb #2b895971
 def project_root() -> Path:  # the folder that holds settings.ini and nbs/
-    "Return the clone of moosa that is in use; raise `InputError` if there is none, or if `MOOSA_PROJECT` names one of somebody else."
+    """Return the clone of moosa that is in use.
+
+    Raise `InputError` if there is none, or if `MOOSA_PROJECT` names one of somebody else."""
     if named := os.environ.get("MOOSA_PROJECT"): return _named_project(Path(named).expanduser().resolve())
     own = Path(moosa.__file__).resolve().parent.parent
     if _is_project(own): return own
-    raise InputError(f"no moosa project: settings.ini and nbs/experiments are not beside the installed package ({own}). Install with `pip install -e .` "
+    raise InputError(f"no moosa project: settings.ini and nbs/experiments are not beside the installed package "
+                     f"({own}). Install with `pip install -e .` "
                      f"in a clone, or name a clone by the environment: MOOSA_PROJECT=/path/of/the/clone.")
 
 
-def _is_project(folder: Path) -> bool: return (folder/"settings.ini").is_file() and (folder/"nbs"/"experiments").is_dir()
+def _is_project(folder: Path) -> bool:
+    return (folder/"settings.ini").is_file() and (folder/"nbs"/"experiments").is_dir()
 
 
 def _named_project(folder: Path) -> Path:
-    if not _is_project(folder): raise InputError(f"MOOSA_PROJECT: {folder} is no clone of moosa; expected a folder with settings.ini and nbs/experiments.")
+    if not _is_project(folder):
+        raise InputError(f"MOOSA_PROJECT: {folder} is no clone of moosa; expected a folder with settings.ini and "
+                         f"nbs/experiments.")
     experiments = folder/"nbs"/"experiments"
-    for path in (folder, folder/"nbs", experiments, *sorted(experiments.glob("*.ipynb"))) if hasattr(os, "getuid") else ():
+    if not hasattr(os, "getuid"): return folder
+    for path in (folder, folder/"nbs", experiments, *sorted(experiments.glob("*.ipynb"))):
         if (owner := path.stat().st_uid) not in (os.getuid(), 0):
-            raise InputError(f"MOOSA_PROJECT: {path} belongs to another user (number {owner}; you are {os.getuid()}). Its notebooks would be executed as you. "
+            raise InputError(f"MOOSA_PROJECT: {path} belongs to another user (number {owner}; you are {os.getuid()}). "
+                             f"Its notebooks would be executed as you. "
                              f"Use a clone of your own.")
     return folder
 
 
 def data_folder(
-    folder: str | Path | None = None,  # as given by the user; None: the environment's MOOSA_DATA, else `data` in the project
+    folder: str | Path | None = None,  # as given by the user; None: MOOSA_DATA, else `data` in the project
 ) -> Path:
     "The folder that holds raw/, weights/, cache/ and runs/."
     return user_path(folder or os.environ.get("MOOSA_DATA") or project_root()/"data").resolve()

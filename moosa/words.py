@@ -228,7 +228,8 @@ def in_html(text: str) -> str:
 # %% ../nbs/01_words.ipynb #35991536
 _LATEX = str.maketrans({c: "\\" + c for c in "%&#_{}$"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "*": "$^*$", "→": r"$\to$",
-    "±": r"$\pm$", "–": "--", "\u00a0": "~", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}",
+    "±": r"$\pm$", "–": "--", "\u00a0": "~", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}",
     "]": "{]}", '"': "''"})
 
 

@@ -25,7 +25,10 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         same = stride == 1 and channels_in == channels
-        self.downsample = nn.Identity() if same else nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        self.downsample = nn.Identity()
+        if not same:
+            conv = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -52,7 +55,8 @@ def vggsound(
 ) -> Extractor:  # (B, 1, 257, 1004) -> (B, 512)
     "ResNet-18 for spectrograms of 10 seconds: 257 frequencies, 1004 windows."
     stem = nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(1, 64, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True), pool=nn.MaxPool2d(3, 2, 1),
+        conv1=nn.Conv2d(1, 64, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True),
+        pool=nn.MaxPool2d(3, 2, 1),
         layer1=audio_stage(64, 64, stride=1), layer2=audio_stage(64, 128), layer3=audio_stage(128, 256)))
     tail = nn.Sequential(OrderedDict(layer4=audio_stage(256, 512), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
     published_start(stem)

@@ -18,11 +18,14 @@ from .fuse import folded, settled
 
 # %% ../../nbs/extractors/02_base.ipynb #9c869f86
 FROZEN_BN = ("eval", "train")
-STEM_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # name -> dtype of the frozen stem's copy; None: as the stem's weights are
+# name -> dtype of the frozen stem's copy; None: as the stem's weights are
+STEM_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 # %% ../../nbs/extractors/02_base.ipynb #d4817049
 class ByName(nn.ModuleDict):
-    "Modules by the names of modalities. `nn.ModuleDict` refuses names that it has a method for, such as `type` and `items`."
+    """Modules by the names of modalities.
+
+    `nn.ModuleDict` refuses names that it has a method for, such as `type` and `items`."""
 
     def __init__(self,
         modules: dict[str, nn.Module] | None = None,  # modality -> its module
@@ -31,7 +34,8 @@ class ByName(nn.ModuleDict):
 
     def add_module(self, name: str, module: nn.Module):
         "Take a module in; raise `InputError` for a name that the names of weights cannot hold."
-        if not name or "." in name: raise InputError(f"modalities: {name!r} cannot be the name of a modality; expected a word without dots.")
+        if not name or "." in name:
+            raise InputError(f"modalities: {name!r} cannot be the name of a modality; expected a word without dots.")
         self._modules[name] = module
 
     def __setattr__(self, name: str, value):
@@ -53,7 +57,8 @@ class Extractor(nn.Module):
     ):
         super().__init__()
         self.stem, self.tail, self.dim = stem, tail, dim
-        self.frozen_stem, self.frozen_bn, self.stem_dtype = frozen_stem, one_of("frozen_bn", frozen_bn, FROZEN_BN), stem_dtype
+        self.frozen_stem, self.frozen_bn = frozen_stem, one_of("frozen_bn", frozen_bn, FROZEN_BN)
+        self.stem_dtype = stem_dtype
         if frozen_stem: stem.requires_grad_(False)
         self.train()
 
@@ -83,7 +88,8 @@ class Extractor(nn.Module):
         if not self.frozen_stem: return self.stem(x)
         with torch.no_grad():
             if not settled(self.stem): return self.stem(x)
-            run = torch.compiler.disable(_by_copy) if torch.compiler.is_compiling() else _by_copy  # the copy is no matter for torch.compile
+            # the copy is no matter for torch.compile
+            run = torch.compiler.disable(_by_copy) if torch.compiler.is_compiling() else _by_copy
             return run(self.stem, x, STEM_DTYPES[self.stem_dtype])
 
     def from_features(self, features) -> torch.Tensor:  # (B, dim)
@@ -96,15 +102,18 @@ class Extractor(nn.Module):
 # %% ../../nbs/extractors/02_base.ipynb #4ed0dacf
 def _by_copy(stem: nn.Module, x: torch.Tensor, dtype: torch.dtype | None):
     "Features of a frozen stem, by its folded copy."
-    if dtype is None or torch.is_autocast_enabled(x.device.type): return _plain(folded(stem)(x))  # autocast chooses dtypes itself
+    # autocast chooses dtypes itself
+    if dtype is None or torch.is_autocast_enabled(x.device.type): return _plain(folded(stem)(x))
     return _plain(folded(stem, dtype)(x.to(dtype)), torch.float32)
 
 
 def _plain(features, dtype: torch.dtype | None = None):
     "Features as others expect them in memory: in the usual order, not with the channels last."
-    if isinstance(features, torch.Tensor): return features.to(dtype or features.dtype, memory_format=torch.contiguous_format).contiguous()
+    if isinstance(features, torch.Tensor):
+        return features.to(dtype or features.dtype, memory_format=torch.contiguous_format).contiguous()
     if isinstance(features, dict): return {name: _plain(f, dtype) for name, f in features.items()}
-    return type(features)(_plain(f, dtype) for f in features) if type(features) in (tuple, list) else features
+    if type(features) not in (tuple, list): return features
+    return type(features)(_plain(f, dtype) for f in features)
 
 # %% ../../nbs/extractors/02_base.ipynb #16661b98
 def cut_module(
@@ -121,18 +130,26 @@ def cut_module(
     for name in without: one_of("without", name, children)
     kept = {name: child for name, child in children.items() if name not in without}
     start = _position(at, list(kept))
-    part = lambda names: nn.Sequential(OrderedDict((n, kept[n]) for n in names))
-    stem, tail = part(list(kept)[:start]), nn.Sequential(OrderedDict(body=part(list(kept)[start:]), flatten=nn.Flatten()))
+    stem, body = _chain(kept, 0, start), _chain(kept, start, len(kept))
+    tail = nn.Sequential(OrderedDict(body=body, flatten=nn.Flatten()))
     if sample is not None: dim = _trial(module, stem, tail, sample)
-    if dim is None: raise InputError("cut_module: D is not known. Give `sample`, an input to find it by a trial, or `dim`.")
+    if dim is None:
+        raise InputError("cut_module: D is not known. Give `sample`, an input to find it by a trial, or `dim`.")
     return Extractor(stem, tail, dim, frozen_stem, frozen_bn)
+
+
+def _chain(children: dict[str, nn.Module], first: int, last: int) -> nn.Sequential:
+    "The children from `first` to before `last`, one after the other, under their names."
+    return nn.Sequential(OrderedDict(list(children.items())[first:last]))
 
 
 def _position(at: str | int, names: list[str]) -> int:
     "Where the tail starts. Both parts need at least one child."
     if isinstance(at, int) and -len(names) <= at < len(names): start = at % len(names)
     else: start = names.index(one_of("at", str(at), names))
-    if start == 0: raise InputError(f"at: {names[0]!r} is the first child, which leaves nothing for the stem. Expected one of: {', '.join(names[1:])}.")
+    if start == 0:
+        raise InputError(f"at: {names[0]!r} is the first child, which leaves nothing for the stem. Expected one of: "
+                         f"{', '.join(names[1:])}.")
     return start
 
 # %% ../../nbs/extractors/02_base.ipynb #29a09ea9
@@ -148,11 +165,13 @@ def _trial(module: nn.Module, stem: nn.Sequential, tail: nn.Sequential, sample: 
         whole = tail.flatten(seen[-1])
         chained = tail(stem(sample))
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e:
-        raise InputError(f"cut_module: a trial with an input of shape {tuple(sample.shape)} failed ({str(e).splitlines()[0]}). "
+        raise InputError(f"cut_module: a trial with an input of shape {tuple(sample.shape)} failed "
+                         f"({str(e).splitlines()[0]}). "
                          f"Either the input does not fit, or the children are no chain. {hint}") from e
     finally:
         hook.remove()
         module.train(was_training)
     if chained.shape != whole.shape or not torch.allclose(chained, whole, rtol=1e-4, atol=1e-5):
-        raise InputError(f"cut_module: the children of {type(module).__name__} are no chain: run one after the other, they do not give what its forward gives. {hint}")
+        raise InputError(f"cut_module: the children of {type(module).__name__} are no chain: run one after the other, "
+                         f"they do not give what its forward gives. {hint}")
     return chained.shape[1]

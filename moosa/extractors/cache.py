@@ -63,8 +63,8 @@ def _module_hash(path: str, changed: int) -> str:
     if not path.endswith(".py"): return path and file_sha256(path)
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None
-        if documented: node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
+        if ast.get_docstring(node, clean=False) is not None: node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 # %% ../../nbs/extractors/08_cache.ipynb #527ae147
@@ -96,8 +96,10 @@ def make_shard(
 ) -> Shard:
     "Name a shard."
     about = {**about, "version": VERSION}
-    name = "-".join([*(in_file_name(str(about[k]), 40) for k in ("modality", "domain", "part", "kind")), f"view{about['view']}", about["dtype"], stable_hash(about, 16)])
-    return Shard(cache_folder(folder)/in_file_name(Path(dataset).stem)/name, {"dataset": dataset, "extractor": maker, **about})
+    name = "-".join([*(in_file_name(str(about[k]), 40) for k in ("modality", "domain", "part", "kind")),
+                     f"view{about['view']}", about["dtype"], stable_hash(about, 16)])
+    return Shard(cache_folder(folder)/in_file_name(Path(dataset).stem)/name,
+                 {"dataset": dataset, "extractor": maker, **about})
 
 
 def cache_folder(
@@ -113,13 +115,16 @@ def write_piece(
     arrays: Sequence[np.ndarray],  # each (rows, ...), float32; what the network returned
     clips: Sequence[str] = (),  # names of these rows
 ):
-    "Keep some rows of a shard that is being made; raise `InputError` that names the clips whose features are not all finite."
+    """Keep some rows of a shard that is being made.
+
+    Raise `InputError` that names the clips whose features are not all finite."""
     with np.errstate(over="ignore"): kept = [a.astype(shard.about["dtype"]) for a in arrays]
     bad = np.any([~np.isfinite(k).reshape(len(k), -1).all(axis=1) for k in kept], axis=0).nonzero()[0].tolist()
     if bad:
         names = [clips[i] if clips else f"row {rows[0] + i}" for i in bad]
         largest = max(np.abs(a).max() for a in arrays)
-        why = f" as float16, whose largest number is 65504 (the largest here is {largest:.3g}): use features_dtype=float32."
+        why = (f" as float16, whose largest number is 65504 (the largest here is {largest:.3g}): "
+               f"use features_dtype=float32.")
         if not np.isfinite(largest): why = ". The clips or the weights are not good."
         more = f" and {len(bad) - 5} more" if bad[5:] else ""
         raise InputError(f"{shard.place.name}: not all features are finite of {', '.join(names[:5])}{more}{why}")
@@ -144,7 +149,9 @@ def finish(
     except FileNotFoundError:
         if not shard.whole: return False
     except OSError as e:  # a folder is there already
-        if not shard.whole: raise InputError(f"{shard.place} cannot be written: {e.strerror}. If it is damaged, {_advice(shard.place)}") from e
+        if not shard.whole:
+            what_now = f"If it is damaged, {_advice(shard.place)}"
+            raise InputError(f"{shard.place} cannot be written: {e.strerror}. {what_now}") from e
     shutil.rmtree(shard.building, ignore_errors=True)
     return True
 
@@ -153,20 +160,26 @@ def join(shard: Shard, pieces: Sequence[tuple[int, int]], folder: Path) -> list[
     "Write the arrays of all rows, one file per tensor."
     with np.load(shard.piece(pieces[0])) as first: like = {name: first[name] for name in first.files}
     paths = [folder/f"{name}.npy" for name in like]
-    arrays = {name: np.lib.format.open_memmap(path, "w+", a.dtype, (pieces[-1][1], *a.shape[1:])) for (name, a), path in zip(like.items(), paths)}
+    arrays = {}
+    for (name, a), path in zip(like.items(), paths):
+        arrays[name] = np.lib.format.open_memmap(path, "w+", a.dtype, (pieces[-1][1], *a.shape[1:]))
     for rows in pieces:
         try:
             with np.load(shard.piece(rows)) as piece:
                 for name, whole in arrays.items(): whole[slice(*rows)] = piece[name]
-        except (BadZipFile, ValueError) as e: raise InputError(f"{shard.piece(rows)} is damaged ({e}); {_advice(shard.building)}") from e
+        except (BadZipFile, ValueError) as e:
+            raise InputError(f"{shard.piece(rows)} is damaged ({e}); {_advice(shard.building)}") from e
     for whole in arrays.values(): whole.flush()
     return paths
 
 # %% ../../nbs/extractors/08_cache.ipynb #c1f23690
 def manifest(shard: Shard, paths: Sequence[Path], clips: Sequence[str], made_with: Mapping[str, object]) -> dict:
     "What is written beside the arrays."
-    return {**shard.about, "clips": list(clips), "shapes": {p.name: list(np.load(p, mmap_mode="r").shape) for p in paths}, "bytes": {p.name: p.stat().st_size for p in paths},
-            "sha256": {p.name: file_sha256(p) for p in paths}, "made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "moosa": moosa.__version__, **made_with}
+    return {**shard.about, "clips": list(clips),
+            "shapes": {p.name: list(np.load(p, mmap_mode="r").shape) for p in paths},
+            "bytes": {p.name: p.stat().st_size for p in paths},
+            "sha256": {p.name: file_sha256(p) for p in paths},
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"), "moosa": moosa.__version__, **made_with}
 
 
 def _umask() -> int:
@@ -175,7 +188,8 @@ def _umask() -> int:
     return mask
 
 
-def _advice(place: Path) -> str: return f"`moosa cache drop '{place.parent.name}/{place.name}'` removes it, and the next run computes it anew."
+def _advice(place: Path) -> str:
+    return f"`moosa cache drop '{place.parent.name}/{place.name}'` removes it, and the next run computes it anew."
 
 # %% ../../nbs/extractors/08_cache.ipynb #e9cf0811
 _checked: set[tuple] = set()  # files that this process has compared with their checksums
@@ -203,8 +217,10 @@ def read_manifest(place: Path) -> dict:
     "A shard's manifest; a damaged one is named."
     try: found = read_json(place/MANIFEST, "manifest")
     except InputError as e: raise InputError(f"{e} {_advice(place).capitalize()}") from e
-    if not isinstance(found, dict) or not {"clips", "shapes", "bytes", "sha256", "made", "modules", "code", "version"} <= found.keys():
-        raise InputError(f"{place/MANIFEST} lacks entries: it was written by another version of moosa, or damaged; {_advice(place)}")
+    if not isinstance(found, dict) or not {"clips", "shapes", "bytes", "sha256", "made", "modules", "code",
+                                           "version"} <= found.keys():
+        raise InputError(f"{place/MANIFEST} lacks entries: it was written by another version of moosa, or damaged; "
+                         f"{_advice(place)}")
     return found
 
 
@@ -220,13 +236,16 @@ def cached_shards(
     "All shards, whole or not."
     root = cache_folder(folder)
     rows = [_row(place) for place in sorted(root.glob("*/*")) if place.is_dir()]
-    return pd.DataFrame(rows, columns=["data set", "modality", "list", "view", "kind", "dtype", "clips", "MB", "last used", "extractor", "unused", "name"])
+    return pd.DataFrame(rows, columns=["data set", "modality", "list", "view", "kind", "dtype", "clips", "MB",
+                                       "last used", "extractor", "unused", "name"])
 
 
 def _row(place: Path) -> dict:
     files = [p.stat() for p in place.rglob("*") if p.is_file()]
-    row = {"data set": place.parent.name, "MB": sum(s.st_size for s in files)/1e6, "name": f"{place.parent.name}/{place.name}"}
-    used = (place/MANIFEST).stat().st_mtime if (place/MANIFEST).exists() else max((s.st_mtime for s in files), default=place.stat().st_mtime)
+    row = {"data set": place.parent.name, "MB": sum(s.st_size for s in files)/1e6,
+           "name": f"{place.parent.name}/{place.name}"}
+    used = max((s.st_mtime for s in files), default=place.stat().st_mtime)
+    if (place/MANIFEST).exists(): used = (place/MANIFEST).stat().st_mtime
     row["last used"] = datetime.fromtimestamp(used).strftime("%Y-%m-%d %H:%M")
     if place.name.endswith(".building"): return row | {"unused": "not finished"}
     try: about = read_manifest(place)
@@ -241,7 +260,8 @@ def why_unused(
 ) -> str:  # empty: the current code may use it
     "Why no run of the current code would use a shard."
     if about["version"] != VERSION: return "other version"
-    if any(not (place/name).exists() or (place/name).stat().st_size != size for name, size in about["bytes"].items()): return "damaged"
+    if any(not (place/name).exists() or (place/name).stat().st_size != size for name, size in about["bytes"].items()):
+        return "damaged"
     return "" if code_hash(about["modules"]) == about["code"] else "other code"
 
 # %% ../../nbs/extractors/08_cache.ipynb #d7aa750a
@@ -253,12 +273,17 @@ def drop_shards(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # rows of `cached_shards`, dropped
     "Delete shards."
-    if not (patterns or stale or everything): raise InputError("cache drop: say what: names such as 'mini-hac/video-*' (see `moosa cache list`), --stale, or --all.")
+    if not (patterns or stale or everything):
+        raise InputError("cache drop: say what: names such as 'mini-hac/video-*' (see `moosa cache list`), --stale, or "
+                         "--all.")
     shards = cached_shards(folder)
     chosen = (shards.unused != "") if stale else pd.Series(everything, index=shards.index)
     for pattern in patterns:
-        fits = [fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*") or fnmatch(name.split("/")[1], pattern) for name in shards.name]
-        if not any(fits): raise InputError(f"cache drop: {pattern!r} names nothing in {cache_folder(folder)}; `moosa cache list` shows what is there.")
+        fits = [fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*") or fnmatch(name.split("/")[1], pattern)
+                for name in shards.name]
+        if not any(fits):
+            raise InputError(f"cache drop: {pattern!r} names nothing in {cache_folder(folder)}; `moosa cache list` "
+                             f"shows what is there.")
         chosen |= np.array(fits)
     if not dry_run:
         for name in shards.name[chosen]:

@@ -29,7 +29,9 @@ from .cache import Shard, code_hash, finish, make_shard, open_shard, write_piece
 # %% ../../nbs/extractors/09_features.ipynb #d532bb96
 VIEW_SEED = 0  # draws the random views, whatever the run's seed
 KINDS, DTYPES = ("stem", "embedding"), ("float32", "float16")
-COMPUTING = ("moosa.data.media", "moosa.data.views", "moosa.extractors.base", "moosa.extractors.fuse", "moosa.extractors.features")  # rooms whose code decides the numbers
+# rooms whose code decides the numbers
+COMPUTING = ("moosa.data.media", "moosa.data.views", "moosa.extractors.base", "moosa.extractors.fuse",
+             "moosa.extractors.features")
 
 
 def network_hash(
@@ -39,7 +41,9 @@ def network_hash(
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
-        for name, tensor in part.state_dict().items(): digest.update(f"{name} {tensor.dtype}".encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in part.state_dict().items():
+            digest.update(f"{name} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -49,7 +53,8 @@ def computing_modules(
 ) -> list[str]:
     "Names of the modules whose code decides the numbers: of reading, looking, and of the network's own classes."
     classes = [*type(dataset).__mro__, *(type(m) for part in parts for m in part.modules())]
-    return sorted({*COMPUTING, *(c.__module__ for c in classes if c.__module__.split(".")[0] not in ("torch", "builtins"))})
+    modules = {c.__module__ for c in classes}
+    return sorted({*COMPUTING, *(m for m in modules if m.split(".")[0] not in ("torch", "builtins"))})
 
 
 def recipe_facts(recipe) -> list:  # plain JSON
@@ -62,20 +67,27 @@ def data_hash(
     clips: pd.DataFrame,
     modality: str,
 ) -> str:  # 16 hexadecimal digits
-    "Return a hash of the names (below the data set's folder), sizes and times of change of the clips' files, and of what else says what is read of them; without files, of the data. An absent file counts as absent; it is complained of when it is read."
-    if not dataset.in_files: return hashlib.sha256(dataset.load(clips, [modality])[modality].contiguous().numpy().tobytes()).hexdigest()[:16]
+    """Return a hash of the clips' files: names below the data set's folder, sizes, times of change, and what else says
+    what is read of them; of data without files, a hash of the data.
+
+    An absent file counts as absent; it is complained of when it is read."""
+    if not dataset.in_files:
+        data = dataset.load(clips, [modality])[modality]
+        return hashlib.sha256(data.contiguous().numpy().tobytes()).hexdigest()[:16]
     stats = []
     for clip in clips.itertuples():
         if said := dataset.beside_files(clip): stats.append([clip.clip, *said])
         for path in dataset.media(clip, modality).files:
             stat = path.stat() if path.exists() else None
-            stats.append([clip.clip, os.path.relpath(path, dataset.root), stat and stat.st_size, stat and stat.st_mtime_ns])
+            stats.append([clip.clip, os.path.relpath(path, dataset.root), stat and stat.st_size,
+                          stat and stat.st_mtime_ns])
     return stable_hash(stats, 16)
 
 # %% ../../nbs/extractors/09_features.ipynb #a55cc9d2
 def by_list(clips: pd.DataFrame) -> list[pd.DataFrame]:
     "The clips of each domain's lists."
-    return [clips[(clips.domain == domain) & (clips.part == part)] for domain, part in clips[["domain", "part"]].drop_duplicates().itertuples(index=False)]
+    lists = clips[["domain", "part"]].drop_duplicates().itertuples(index=False)
+    return [clips[(clips.domain == domain) & (clips.part == part)] for domain, part in lists]
 
 # %% ../../nbs/extractors/09_features.ipynb #410f2796
 class FrozenShards:
@@ -90,12 +102,16 @@ class FrozenShards:
         folder: str | Path | None = None,  # the data folder; None: the project's
     ):
         for m, e in extractors.items():
-            if not e.cacheable: raise InputError(f"features: the stem for {m} is not frozen with frozen_bn=eval, so its features change during training. Use features=live.")
+            if not e.cacheable:
+                raise InputError(f"features: the stem for {m} is not frozen with frozen_bn=eval, so its features "
+                                 f"change during training. Use features=live.")
         self.dataset, self.extractors, self.modalities = dataset, dict(extractors), dataset.modalities
-        self.kind, self.views, self.dtype, self.folder = one_of("features", kind, KINDS), views, one_of("features_dtype", dtype, DTYPES), folder
+        self.kind, self.dtype = one_of("features", kind, KINDS), one_of("features_dtype", dtype, DTYPES)
+        self.views, self.folder = views, folder
         self.lists = by_list(dataset.clips)
         self._index = pd.Index(np.concatenate([clips["clip"] for clips in self.lists]))
-        self._list, self._row = (np.concatenate(x) for x in zip(*((np.full(len(c), i), np.arange(len(c))) for i, c in enumerate(self.lists))))
+        self._list = np.concatenate([np.full(len(clips), i) for i, clips in enumerate(self.lists)])  # clip -> its list
+        self._row = np.concatenate([np.arange(len(clips)) for clips in self.lists])  # clip -> its row there
         self._networks, self._data = {}, {}
 
     def shard(self,
@@ -103,20 +119,37 @@ class FrozenShards:
         modality: str,
         view: int,  # 0: evaluation's; 1, 2, ...: random ones
     ) -> Shard:
-        "Where features are kept."
-        clips, e, recipe = self.lists[number], self.extractors[modality], self._recipe(modality)
-        parts = (e.stem, e.tail) if self.kind == "embedding" else (e.stem,)
-        if modality not in self._networks: self._networks[modality] = network_hash(*parts)
-        beside = sorted(m for m in self.extractors if m != modality) if isinstance(recipe, SoundRecipe) else []
-        modules, first = computing_modules(self.dataset, *parts), clips.iloc[0]
-        return make_shard(self.folder, self.dataset.name, dict(
-            modality=modality, domain=str(first.domain), part=str(first.part), kind=self.kind, view=view if recipe else 0, view_seed=VIEW_SEED, dtype=self.dtype,
-            network=self._networks[modality], stem_dtype=getattr(e, "stem_dtype", "float32"), recipe=recipe_facts(recipe),
-            beside={m: [recipe_facts(self._recipe(m)), self._data_hash(number, m)] for m in beside}, options=dict(self.dataset.chosen_options),
-            names=stable_hash(clips["clip"].tolist(), 16), data=self._data_hash(number, modality), modules=modules, code=code_hash(modules)), getattr(e, "name", type(e.stem).__name__))
+        "Return where features are kept: a shard named by all that its numbers depend on."
+        clips, extractor, recipe = self.lists[number], self.extractors[modality], self._recipe(modality)
+        modules = computing_modules(self.dataset, *self._parts(modality))
+        about = dict(
+            modality=modality, domain=str(clips.domain.iloc[0]), part=str(clips.part.iloc[0]), kind=self.kind,
+            view=view if recipe else 0, view_seed=VIEW_SEED, dtype=self.dtype,
+            network=self._network_hash(modality), stem_dtype=getattr(extractor, "stem_dtype", "float32"),
+            recipe=recipe_facts(recipe), beside=self._beside(number, modality),
+            options=dict(self.dataset.chosen_options), names=stable_hash(clips["clip"].tolist(), 16),
+            data=self._data_hash(number, modality), modules=modules, code=code_hash(modules))
+        maker = getattr(extractor, "name", type(extractor.stem).__name__)
+        return make_shard(self.folder, self.dataset.name, about, maker)
+
+    def _parts(self, modality: str) -> tuple[torch.nn.Module, ...]:
+        "What computes the features that are kept."
+        extractor = self.extractors[modality]
+        return (extractor.stem, extractor.tail) if self.kind == "embedding" else (extractor.stem,)
+
+    def _network_hash(self, modality: str) -> str:
+        if modality not in self._networks: self._networks[modality] = network_hash(*self._parts(modality))
+        return self._networks[modality]
+
+    def _beside(self, number: int, modality: str) -> dict[str, list]:  # modality -> its recipe, its data's hash
+        "What decides beside a modality's own data: a sound's window follows the other modalities."
+        if not isinstance(self._recipe(modality), SoundRecipe): return {}
+        others = sorted(m for m in self.extractors if m != modality)
+        return {m: [recipe_facts(self._recipe(m)), self._data_hash(number, m)] for m in others}
 
     def _data_hash(self, number: int, modality: str) -> str:
-        if (number, modality) not in self._data: self._data[number, modality] = data_hash(self.dataset, self.lists[number], modality)
+        if (number, modality) not in self._data:
+            self._data[number, modality] = data_hash(self.dataset, self.lists[number], modality)
         return self._data[number, modality]
 
     def _recipe(self, modality: str): return self.dataset.recipes.get(modality)
@@ -161,15 +194,20 @@ class FrozenFeatures(FrozenShards):
     ) -> Callable[[Sequence[int], View | None], dict[str, object]]:  # rows of `clips`, view -> their batch
         "`load` for a list of clips that is read again and again: they are looked up once."
         at = self._index.get_indexer(clips["clip"])
-        if (at < 0).any(): raise InputError(f"clip {clips['clip'].iloc[int(np.argmin(at))]} is not in the data set's table of clips.")
+        if (at < 0).any():
+            raise InputError(f"clip {clips['clip'].iloc[int(np.argmin(at))]} is not in the data set's table of clips.")
         lists, places = self._list[at], self._row[at]
+
         def read(rows, view):
-            rows, number = np.asarray(rows), 0 if view is None else self.train_views()[view.epoch % self.views]
+            rows = np.asarray(rows)
+            number = 0 if view is None else self.train_views()[view.epoch % self.views]
             return {m: self._gather(m, number, lists[rows], places[rows]) for m in modalities}
+
         return read
 
     def _gather(self, modality: str, view: int, lists: np.ndarray, rows: np.ndarray):
-        columns = tuple(map(torch.from_numpy, gather({n: self.arrays(n, modality, view) for n in np.unique(lists).tolist()}, lists, rows)))
+        shards = {n: self.arrays(n, modality, view) for n in np.unique(lists).tolist()}
+        columns = tuple(map(torch.from_numpy, gather(shards, lists, rows)))
         return columns if len(columns) > 1 else columns[0]
 
     def arrays(self, number: int, modality: str, view: int) -> list[np.ndarray]:  # (clips, ...) each
@@ -177,7 +215,8 @@ class FrozenFeatures(FrozenShards):
         key = number, modality, view
         if key not in self._arrays:
             shard = self.shard(*key)
-            if not shard.place.exists(): raise InputError(f"{shard.place} was not computed: call `precompute` before training.")
+            if not shard.place.exists():
+                raise InputError(f"{shard.place} was not computed: call `precompute` before training.")
             self._arrays[key] = open_shard(shard.place)
         return self._arrays[key]
 
@@ -197,26 +236,40 @@ def compute_shards(
     "Run a list of clips through the networks and keep what comes out."
     clips = features.lists[number]
     pieces = [(first, min(first + PIECE, len(clips))) for first in range(0, len(clips), PIECE)]
-    missing = {rows: [m for m, shard in shards.items() if not shard.piece(rows).exists()] for rows in pieces}
-    todo = [rows for rows in pieces if missing[rows]]
-    needed = {m for rows in todo for m in missing[rows]}
-    if any(isinstance(features._recipe(m), SoundRecipe) for m in needed): needed = set(features.extractors)
-    if todo:
-        listed = clips.iloc[[i for rows in todo for i in range(*rows)]].assign(label=0)
-        listed = ClipList(features.dataset, listed, [m for m in features.extractors if m in needed], View(VIEW_SEED, view) if view else None)
-        batches = eval_batches(listed, min(BATCH, PIECE), workers)
-        for rows in todo:
-            found = {m: [] for m in missing[rows]}
-            for _ in range(rows[0], rows[1], min(BATCH, PIECE)):
-                batch = next(batches)
-                for m in found: found[m].append(run_network(features, m, batch.data[m], device))
-                if bar is not None: bar.update(len(batch.clips))
-            names = clips["clip"].iloc[slice(*rows)].tolist()
-            for m, parts in found.items(): write_piece(shards[m], rows, [np.concatenate(column) for column in zip(*parts)], names)
+    missing = {}  # rows -> modalities
+    for rows in pieces:
+        if left := [m for m, shard in shards.items() if not shard.piece(rows).exists()]: missing[rows] = left
+    batches = _batches_of(features, clips, missing, View(VIEW_SEED, view) if view else None, workers)
+    for rows, modalities in missing.items():
+        found = {m: [] for m in modalities}
+        for _ in range(rows[0], rows[1], min(BATCH, PIECE)):
+            batch = next(batches)
+            for m in modalities: found[m].append(run_network(features, m, batch.data[m], device))
+            if bar is not None: bar.update(len(batch.clips))
+        names = clips["clip"].iloc[slice(*rows)].tolist()
+        for m, parts in found.items():
+            write_piece(shards[m], rows, [np.concatenate(column) for column in zip(*parts)], names)
     for shard in shards.values(): finish(shard, pieces, clips["clip"].tolist(), made_with(device))
-    return sum(last - first for first, last in todo)
+    return sum(last - first for first, last in missing)
 
 
+def _batches_of(
+    features: FrozenFeatures,
+    clips: pd.DataFrame,  # a list
+    missing: Mapping[tuple[int, int], Sequence[str]],  # rows, from first to the one after the last -> modalities
+    view: View | None,
+    workers: int,
+):
+    "Batches of the rows that are missing, in order; none ends in another piece than it begins."
+    if not missing: return iter(())
+    needed = {m for modalities in missing.values() for m in modalities}
+    if any(isinstance(features._recipe(m), SoundRecipe) for m in needed): needed = set(features.extractors)
+    rows = [i for piece in missing for i in range(*piece)]
+    listed = ClipList(features.dataset, clips.iloc[rows].assign(label=0),
+                      [m for m in features.extractors if m in needed], view)
+    return eval_batches(listed, min(BATCH, PIECE), workers)
+
+# %% ../../nbs/extractors/09_features.ipynb #ba98a9fe
 @torch.no_grad()
 def run_network(features: FrozenFeatures, modality: str, x: torch.Tensor, device) -> list[np.ndarray]:
     "What is kept of a batch, each (B, ...)."
@@ -228,7 +281,8 @@ def run_network(features: FrozenFeatures, modality: str, x: torch.Tensor, device
 
 def made_with(device) -> dict:
     "Versions of what reads and computes."
-    installed = {d.name.lower(): d.version for d in map(_distribution, ("torch", "numpy", "opencv-python-headless", "av", "decord", "decord2")) if d}
+    found = map(_distribution, ("torch", "numpy", "opencv-python-headless", "av", "decord", "decord2"))
+    installed = {d.name.lower(): d.version for d in found if d}
     return {"device": str(device), "versions": installed}
 
 
@@ -242,9 +296,12 @@ def wanted_shards(
     train: pd.DataFrame,  # clips that are trained on
     evaluated: Sequence[pd.DataFrame],  # clips that are evaluated
 ) -> dict[tuple[int, int], dict[str, Shard]]:  # (list, view) -> modality -> shard
-    "All that a run reads."
-    numbers = lambda clips: np.unique(features._list[features._index.get_indexer(clips["clip"].unique())]).tolist()
-    places = [(number, 0) for clips in evaluated for number in numbers(clips)] + [(number, view) for view in features.train_views() for number in numbers(train)]
+    "Return all shards that a run reads."
+    def numbers(clips: pd.DataFrame) -> list[int]:  # of the lists that hold them
+        return np.unique(features._list[features._index.get_indexer(clips["clip"].unique())]).tolist()
+
+    places = [(number, 0) for clips in evaluated for number in numbers(clips)]
+    places += [(number, view) for view in features.train_views() for number in numbers(train)]
     wanted = {}
     for number, view in places:
         for m in features.extractors:
@@ -263,12 +320,17 @@ def precompute(
     "Compute the shards that are missing, then compare all of them with their checksums."
     wanted, computed = wanted_shards(features, train, evaluated), 0
     silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
-    missing = lambda: {key: left for key, shards in wanted.items() if (left := {m: s for m, s in shards.items() if not s.place.exists()})}
-    while todo := missing():  # once, unless somebody drops pieces meanwhile
-        with tqdm(total=sum(len(features.lists[number]) for number, _ in todo), desc="features of frozen stems", unit="clip", disable=silent) as bar:
+    while todo := {key: left for key, shards in wanted.items() if (left := _absent(shards))}:
+        # once, unless somebody drops pieces meanwhile
+        total = sum(len(features.lists[number]) for number, _ in todo)
+        with tqdm(total=total, desc="features of frozen stems", unit="clip", disable=silent) as bar:
             for (number, view), shards in todo.items():
-                shards = {m: s for m, s in shards.items() if not s.place.exists()}  # another process may have made some
-                if shards: computed += compute_shards(features, number, view, shards, device, workers, bar)
+                left = _absent(shards)  # another process may have made some
+                if left: computed += compute_shards(features, number, view, left, device, workers, bar)
     shards = [s for group in wanted.values() for s in group.values()]
     for shard in tqdm(shards, desc="checking features", unit="shard", disable=silent, delay=2): open_shard(shard.place)
     return computed
+
+
+def _absent(shards: Mapping[str, Shard]) -> dict[str, Shard]:
+    return {m: shard for m, shard in shards.items() if not shard.place.exists()}

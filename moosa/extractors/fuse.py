@@ -20,20 +20,29 @@ from ..core import InputError
 def pairs(
     module: nn.Module,  # in evaluation mode; it is run once with a stand-in for the data
 ) -> list[tuple[nn.Module, nn.Module]]:  # in the order in which they run
-    "Layers of which the second alone reads what the first gives."
+    "Return pairs of layers of which the second alone reads what the first gives; none if they cannot be followed."
     try: nodes = list(fx.Tracer().trace(module).nodes)
     except Exception: return []  # whatever a module's own code raises when it meets a stand-in
-    uses = [str(n.target) for n in nodes if n.op in ("call_module", "get_attr")]  # get_attr: its weights may be read, too
-    once = lambda node: sum(use == node.target or use.startswith(f"{node.target}.") for use in uses) == 1
+    # get_attr: its weights may be read, too
+    uses = [str(n.target) for n in nodes if n.op in ("call_module", "get_attr")]
     calls = [n for n in nodes if n.op == "call_module" and len(n.args) == 1]
-    return [(module.get_submodule(before.target), module.get_submodule(n.target)) for n in calls
-            if (before := n.args[0]) in calls and len(before.users) == 1 and once(before) and once(n)]
+
+    def used_once(node) -> bool:
+        return sum(use == node.target or use.startswith(f"{node.target}.") for use in uses) == 1
+
+    found = []
+    for after in calls:
+        before = after.args[0]
+        if before not in calls or len(before.users) != 1 or not used_once(before) or not used_once(after): continue
+        found.append((module.get_submodule(before.target), module.get_submodule(after.target)))
+    return found
 
 # %% ../../nbs/extractors/01_fuse.ipynb #c8451899
 def _convolve(x, weight, bias, stride, padding, dilation, groups) -> torch.Tensor:
     "`F.conv2d` or `F.conv3d`; for float32 on a CPU, oneDNN whatever the size."
-    ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and torch.backends.mkldnn.is_available()
-    if ours and not torch.is_autocast_enabled("cpu"): return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if plain and x.numel() and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
     return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -64,7 +73,8 @@ class _Conv3d(nn.Conv3d):
 _FAST = {nn.Conv2d: (_Conv2d, torch.channels_last), nn.Conv3d: (_Conv3d, torch.channels_last_3d)}
 
 # %% ../../nbs/extractors/01_fuse.ipynb #3f9de890
-CONVOLUTIONS, NORMS = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 # %% ../../nbs/extractors/01_fuse.ipynb #ef776d3d
 @torch.no_grad()
@@ -74,7 +84,8 @@ def fold(
 ) -> nn.Module:  # for evaluation without gradients; it no longer follows the module's weights
     "A faster copy of a module, for evaluation."
     try: copied = deepcopy(module).eval().requires_grad_(False)
-    except Exception as e: raise InputError(f"{type(module).__name__} cannot be copied: {e}") from e  # it holds a lock, an open file, ...
+    # it holds a lock, an open file, ...
+    except Exception as e: raise InputError(f"{type(module).__name__} cannot be copied: {e}") from e
     for part, after in pairs(copied):
         if type(part) not in (*CONVOLUTIONS, *NORMS): continue
         if type(after) is nn.ReLU: after.inplace = True  # in the memory of a result that nobody else reads
@@ -88,7 +99,8 @@ def fold(
 
 def _into(conv: nn.Module, norm: nn.Module):
     "Fold BatchNorm into the convolution before it."
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
+                                                  norm.weight, norm.bias)
     norm.__class__ = nn.Identity  # under every name that it may have
 
 # %% ../../nbs/extractors/01_fuse.ipynb #15ede526
@@ -97,15 +109,18 @@ _COPIES = WeakKeyDictionary()  # module -> (its state, tensors, copy); gone with
 
 def _state(module: nn.Module, tensors: list[torch.Tensor]) -> list:
     "What changes whenever the module's layers or tensors do."
-    count = lambda t: 0 if t.is_inference() else t._version
-    return [*map(type, module.modules()), *((t.data_ptr(), count(t), t.dtype, t.device) for t in tensors)]
+    def written(t: torch.Tensor) -> int: return 0 if t.is_inference() else t._version
+
+    return [*map(type, module.modules()), *((t.data_ptr(), written(t), t.dtype, t.device) for t in tensors)]
 
 
 def folded(
     module: nn.Module,
     dtype: torch.dtype | None = None,  # see fold
 ) -> nn.Module:
-    "`fold(module, dtype)`, kept until a tensor of the module changes or moves; the module itself if it cannot be copied."
+    """Return `fold(module, dtype)`, kept until a tensor of the module changes or moves.
+
+    A module that cannot be copied is returned itself."""
     tensors = [*module.parameters(), *module.buffers()]
     state = [dtype, *_state(module, tensors)]
     kept = _COPIES.get(module)

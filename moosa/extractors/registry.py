@@ -24,7 +24,8 @@ from ..data.views import FLOW, RGB, SOUND
 from .base import Extractor
 from .audio import vggsound
 from .resnet3d import slowfast, slowonly
-from .small import SMALL_FLOW, SMALL_RGB, small_audio, small_flow, small_image, small_speech, small_video
+from .small import (SMALL_FLOW, SMALL_RGB, small_audio, small_flow, small_image, small_speech,
+                                    small_video)
 from .weights import load_published, weights_path
 
 # %% ../../nbs/extractors/07_registry.ipynb #32ad3c71
@@ -55,23 +56,30 @@ _OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:
 def check_extractor(
     name: str,  # a key of EXTRACTORS, or 'package.module:function'
 ) -> Entry | None:  # None: it can be known only once its module is imported
-    "Return what a name stands for, if that is known without running anybody's code; raise `InputError` if it is no such name."
+    """Return what a name stands for, if that is known without running anybody's code.
+
+    Raise `InputError` if it is no such name."""
     if ":" not in name: return EXTRACTORS[one_of("extractors", name, EXTRACTORS)]
-    if not _OBJECT.fullmatch(name): raise InputError(f"extractors: {brief(name)} is not of the form package.module:function.")
+    if not _OBJECT.fullmatch(name):
+        raise InputError(f"extractors: {brief(name)} is not of the form package.module:function.")
     return None
 
 
 def find_extractor(
     name: str,  # a key of EXTRACTORS, or 'package.module:function', which is imported
 ) -> Entry:
-    "Return what a name stands for; raise `InputError` if there is no such thing. Only what opens a run's data or builds its model asks."
+    """Return what a name stands for; raise `InputError` if there is no such thing.
+
+    Only what opens a run's data or builds its model asks."""
     if entry := check_extractor(name): return entry
     module, function = name.split(":", 1)
     try: make = getattr(importlib.import_module(module), function)
     except Exception as e:  # whatever a module does when it is imported
-        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected package.module:function of an installed package "
+        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected "
+                         f"package.module:function of an installed package "
                          "(pip install -e FOLDER), or of a folder that PYTHONPATH names.") from e
-    if not callable(make): raise InputError(f"extractors: {name!r} is {brief(make)}, and no function. Expected package.module:function.")
+    if not callable(make):
+        raise InputError(f"extractors: {name!r} is {brief(make)}, and no function. Expected package.module:function.")
     return Entry(make, "", getattr(make, "recipe", None), None)
 
 # %% ../../nbs/extractors/07_registry.ipynb #7012f899
@@ -80,11 +88,14 @@ def check_own(name: str, extractor: object):
     dim = getattr(extractor, "dim", None)
     if isinstance(extractor, nn.Module) and isinstance(dim, int) and dim > 0: return
     what = f"dim is {dim!r}" if isinstance(extractor, nn.Module) else brief(extractor)
-    raise InputError(f"extractors: {name} makes a {type(extractor).__name__} ({what}); expected a module whose `dim` is the length of its embeddings, e.g. an Extractor.")
+    raise InputError(f"extractors: {name} makes a {type(extractor).__name__} ({what}); expected a module whose `dim` "
+                     f"is the length of its embeddings, e.g. an Extractor.")
 
 # %% ../../nbs/extractors/07_registry.ipynb #a743ca4c
 WEIGHTS = ("pretrained", "random")
-DEFAULT_EXTRACTOR = {"image": "small-image", "speech": "small-speech", "video": "small-video", "flow": "small-flow", "audio": "small-audio"}  # modality -> name
+# modality -> name
+DEFAULT_EXTRACTOR = {"image": "small-image", "speech": "small-speech", "video": "small-video", "flow": "small-flow",
+                     "audio": "small-audio"}
 SMALL_STEMS = Path(moosa.extractors.__file__).parent/"small_stems.safetensors"
 
 
@@ -115,7 +126,8 @@ def tail_start(
 ) -> str:
     "Where the weights of a tail come from, in words."
     if ":" in name: return f"as {name} makes it"
-    published = weights == "pretrained" and find_extractor(name).weights == "published" and (name != "vggsound" or audio_tail == "from_checkpoint")
+    published = weights == "pretrained" and find_extractor(name).weights == "published"
+    if name == "vggsound": published = published and audio_tail == "from_checkpoint"
     return "published weights" if published else "random weights"
 
 
@@ -125,15 +137,19 @@ def load_small_stem(
 ):
     "Give a small extractor the stem that experiments/pretrain_small.ipynb made."
     tensors = load_file(SMALL_STEMS)
-    extractor.stem.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    mine = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    extractor.stem.load_state_dict(mine)
 
 
 def extractor_table() -> pd.DataFrame:
     "What there is."
+    def count(net) -> str: return f"{sum(p.numel() for p in net.parameters()):,}"
+
     rows = []
     for name, entry in EXTRACTORS.items():
         extractor = entry.make()
-        count = lambda net: f"{sum(p.numel() for p in net.parameters()):,}"
-        rows.append(dict(name=name, modality=entry.modality, embedding=extractor.dim, stem=count(extractor.stem), tail=count(extractor.tail),
-                         **{"pre-trained stem": {"published": "moosa weights get " + name, "packaged": "in the package", None: "none"}[entry.weights]}))
+        comes_from = {"published": f"moosa weights get {name}", "packaged": "in the package", None: "none"}
+        rows.append({
+            "name": name, "modality": entry.modality, "embedding": extractor.dim, "stem": count(extractor.stem),
+            "tail": count(extractor.tail), "pre-trained stem": comes_from[entry.weights]})
     return pd.DataFrame(rows).set_index("name")

@@ -74,8 +74,11 @@ def pathway(
     conv1.append(nn.ReLU(inplace=True))
     conv1.append(nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
     received = [width, 4*width, 8*width]
-    return {"conv1": conv1} | {
-        f"layer{i + 1}": stage(received[i] + extra[i], width*2**i, depths[i], 1 if i == 0 else 2, time_kernels[i + 1]) for i in range(3)}
+    steps = {"conv1": conv1}
+    for i in range(3):
+        stride = 1 if i == 0 else 2
+        steps[f"layer{i + 1}"] = stage(received[i] + extra[i], width*2**i, depths[i], stride, time_kernels[i + 1])
+    return steps
 
 
 def pooled(x: torch.Tensor) -> torch.Tensor:  # (B, C, ...) -> (B, C)
@@ -118,9 +121,11 @@ class SlowFastStem(nn.Module):
         extra = [2*widths[step] for step in ("conv1", "layer1", "layer2")]
         self.slow = nn.ModuleDict(pathway(3, 64, DEPTHS_R101, (1, 1, 1, 3), extra))
         self.fast = nn.ModuleDict(pathway(3, 8, DEPTHS_R101, (5, 3, 3, 3)))
-        self.lateral = nn.ModuleDict({step: nn.Conv3d(c, 2*c, (7, 1, 1), (ALPHA, 1, 1), (3, 0, 0), bias=False) for step, c in widths.items()})
+        self.lateral = nn.ModuleDict({
+            step: nn.Conv3d(c, 2*c, (7, 1, 1), (ALPHA, 1, 1), (3, 0, 0), bias=False) for step, c in widths.items()})
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # slow (B, 1280, T/4, H/16, W/16), fast (B, 128, T, H/16, W/16)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Return slow (B, 1280, T/4, H/16, W/16) and fast (B, 128, T, H/16, W/16)."
         slow, fast = x[:, :, ::ALPHA], x
         for step in self.lateral:
             slow, fast = self.slow[step](slow), self.fast[step](fast)

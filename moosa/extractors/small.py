@@ -16,19 +16,23 @@ from .base import Extractor
 # %% ../../nbs/extractors/05_small.ipynb #c17ce52b
 def _conv(conv, norm, channels_in, channels_out, stride=1) -> nn.Sequential:
     "3-wide convolution, BatchNorm, ReLU."
-    return nn.Sequential(conv(channels_in, channels_out, 3, stride=stride, padding=1, bias=False), norm(channels_out), nn.ReLU())
+    return nn.Sequential(conv(channels_in, channels_out, 3, stride=stride, padding=1, bias=False), norm(channels_out),
+                         nn.ReLU())
 
 
 def small_image(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     "Three convolutions over a one-channel picture; it keeps a 2x2 grid, since where ink lies tells digits apart."
     stem = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 1, 16), nn.MaxPool2d(2))
-    tail = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 16, 32), nn.MaxPool2d(2), _conv(nn.Conv2d, nn.BatchNorm2d, 32, 64),
+    tail = nn.Sequential(_conv(nn.Conv2d, nn.BatchNorm2d, 16, 32), nn.MaxPool2d(2),
+                         _conv(nn.Conv2d, nn.BatchNorm2d, 32, 64),
                          nn.AdaptiveAvgPool2d(2), nn.Flatten())
     return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
 
 def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
-    "A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time, pooled into four pieces to keep the order of sounds."
+    """A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time.
+
+    It is pooled into four pieces, to keep the order of sounds."""
     stem = nn.Sequential(nn.BatchNorm1d(13, affine=False), _conv(nn.Conv1d, nn.BatchNorm1d, 13, 32))
     tail = nn.Sequential(_conv(nn.Conv1d, nn.BatchNorm1d, 32, 64, stride=2), _conv(nn.Conv1d, nn.BatchNorm1d, 64, 64),
                          nn.AdaptiveAvgPool1d(4), nn.Flatten())
@@ -42,7 +46,8 @@ SMALL_FLOW = replace(FLOW, length=16, interval=2, short_side=72, crop=64, test_c
 def _small_3d(channels: int, frozen_stem: bool, frozen_bn: str) -> Extractor:
     "Three 3D convolutions as stem, two as tail."
     conv3d = lambda *a, **kw: _conv(nn.Conv3d, nn.BatchNorm3d, *a, **kw)
-    stem = nn.Sequential(conv3d(channels, 16, stride=(1, 2, 2)), conv3d(16, 32, stride=2), conv3d(32, 32, stride=(1, 2, 2)))
+    stem = nn.Sequential(conv3d(channels, 16, stride=(1, 2, 2)), conv3d(16, 32, stride=2),
+                         conv3d(32, 32, stride=(1, 2, 2)))
     tail = nn.Sequential(conv3d(32, 64, stride=2), conv3d(64, 64), nn.AdaptiveAvgPool3d((4, 1, 1)), nn.Flatten())
     return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
@@ -58,8 +63,11 @@ def small_flow(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
 
 
 def small_audio(frozen_stem: bool = True) -> Extractor:
-    "2D network over the log spectrogram; it keeps four bands of pitch apart and pools over time. As in the published audio network, a frozen stem's BatchNorm is in evaluation mode."
+    """2D network over the log spectrogram; it keeps four bands of pitch apart and pools over time.
+
+    As in the published audio network, a frozen stem's BatchNorm is in evaluation mode."""
     conv2d = lambda *a, **kw: _conv(nn.Conv2d, nn.BatchNorm2d, *a, **kw)
-    stem = nn.Sequential(nn.AvgPool2d((2, 4)), conv2d(1, 16, stride=2), conv2d(16, 32, stride=2), conv2d(32, 32, stride=2))
+    stem = nn.Sequential(nn.AvgPool2d((2, 4)), conv2d(1, 16, stride=2), conv2d(16, 32, stride=2),
+                         conv2d(32, 32, stride=2))
     tail = nn.Sequential(conv2d(32, 64, stride=2), conv2d(64, 64), nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten())
     return Extractor(stem, tail, 256, frozen_stem)

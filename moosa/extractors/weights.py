@@ -45,11 +45,14 @@ class Checkpoint:
 _OPENMMLAB = "https://download.openmmlab.com/mmaction/recognition"
 _SLOWFAST, _SLOWONLY = "slowfast_r101_8x8x1_256e_kinetics400_rgb", "slowonly_r50_8x8x1_256e_kinetics400_flow"
 PUBLISHED = {c.name: c for c in (
-    Checkpoint("slowfast", "a SlowFast R101 video checkpoint", f"{_OPENMMLAB}/slowfast/{_SLOWFAST}/{_SLOWFAST}_20210218-0dd54025.pth",
+    Checkpoint("slowfast", "a SlowFast R101 video checkpoint",
+               f"{_OPENMMLAB}/slowfast/{_SLOWFAST}/{_SLOWFAST}_20210218-0dd54025.pth",
                f"{_SLOWFAST}_20210218-0dd54025.pth"),
-    Checkpoint("slowonly", "a SlowOnly R50 flow checkpoint", f"{_OPENMMLAB}/slowonly/{_SLOWONLY}/{_SLOWONLY}_20200704-6b384243.pth",
+    Checkpoint("slowonly", "a SlowOnly R50 flow checkpoint",
+               f"{_OPENMMLAB}/slowonly/{_SLOWONLY}/{_SLOWONLY}_20200704-6b384243.pth",
                f"{_SLOWONLY}_20200704-6b384243.pth"),
-    Checkpoint("vggsound", "a VGGSound audio checkpoint", "https://www.robots.ox.ac.uk/~vgg/data/vggsound/models/H.pth.tar", "vggsound_avgpool.pth.tar"),
+    Checkpoint("vggsound", "a VGGSound audio checkpoint",
+               "https://www.robots.ox.ac.uk/~vgg/data/vggsound/models/H.pth.tar", "vggsound_avgpool.pth.tar"),
 )}
 
 
@@ -65,15 +68,19 @@ def check_file(
     checkpoint: Checkpoint,
     path: Path,  # the file, which must exist
 ):
-    "Raise `InputError` if the file's hash does not begin as the published one; remember the whole hash, and warn when it changes."
+    """Raise `InputError` if the file's hash does not begin as the published one.
+
+    The whole hash is remembered, and a warning is given when it changes."""
     found = file_sha256(path)
     if not found.startswith(checkpoint.sha256_start):
-        raise InputError(f"{path} is damaged or is another file: its sha256 starts with {found[:8]}, expected {checkpoint.sha256_start}.")
+        raise InputError(f"{path} is damaged or is another file: its sha256 starts with {found[:8]}, expected "
+                         f"{checkpoint.sha256_start}.")
     note = path.with_name(checkpoint.filename + ".sha256")
     if not note.is_file():
         with atomic_write(note) as f: f.write(f"{found}  {checkpoint.filename}\n")
     elif (before := note.read_text().split()[0]) != found:
-        warnings.warn(f"{checkpoint.filename} has changed: its sha256 was {before}, now it is {found}. If you meant to replace it, delete {note}.")
+        warnings.warn(f"{checkpoint.filename} has changed: its sha256 was {before}, now it is {found}. If you meant to "
+                      f"replace it, delete {note}.")
 
 # %% ../../nbs/extractors/06_weights.ipynb #59673623
 def fetch(
@@ -91,7 +98,8 @@ def fetch(
         reason = f"HTTP {e.code} {e.reason}" if isinstance(e, HTTPError) else getattr(e, "reason", None) or e
         raise InputError(f"cannot download {checkpoint.filename}: {reason}. {by_hand}") from e
     if not whole:
-        raise InputError(f"the download of {checkpoint.filename} broke off after {part.stat().st_size} bytes, which are kept. Try again to get the rest. {by_hand}")
+        raise InputError(f"the download of {checkpoint.filename} broke off after {part.stat().st_size} bytes, which "
+                         f"are kept. Try again to get the rest. {by_hand}")
     try: check_file(checkpoint, part)
     except InputError as e:
         part.unlink()
@@ -104,7 +112,8 @@ class StayEncrypted(HTTPRedirectHandler):
     "Follows a redirection, but not from https to something that anybody on the way could read and change."
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"): raise URLError(f"{req.full_url} leads to {newurl}, which is not encrypted")
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise URLError(f"{req.full_url} leads to {newurl}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -128,7 +137,8 @@ def _stream(response, part: Path, tag: Path, title: str) -> bool:  # is the file
         name = response.headers["ETag"] or response.headers["Last-Modified"]
         if name: tag.write_text(name)
         else: tag.unlink(missing_ok=True)  # without a tag nothing can be continued safely
-        with open(part, "ab" if start else "wb") as f, tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=title,
+        with open(part, "ab" if start else "wb") as f, tqdm(total=total, initial=start, unit="B", unit_scale=True,
+                                                            desc=title,
                                                            disable=bool(os.environ.get("MOOSA_NO_PROGRESS"))) as bar:
             while chunk := response.read(1 << 20):
                 f.write(chunk)
@@ -179,12 +189,16 @@ def read_checkpoint(
     if not path.is_file(): raise InputError(f"checkpoint {path} does not exist.")
     torch.serialization.add_safe_globals(_plain_globals())
     try: content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as e:
+    except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
+            AttributeError) as e:
         raise InputError(f"checkpoint {path} cannot be read: {_why(path, e)}") from e
-    if not isinstance(content, Mapping): raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    if not isinstance(content, Mapping):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected a dictionary of tensors.")
     tensors = next((content[key] for key in ("state_dict", "model_state_dict") if key in content), content)
-    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise InputError(f"checkpoint {path} holds no tensors by name where they are expected (under 'state_dict' or 'model_state_dict', or at the "
+    named = isinstance(tensors, Mapping) and all(isinstance(t, torch.Tensor) for t in tensors.values())
+    if not named or not tensors:
+        raise InputError(f"checkpoint {path} holds no tensors by name where they are expected (under 'state_dict' or "
+                         f"'model_state_dict', or at the "
                          f"top); found at the top: {', '.join(map(str, list(content)[:6])) or 'nothing'}.")
     prefix = "module." if all(name.startswith("module.") for name in tensors) else ""  # DataParallel's
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -197,9 +211,12 @@ def _why(path: Path, error: Exception) -> str:
     code = re.search(r"GLOBAL (\S+)", str(error))
     if not head: return "it is empty."
     if head.lstrip().startswith(b"<"): return "it is a web page, so the download was refused or redirected."
-    if head[8:9] == b"{": return "it is a safetensors file, such as moosa's own runs write; expected a published checkpoint."
-    if code: return (f"it is damaged, or holds more than tensors and plain values ({code[1]}), which moosa does not load since it could run code. If you trust the file, "
-                     f"save its tensors alone: torch.save(torch.load(path, weights_only=False)['state_dict'], new_path).")
+    if head[8:9] == b"{":
+        return "it is a safetensors file, such as moosa's own runs write; expected a published checkpoint."
+    if code:
+        return (f"it is damaged, or holds more than tensors and plain values ({code[1]}), which moosa does not load "
+                f"since it could run code. If you trust the file, "
+                f"save its tensors alone: torch.save(torch.load(path, weights_only=False)['state_dict'], new_path).")
     detail = "" if isinstance(error, pickle.UnpicklingError) else str(error).split(". ")[0].rstrip(".")
     return f"it is truncated or is no checkpoint{f' ({detail})' if detail else ''}."
 
@@ -211,11 +228,14 @@ def recognise(
     has = lambda *starts: any(name.startswith(starts) for name in tensors)
     depth = "R101" if has("backbone.layer3.22.", "backbone.slow_path.layer3.22.") else "R50"
     if has("audnet."): return "a VGGSound audio checkpoint"
-    if has("slow_path.", "backbone.slow_path.bn1.", "backbone.slow_path.layer4_lateral."): return "a SlowFast checkpoint of an older MMAction"
+    if has("slow_path.", "backbone.slow_path.bn1.", "backbone.slow_path.layer4_lateral."):
+        return "a SlowFast checkpoint of an older MMAction"
     if has("backbone.slow_path."): return f"a SlowFast {depth} video checkpoint"
     if has("backbone.layer1.0.conv1.conv."):
         first = tensors.get("backbone.conv1.conv.weight", torch.empty(64, 2, 1, 7, 7))
-        if first.ndim == 5: return f"a SlowOnly {depth} {({2: 'flow', 3: 'video'}).get(first.shape[1], f'{first.shape[1]}-channel')} checkpoint"
+        if first.ndim == 5:
+            seen = {2: "flow", 3: "video"}.get(first.shape[1], f"{first.shape[1]}-channel")
+            return f"a SlowOnly {depth} {seen} checkpoint"
     if has("backbone.bn1.", "backbone.layer1.0.bn1."): return "a checkpoint of an older MMAction"
     if has("model.extractors.", "learner.", "extractors.", "stem.", "tail."): return "a model that moosa trained"
     return f"a plain state_dict that moosa does not know ({len(tensors)} tensors: {', '.join(list(tensors)[:3])}, ...)"
@@ -254,26 +274,36 @@ def published_name(
     table: list[tuple[str, str | None]],  # from `name_table`
 ) -> str | None:  # None: no published tensor belongs here
     "The other way round."
-    return next((theirs + ours.removeprefix(start) for theirs, start in table if start and ours.startswith(start)), None)
+    return next((theirs + ours.removeprefix(start) for theirs, start in table if start and ours.startswith(start)),
+                None)
 
 # %% ../../nbs/extractors/06_weights.ipynb #fc1b9d4b
 @dataclass
 class LoadReport:
     "What became of every tensor."
     loaded: list[str] = field(default_factory=list)  # published names
-    dropped: list[str] = field(default_factory=list)  # published names that are left out on purpose: heads, audio's own layer4
-    untouched: list[str] = field(default_factory=list)  # our names that no published tensor belongs to: audio's tail, which starts at random
+    # published names that are left out on purpose: heads, audio's own layer4
+    dropped: list[str] = field(default_factory=list)
+    # our names that no published tensor belongs to: audio's tail, which starts at random
+    untouched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # published names that the file should have
     unexpected: list[str] = field(default_factory=list)  # published names that nobody knows
-    mismatched: list[tuple[str, tuple, tuple]] = field(default_factory=list)  # published name, shape found, shape expected
+    # published name, shape found, shape expected
+    mismatched: list[tuple[str, tuple, tuple]] = field(default_factory=list)
 
     def problems(self) -> str:  # '' if all is well
         "What is wrong, with counts and the first few names."
         shapes = [f"{name} {found}, expected {wanted}" for name, found, wanted in self.mismatched]
         lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
-        return "; ".join(f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for what, names in lists.items() if names)
+        said = []
+        for what, names in lists.items():
+            more = ", ..." if len(names) > 3 else ""
+            if names: said.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+        return "; ".join(said)
 
-    def __str__(self): return f"{len(self.loaded)} tensors loaded, {len(self.dropped)} dropped on purpose, {len(self.untouched)} left as they were"
+    def __str__(self):
+        return (f"{len(self.loaded)} tensors loaded, {len(self.dropped)} dropped on purpose, "
+                f"{len(self.untouched)} left as they were")
 
 
 def compare(
@@ -287,7 +317,8 @@ def compare(
         ours = our_name(theirs, table)
         if ours is None: report.dropped.append(theirs)
         elif ours not in wanted: report.unexpected.append(theirs)
-        elif tensor.shape != wanted[ours].shape: report.mismatched.append((theirs, tuple(tensor.shape), tuple(wanted[ours].shape)))
+        elif tensor.shape != wanted[ours].shape:
+            report.mismatched.append((theirs, tuple(tensor.shape), tuple(wanted[ours].shape)))
         else: report.loaded.append(theirs)
     published = {ours: published_name(ours, table) for ours in wanted}
     report.untouched = [ours for ours, theirs in published.items() if theirs is None]
@@ -304,11 +335,14 @@ def load_published(
     "Fill an extractor with published weights; anything missing, unexpected or of another shape is an error."
     checkpoint, table = PUBLISHED[one_of("weights", name, PUBLISHED)], name_table(name, audio_tail)
     if not Path(path).is_file():
-        raise InputError(f"{path} does not exist. Fetch it with `moosa weights get {name}`, or get {checkpoint.url} by other means and put it there.")
+        raise InputError(f"{path} does not exist. Fetch it with `moosa weights get {name}`, or get {checkpoint.url} by "
+                         f"other means and put it there.")
     tensors = read_checkpoint(path)
     kind = recognise(tensors)
-    if kind != checkpoint.kind: raise InputError(f"{path} is {kind}, expected {checkpoint.kind}: {checkpoint.filename} from {checkpoint.url}")
+    if kind != checkpoint.kind:
+        raise InputError(f"{path} is {kind}, expected {checkpoint.kind}: {checkpoint.filename} from {checkpoint.url}")
     report = compare(tensors, extractor, table)
-    if report.problems(): raise InputError(f"{path} does not fit the extractor {name!r}: {report.problems()}. Nothing was loaded.")
+    if report.problems():
+        raise InputError(f"{path} does not fit the extractor {name!r}: {report.problems()}. Nothing was loaded.")
     extractor.load_state_dict({our_name(theirs, table): tensors[theirs] for theirs in report.loaded}, strict=False)
     return report
