@@ -256,9 +256,10 @@ def run_command(
 ):
     "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
     from tqdm import tqdm
-
-    from moosa.runs.experiment import run, run_folder, train_together
-    from moosa.runs.grid import watch_epochs
+    from moosa.runs.experiment import train_together
+    from moosa.runs.record import run_folder
+    from moosa.runs.run import run
+    from moosa.runs.sweep import watch_epochs
     from moosa.training.parallel import devices_asked_for
     from moosa.runs.spec import spec_from
 
@@ -273,8 +274,7 @@ def run_command(
     if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     with tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {target}") as bar, watch_epochs([(spec, "epoch")], data_dir, bar):
-        folder, fresh = run(spec, data_dir, device, again=again, contents=contents)
-    print_results(folder, fresh)
+        print_results(*run(spec, data_dir, device, again=again, contents=contents))
 
 # %% ../nbs/99_cli.ipynb #dafebc4a
 def print_results(
@@ -282,7 +282,7 @@ def print_results(
     fresh: bool,  # False: it had been done before
 ):
     "The main numbers of a run, for people."
-    from moosa.runs.experiment import read_record
+    from moosa.runs.record import read_record
 
     record = read_record(folder)
     results, percent = record["results"], lambda v: "undefined" if v is None else f"{100*v:5.1f}"
@@ -317,7 +317,9 @@ def grid_command(
     from tqdm import tqdm
 
     from moosa.runs.cluster import choose_engine
-    from moosa.runs.grid import grid_status, load_grid, run_grid
+    from moosa.runs.grid import load_grid
+    from moosa.runs.status import grid_status
+    from moosa.runs.sweep import run_grid
     from moosa.runs.process import Limits
     from moosa.runs.search import widen
 
@@ -347,7 +349,8 @@ def status_command(
     import json
     from datetime import timedelta
 
-    from moosa.runs.grid import load_grid, overview
+    from moosa.runs.grid import load_grid
+    from moosa.runs.status import overview
     from moosa.runs.search import widen
 
     cells = widen(load_grid(grid), search) if search else load_grid(grid)
@@ -417,7 +420,7 @@ def record_show(
     "All that a record says: spec, results, versions, machine, times."
     import json
 
-    from moosa.runs.records import find_record, flatten, shorten
+    from moosa.runs.diff import find_record, flatten, shorten
 
     record = find_record(run, data_dir)
     if as_json: return print(json.dumps(record, indent=2))
@@ -433,7 +436,7 @@ def record_diff(
     data_dir: DataDir = None,
 ):
     "What two records do not agree in. Exit code 1 if there is anything."
-    from moosa.runs.records import differing, find_record, shorten
+    from moosa.runs.diff import differing, find_record, shorten
 
     table = differing(find_record(one, data_dir), find_record(other, data_dir))
     if not len(table): return print("the records agree in everything")
