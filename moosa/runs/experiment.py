@@ -20,7 +20,7 @@ import moosa
 from ..core import InputError, random_state, seed_everything, set_random_state
 from ..data.doctor import check_before, playable
 from ..data.loader import ClipList, Pairs, create_dataset, dataset_class
-from ..data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
+from ..data.settings import AdaptationSplit, Split, split_by_setting, split_classes, subsample
 from ..data.twins import check_apart
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.registry import create_extractor, find_extractor
@@ -84,7 +84,7 @@ class Experiment:
         "The data set as it is trained on; clips that need views for training; clips that are seen as evaluation does."
         return self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips]
 
-    def _decoders(self) -> int: return (os.cpu_count() or 1) if hasattr(self.dataset, "media") else 0
+    def _decoders(self) -> int: return (os.cpu_count() or 1) if self.dataset.in_files else 0
 
 # %% ../../nbs/runs/10_experiment.ipynb #5803bb4a
 def open_experiment(
@@ -96,7 +96,7 @@ def open_experiment(
     dataset = open_dataset(spec, folder)
     fingerprint = Now(folder, contents).of(spec, dataset)
     skipped = pd.DataFrame(columns=["clip", "modality", "file", "problem", "detail"])
-    if spec.on_bad_clip == "skip" and hasattr(dataset, "media"):
+    if spec.on_bad_clip == "skip" and dataset.in_files:
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
@@ -120,7 +120,7 @@ def seen_dataset(
     extractors = build_extractors(spec, folder)
     return FrozenFeatures(dataset, extractors, spec.features, spec.views, spec.features_dtype, folder)
 
-# %% ../../nbs/runs/10_experiment.ipynb #350d715f
+# %% ../../nbs/runs/10_experiment.ipynb #cc2aabac
 def open_dataset(
     spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
@@ -138,7 +138,7 @@ def make_split(
     "Return the lists of a spec; raise `InputError` where they cannot be made. No clip is opened."
     split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown,
                              spec.source_classes, spec.target_classes)
-    return replace(split, train=thin_out(split.train, spec.train_share, spec.seed))
+    return replace(split, train=subsample(split.train, spec.train_share, spec.seed))
 
 # %% ../../nbs/runs/10_experiment.ipynb #884ee74e
 def build_extractors(
@@ -193,7 +193,7 @@ def checkpoint_of(
     about = {**asdict(spec), "moosa": moosa.__version__, "torch": torch.__version__, "made_from": identity(fingerprint)}
     return Checkpoint(run_folder(spec, folder)/"checkpoint", about, LATER)
 
-# %% ../../nbs/runs/10_experiment.ipynb #4cbc1491
+# %% ../../nbs/runs/10_experiment.ipynb #5799d60b
 def train_together(
     spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
@@ -213,7 +213,7 @@ def train_together(
             train(fabric, experiment, build_learner(spec, folder), checkpoint)
     return leave_torchrun()
 
-# %% ../../nbs/runs/10_experiment.ipynb #cec8993e
+# %% ../../nbs/runs/10_experiment.ipynb #fa902448
 def memory_record(
     state: TrainState,
 ) -> dict[str, float]:  # MB
