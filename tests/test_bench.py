@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
 from moosa.bench.report import LINES, bench, publish
 from moosa.bench.timing import SMALL
-chosen = tuple(line for line in LINES if line.what.startswith(("Step", "Jigsaw alone, V+A", "Growth with the batch", "Reading a clip, keyframe every 15", "Epoch of mini-HAC from stem", "GPU: fused")))
+begin = ("Step", "Jigsaw alone, V+A", "Growth with the batch", "Reading a clip, keyframe every 15",
+         "Epoch of mini-HAC from stem", "GPU: fused")
+chosen = tuple(line for line in LINES if line.what.startswith(begin))
 bench(SMALL, chosen)
 print(publish(out=OUT))
 """

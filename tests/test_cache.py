@@ -33,7 +33,8 @@ def count_pieces(*what):
     written.append(what)
     if len(written) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
 features.write_piece = count_pieces
-spec = spec_from(dict(dataset="mini-hac", sources=["human"], target="cartoon", modalities=["video", "audio"], method="erm", views=1))
+spec = spec_from(dict(dataset="mini-hac", sources=["human"], target="cartoon", modalities=["video", "audio"],
+                      method="erm", views=1))
 print(open_experiment(spec, sys.argv[1]).precompute(), len(written))
 """
 
@@ -178,8 +179,8 @@ def test_views(folder):
     assert load(two, 0).equal(load(two, 2)) and not load(two, 0).equal(load(two, 1))
     assert not load(two, 0).equal(load(one, 0))
     three = open_experiment(spec(views=3, seed=0, features="embedding", modalities=["audio"]), folder)
-    assert three.precompute() == len(three.train.dataset.dataset.clips[
-        three.train.dataset.dataset.clips.domain != "cartoon"].query("part == 'train'"))
+    clips = three.train.dataset.dataset.clips
+    assert three.precompute() == len(clips[clips.domain != "cartoon"].query("part == 'train'"))
     assert load(three, 1).equal(load(two, 1))
 
 

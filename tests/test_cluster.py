@@ -84,8 +84,8 @@ def assert_six_of_six(data_dir):
     from moosa.runs.lock import holder
 
     for place in data_dir.glob("runs/*"):
-        assert (place/"record.json").exists() and holder(place) is None and not (place/"error.json").exists(), list(
-            place.iterdir())
+        assert (place/"record.json").exists() and not (place/"error.json").exists(), list(place.iterdir())
+        assert holder(place) is None
         events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
         # none: the launcher was killed before it could note the end
         assert [e.get("status") for e in events].count("done") <= 1, events
@@ -103,8 +103,10 @@ def disturb(what: str, grid, data_dir, folder):
         wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1 or command.poll() is not None, 120,
                  "the first record")
         assert command.poll() is None, command.communicate()[0]
-        victim, children = (command, []) if what == "launcher" else (
-            members[what.split(", ")[0]], [p.pid for p in family(members[what.split(", ")[0]].pid)][1:])
+        victim, children = command, []
+        if what != "launcher":
+            victim = members[what.split(", ")[0]]
+            children = [p.pid for p in family(victim.pid)][1:]
         os.kill(victim.pid, signal.SIGSTOP if what.endswith("frozen") else signal.SIGKILL)
         if what == "worker 1": wait_for(lambda: gone(children), 30, "the worker's cell to end with it")
         if what in ("launcher", "scheduler"):
@@ -218,8 +220,8 @@ def test_the_slurm_job(tmp_path, monkeypatch):
     keys = re.findall(r"--tls-(?:ca-file|cert|key) (\S+)", script)
     modes = {Path(key).parent: Path(key).stat().st_mode & 0o777 for key in keys}
     made.close()
-    assert len(keys) == 3 and modes == {tmp_path/"data"/"cluster": 0o600} and (
-        tmp_path/"data"/"cluster").stat().st_mode & 0o777 == 0o700, (keys, modes)
+    place = tmp_path/"data"/"cluster"
+    assert len(keys) == 3 and modes == {place: 0o600} and place.stat().st_mode & 0o777 == 0o700, (keys, modes)
     assert address.startswith("tls://") and "--protocol tls://" in script
     assert "--no-dashboard --dashboard-address 127.0.0.1:0" in script and "export PYTHONSAFEPATH=1" in script
     for line in ("#SBATCH -p gpu", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=1"):

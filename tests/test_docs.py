@@ -76,10 +76,11 @@ def test_quarto_files_are_those_of_nbdev(tmp_path, monkeypatch):
 
 
 def test_signatures_are_tidied(docs):
-    shown = "```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*"
+    shown = ("```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n"
+             "    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*")
     assert docs.tidy(shown) == (
         "```{.python code-line-numbers=true}\nclass Case(\n    x:Predictions, # `x`\n    report=print,\n):\n```\n\n"
-                                r"*OS\* of `a*b`*")
+        r"*OS\* of `a*b`*")
 
 
 def test_links_of_the_readme_start_at_the_root(docs):
@@ -90,7 +91,8 @@ def test_links_of_the_readme_start_at_the_root(docs):
 
 def test_links_of_pages_in_folders(docs, tmp_path):
     "Notebooks are linked relative to the page; nbdev links names, and we their source, from the site's root."
-    written = "[a](../data/04_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) [e](../../figures/bench/report.ipynb)"
+    written = ("[a](../data/04_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) "
+               "[e](../../figures/bench/report.ipynb)")
     found = docs.relink(written, "runs/01_presets.ipynb",
                         lambda path: docs.place(path, "runs/01_presets.ipynb", tmp_path))
     assert found == "[a](../data/media.ipynb#b) [c](spec.ipynb) [`d`](/core.html#d) [e](../experiments/bench.ipynb)"
@@ -98,7 +100,8 @@ def test_links_of_pages_in_folders(docs, tmp_path):
 
 
 def test_formulas_need_no_script(docs):
-    page = r'<head><script src="https://x/katex.min.js" defer></script></head><span class="math inline">\(a &lt; \log b\)</span>'
+    page = (r'<head><script src="https://x/katex.min.js" defer></script></head>'
+            r'<span class="math inline">\(a &lt; \log b\)</span>')
     made = docs.offline(page)
     assert "katex" not in made and "<math" in made and r"\(" not in made and "&#x0003C;" in made
 

@@ -70,7 +70,8 @@ def test_what_lies_in_the_current_folder_does_not_run(trap):
     from moosa.data import processes
     from moosa.runs.notebook import carry_out_apart
 
-    code = "import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\njson.dump({}, open('record.json', 'w'))"
+    code = ("import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\n"
+            "json.dump({}, open('record.json', 'w'))")
     cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells,
                                             metadata={"kernelspec": {"name": "python3", "display_name": "x",

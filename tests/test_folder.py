@@ -43,8 +43,8 @@ def test_flow_in_one_column(root, file, says):
 
 
 def test_flow_that_is_no_film(root):
-    with pytest.raises(InputError,
-                       match="line 2, column flow_y: 'v/a.npy' is an array, not a film; flow_x and flow_y are two gray films"):
+    says = "line 2, column flow_y: 'v/a.npy' is an array, not a film; flow_x and flow_y are two gray films"
+    with pytest.raises(InputError, match=says):
         opened(root, "clip,class,domain,flow_x,flow_y", "a,run,sea,v/a_x.mp4,v/a.npy")
 
 
@@ -97,11 +97,13 @@ def test_spaces_blank_lines_and_byte_order_marks_do_no_harm(root, encoding):
     ("b,run,sea,train,v/a.gif,v/a.wav",
      "line 3, column video: 'v/a.gif' is not a file that can be read; expected an ending of .mp4"),
     ("b,run,sea,train,v/a.wav,v/a.wav",
-     "line 3, column video: 'v/a.wav' is a sound; expected a film in the column video (.mp4, .m4v, .mov, .avi, .mkv, .webm); a sound belongs in the column audio"),
+     "line 3, column video: 'v/a.wav' is a sound; expected a film in the column video "
+     "(.mp4, .m4v, .mov, .avi, .mkv, .webm); a sound belongs in the column audio"),
     ("b,run,sea,train,v/a.npy,v/a.wav",
      "line 3, column video: 'v/a.npy' is an array; expected a film in the column video"),
     ("b,run,sea,train,v/a.mp4,v/a.npy",
-     "line 3, column audio: 'v/a.npy' is an array; expected a sound in the column audio (.mp4, .m4v, .mov, .avi, .mkv, .webm, .wav, .flac); features of another network"),
+     "line 3, column audio: 'v/a.npy' is an array; expected a sound in the column audio "
+     "(.mp4, .m4v, .mov, .avi, .mkv, .webm, .wav, .flac); features of another network"),
     ("b,run,sea,train,v/a.mp4,v/a.png",
      "line 3, column audio: 'v/a.png' is not a file that can be read; expected an ending of"),
     ("b,run,sea,train,v/a.mp4,v/folder.wav", "line 3, column audio: there is no file"),

@@ -2,13 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from golden_backbones import case, test_batchnorm_after, test_values, test_weight_rule  # noqa: F401 (fixtures and tests of other files, collected here)
-from golden_e2e import test_buffers_after, test_parameters_after, test_step, test_validation_after, training  # noqa: F401
-from golden_osda import (adaptation, test_adaptation_buffers, test_adaptation_input_gradients, test_adaptation_parameter_gradients,  # noqa: F401
-                         test_adaptation_terms, test_which_clips_are_kept)
 from golden_rules import FOLDER, close, close_stats, fill, no_dropout, stats
-from golden_views import (kitchen, test_epic, test_every_case_is_covered, test_hac, test_spectrogram, test_the_published_window_of_sound,  # noqa: F401
-                          test_which_box, test_which_frames)
 from torch.nn import functional as F
 
 from moosa.methods.contrast import supcon

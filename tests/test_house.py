@@ -117,8 +117,8 @@ def imported_rooms(text: str, module: str) -> set[str]:
 
 
 def test_imports_are_found():
-    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\nfrom . import (\n    hac,\n    epic)\n"
-            "def late():\n    import moosa.data.folder\n")
+    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n"
+            "from . import (\n    hac,\n    epic)\ndef late():\n    import moosa.data.folder\n")
     assert imported_rooms(text, "moosa.data.views") >= {"moosa.core", "moosa.extractors.small", "moosa.data.hac",
                                                         "moosa.data.epic", "moosa.data.folder"}
 

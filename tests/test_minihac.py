@@ -91,7 +91,8 @@ from moosa.data.films import VideoFile
 from moosa.runs.experiment import open_experiment
 from moosa.runs.spec import spec_from
 
-clips = open_experiment(spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live")), sys.argv[1]).train
+spec = spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live"))
+clips = open_experiment(spec, sys.argv[1]).train
 gc.disable()
 os.register_at_fork(after_in_child=gc.enable)
 gc.set_threshold(1, 1, 1)
@@ -149,8 +150,8 @@ def test_doctor_finds_every_planted_fault(copy):
     for (modality, spoil, _), clip in zip(FAULTS, victims): spoil(place(dataset, clip, modality))
     found = examine(minihac.MiniHac(copy), workers=2)
     for (modality, _, (level, problem)), clip in zip(FAULTS, victims):
-        assert ((found["clip"] == clip.clip) & (found.modality == modality) & (found.level == level) & (
-            found.problem == problem)).any(), (clip.clip, problem)
+        same = (found["clip"] == clip.clip) & (found.modality == modality) & (found.level == level)
+        assert (same & (found.problem == problem)).any(), (clip.clip, problem)
     spoiled = {clip.clip for _, clip in zip(FAULTS, victims)}
     assert {t for t in map(tuple, found[["clip", "modality", "problem"]].itertuples(index=False))
             if t[0] not in spoiled} <= clean

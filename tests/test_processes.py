@@ -117,7 +117,8 @@ loader.shared_memory = lambda: 0
 class Large(DataSet):
     modalities = ("a",)
     def load(self, clips, modalities, view=None): return {"a": torch.zeros(len(clips), 300_000)}
-batches = loader.eval_batches(loader.ClipList(Large(), pd.DataFrame(dict(clip=[str(i) for i in range(99)], label=0)), ["a"]), 2, workers=2)
+clips = pd.DataFrame(dict(clip=[str(i) for i in range(99)], label=0))
+batches = loader.eval_batches(loader.ClipList(Large(), clips, ["a"]), 2, workers=2)
 next(batches)
 time.sleep(60)
 """

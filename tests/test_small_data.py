@@ -94,6 +94,6 @@ def test_an_own_extractor_with_another_dim_is_named(tmp_path):
     spec = spec_from(dict(dataset=str(tmp_path), target="c", unknown=["z"],
                           extractors=dict(array="test_small_data:wrong_dim"), method="erm", epochs=1, batch_size=4))
     experiment, learner = open_experiment(spec, tmp_path), build_learner(spec, tmp_path)
-    with pytest.raises(InputError,
-                       match=r"extractors: test_small_data:wrong_dim, for array, says dim=9 and yields \(4, 8\); expected \(clips, 9\)"):
+    says = r"extractors: test_small_data:wrong_dim, for array, says dim=9 and yields \(4, 8\); expected \(clips, 9\)"
+    with pytest.raises(InputError, match=says):
         train(make_fabric("cpu"), experiment, learner, Checkpoint(tmp_path/"run"/"checkpoint"), workers=0)

@@ -1,6 +1,7 @@
-"""Which clips train, validate and test in each published setting: counts, labels and order, against the published code's own lists.
+"""Which clips train, validate and test in each published setting: counts, labels, order, against the published lists.
 
-The lists are not part of the project. They are read where MOOSA_SHARED (default: `shared` beside the project) holds `splits/` and `golden/`.
+The lists are not part of the project. They are read where MOOSA_SHARED (default: `shared` beside the project) holds
+`splits/` and `golden/`.
 """
 import json
 import os
@@ -49,7 +50,8 @@ def hac_line(clip) -> str: return f"{clip.domain}/{clip.file},{clip.label}"
 
 
 def epic_line(clip) -> str:
-    return f"{clip.domain}/{clip.video},{clip.start_frame},{clip.stop_frame},{clip.start_timestamp},{clip.stop_timestamp},{clip.label}"
+    cells = (clip.start_frame, clip.stop_frame, clip.start_timestamp, clip.stop_timestamp, clip.label)
+    return ",".join([f"{clip.domain}/{clip.video}", *map(str, cells)])
 
 
 def counts(labels) -> dict[str, int]: return {str(k): v for k, v in labels.value_counts().items()}

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from moosa.runs.cluster import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
-from moosa.runs.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
+from moosa.runs.experiment import (Changed, KEPT, finished, load_predictions, read_record, run, run_folder,
+                                   save_predictions, write_record)
 from moosa.runs.fingerprint import Now, changes
 from moosa.runs.grid import cell_status, expand, overview, run_grid
 from moosa.evaluation.openset import Predictions, evaluate
@@ -53,8 +54,9 @@ def finish(spec: Spec, folder: Path):
     save_predictions(place, validation=validation, target=target)
     columns = "epoch,seconds,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
     (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5\n1,1.0,.5,.5,.5\n")
-    (place/"attempts.jsonl").write_text('{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
-                                        '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
+    (place/"attempts.jsonl").write_text(
+        '{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
+        '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
     (place/"split.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
     write_record(place, spec, evaluate(target, validation), 1, "cpu", 2., {"peak_memory_mb": 1.}, Now(folder).of(spec))
 
@@ -94,10 +96,12 @@ def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
     spec, folder = own
     shutil.rmtree(folder/"fingerprints")
     monkeypatch.setattr("moosa.runs.fingerprint.CHEAP", 0)
-    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts",
-                        lambda self, root, places, cheap=0: file_facts(root, places, folder/"fingerprints",
-                                                                       self.contents, cheap))
     from moosa.runs.fingerprint import file_facts
+
+    def facts(self, root, places, cheap=0):
+        return file_facts(root, places, folder/"fingerprints", self.contents, cheap)
+
+    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts", facts)
 
     plain, known = Now(folder).of(spec), Now(folder, contents=True).of(spec)
     assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None

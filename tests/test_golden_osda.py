@@ -112,8 +112,12 @@ def rounding(adaptation, find) -> float:
 
 
 def tolerance(adaptation, find) -> float:
-    """1e-5. With two clips, BatchNorm makes +1 and -1 of whatever they are, unless they differ by almost nothing: only such units let a gradient through, and that gradient is
-    mostly rounding. There the measure is how far single precision lies from double: up to 4e-4 on the machine this was written on."""
+    """1e-5, but for two clips.
+
+    Of two clips BatchNorm makes +1 and -1, whatever they are, unless they differ by almost nothing: only such units
+    let a gradient through, and that gradient is mostly rounding. There the measure is how far single precision lies
+    from double: up to 4e-4 on the machine this was written on.
+    """
     return max(1e-5, min(1e-2, 5*rounding(adaptation, find))) if adaptation.case == "two" else 1e-5
 
 

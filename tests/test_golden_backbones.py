@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from golden_rules import FOLDER, fill, golden_extractor, golden_input, golden_names, golden_weight, no_dropout, published_file
+from golden_rules import (FOLDER, fill, golden_extractor, golden_input, golden_names, golden_weight, no_dropout,
+                          published_file)
 from torch import nn
 
 from moosa.extractors.audio import vggsound
