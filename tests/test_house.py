@@ -1,4 +1,5 @@
 """The house is in order: metadata agrees, and `make check` finds what it promises to find."""
+import ast
 import json
 import os
 import re
@@ -27,9 +28,11 @@ def test_metadata_is_written_once():
     meta, project = metadata(), tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
     assert moosa.__version__ == meta["version"]
     assert project["description"] == meta["description"] == moosa.__doc__.strip()
-    assert (project["name"], project["license"], project["requires-python"]) == (meta["lib_name"], meta["license"], f">={meta['min_python']}")
+    assert (project["name"], project["license"],
+            project["requires-python"]) == (meta["lib_name"], meta["license"], f">={meta['min_python']}")
     assert project["keywords"] == meta["keywords"].split() and project["authors"] == [{"name": meta["author"]}]
-    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"]) and "dependencies" not in project
+    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"])
+    assert "dependencies" not in project
     assert f"## {meta['version']}" in (ROOT/"CHANGELOG.md").read_text()
 
 
@@ -38,7 +41,8 @@ def test_installed_metadata_comes_from_settings():
 
     meta, installed = metadata(), distribution("moosa")
     name = lambda requirement: re.split(r"[<>=;\[ ]", requirement)[0].lower()
-    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements") for line in meta[key].splitlines() if line.strip()}
+    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements")
+              for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted
     assert installed.version == meta["version"]
 
@@ -49,47 +53,91 @@ def test_environment_yml_installs_the_package():
     assert pip == ["-e .[dev]"] and f"python>={metadata()['min_python']}" in environment["dependencies"]
 
 
+# --- one order of wings and rooms ------------------------------------------------------------------------------------
+
+def rooms() -> dict[str, list[str]]:
+    """Wing -> its notebooks, in the order of nbs/sidebar.yml; the sections for readers, whose pages have no numbers,
+    left out.
+    """
+    contents = yaml.safe_load((ROOT/"nbs"/"sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    sections = {section["section"]: section["contents"] for section in contents}
+    wings = {name: entries for name, entries in sections.items() if all(isinstance(e, str) for e in entries)}
+    assert list(sections)[-len(wings):] == list(wings), "what readers want comes first, then the wings"
+    return wings
+
+
+def module_of(notebook: str) -> str:
+    "Name of the module that a room exports: `data/04_media.ipynb` -> `moosa.data.media`."
+    return "moosa." + re.sub(r"(^|/)\d+_", r"\1", notebook.removesuffix(".ipynb")).replace("/", ".")
+
+
+def order() -> list[str]:
+    "All modules, each after those that it may import."
+    return [module_of(notebook) for entries in rooms().values() for notebook in entries]
+
+
+def test_sidebar_has_the_order_of_the_files():
+    listed = [notebook for entries in rooms().values() for notebook in entries]
+    there = [p.relative_to(ROOT/"nbs").as_posix() for p in (ROOT/"nbs").rglob("[0-9]*.ipynb")]
+    assert sorted(listed) == sorted(p for p in there if "/." not in p)
+    for wing, entries in rooms().items():
+        assert entries == sorted(entries), f"{wing}: the sidebar's order is not that of the files' numbers"
+        if not entries[0][0].isdigit(): assert {Path(notebook).parent.as_posix() for notebook in entries} == {wing}
+        numbers = [Path(notebook).name[:2] for notebook in entries]
+        assert len(set(numbers)) == len(numbers), f"{wing}: two rooms have the same number"
+
+
+def test_a_room_exports_its_module():
+    for notebook in (notebook for entries in rooms().values() for notebook in entries):
+        cells = json.loads((ROOT/"nbs"/notebook).read_text())["cells"]
+        exports = re.search(r"#\| default_exp (\S+)", "\n".join("".join(c["source"]) for c in cells))
+        assert exports and f"moosa.{exports[1]}" == module_of(notebook), notebook
+
+
 def test_imports_go_downhill():
-    "A room imports only from rooms with lower numbers."
-    number = {}
-    for path in sorted((ROOT/"nbs").glob("[0-9]*.ipynb")):
-        source = "".join("".join(c["source"]) + "\n" for c in json.loads(path.read_text())["cells"])
-        number["moosa." + re.search(r"#\| default_exp (\S+)", source)[1]] = path.name[:2]
-    for module, mine in number.items():
+    "A room imports only from rooms that stand before it in nbs/sidebar.yml."
+    modules, uphill = order(), []
+    for i, module in enumerate(modules):
         text = (ROOT/(module.replace(".", "/") + ".py")).read_text()
-        for other in imported_rooms(text, module):
-            if other != module: assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
+        later = imported_rooms(text, module) & set(modules[i + 1:])
+        uphill += [f"{module} imports {other}" for other in sorted(later)]
+    assert not uphill, "\n".join(uphill)
 
 
 def imported_rooms(text: str, module: str) -> set[str]:
-    "Full names of the modules of moosa that a module's text imports, by `from moosa.x import`, `from ..x import` or `from .. import x`."
+    "Full names of the modules that a module's text imports, absolutely or relatively, wherever in it."
     found = set()
-    for dots, path, names in re.findall(r"^\s*from (\.*)(\S*) import ([^\n#]+)", text, re.M):
-        if dots: base = module.split(".")[:-len(dots)]
-        elif path.split(".")[0] == "moosa": base = []
-        else: continue
-        stem = ".".join([*base, *filter(None, [path])])
-        found |= {stem, *(f"{stem}.{n.strip().split(' ')[0]}" for n in names.split(","))}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import): found |= {name.name for name in node.names}
+        if not isinstance(node, ast.ImportFrom): continue
+        base = module.split(".")[:-node.level] if node.level else []
+        stem = ".".join([*base, *filter(None, [node.module])])
+        found |= {stem, *(f"{stem}.{name.name}" for name in node.names)}
     return found
 
 
 def test_imports_are_found():
-    text = "from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n    from . import hac\nfrom pathlib import Path\n"
-    assert {"moosa.core", "moosa.extractors.small", "moosa.data.hac"} <= imported_rooms(text, "moosa.data.views")
-    assert not any("pathlib" in name for name in imported_rooms(text, "moosa.data.views"))
+    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n"
+            "from . import (\n    hac,\n    epic)\ndef late():\n    import moosa.data.folder\n")
+    assert imported_rooms(text, "moosa.data.views") >= {"moosa.core", "moosa.extractors.small", "moosa.data.hac",
+                                                        "moosa.data.epic", "moosa.data.folder"}
 
+
+# --- make check ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def copy_of_house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")/"moosa-copy"
     root.mkdir()
-    for name in ("nbs", "moosa", ".ci"): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    left = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("nbs", "moosa", "tools"): shutil.copytree(ROOT/name, root/name, ignore=left)
     for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT/name, root)
     return root
 
 
 def check(root: Path):
-    done = subprocess.run([sys.executable, str(root/".ci"/"check.py"), "--root", str(root)], capture_output=True, text=True, cwd=root)
+    command = [sys.executable, str(root/"tools"/"check.py"), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -114,13 +162,21 @@ def first_code(nb): return next(c for c in nb["cells"] if c["cell_type"] == "cod
 
 
 @pytest.mark.parametrize("name, change, says", [
-    ("00_core.ipynb", lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]), "has outputs or metadata"),
+    ("00_core.ipynb",
+     lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]),
+     "has outputs or metadata"),
     ("00_core.ipynb", lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}), "differs from its notebook"),
-    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]], "0 cells tagged `parameters`"),
-    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]), "2 cells tagged `parameters`"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}), "more than 60 lines"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}), "F821 Undefined name `nobody_knows_me`"),
+    ("00_core.ipynb",
+     lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}),
+     "differs from its notebook"),
+    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]],
+     "0 cells tagged `parameters`"),
+    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
+     "2 cells tagged `parameters`"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}),
+     "more than 60 lines"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}),
+     "F821 Undefined name `nobody_knows_me`"),
 ])
 def test_check_finds(copy_of_house, name, change, says):
     undo = edit(copy_of_house/"nbs"/name, change)
@@ -140,30 +196,37 @@ def test_check_finds_an_orphan(copy_of_house):
 def code_cells() -> list[tuple[str, str]]:
     "Names of notebooks, and the code of their cells."
     paths = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
-    return [(p.name, "".join(c["source"])) for p in paths for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code"]
+    return [(p.name, "".join(c["source"])) for p in paths for c in json.loads(p.read_text())["cells"]
+            if c["cell_type"] == "code"]
 
 
 def test_no_test_with_random_examples_is_held_to_milliseconds():
-    "Hypothesis gives an example 200 ms unless told otherwise, and a busy machine needs more: `make docs` and `make test` would fail now and then."
+    """Hypothesis gives an example 200 ms unless told otherwise, and a busy machine needs more: `make docs` and `make
+    test` would fail now and then.
+    """
     held = []
     for name, text in code_cells() + [(p.name, p.read_text()) for p in (ROOT/"tests").glob("*.py")]:
         patient = re.findall(r"^(\w+) = .*deadline=None", text, re.M)
         for m in re.finditer(r"^@given\(", text, re.M):
             above, below = text[:m.start()].splitlines()[-1:], text[m.start():text.index("def ", m.start())]
-            if "deadline=None" not in f"{above}{below}" and above not in ([f"@{p}"] for p in patient): held.append(f"{name}: {below}")
+            if "deadline=None" not in f"{above}{below}" and above not in ([f"@{p}"] for p in patient):
+                held.append(f"{name}: {below}")
     assert not held, held
 
 
 def test_nothing_is_fetched_unencrypted():
     "No address in the package begins with http, but for this machine's own."
-    found = [f"{p.name}: {address}" for p in (ROOT/"moosa").rglob("*.py") for address in re.findall(r"http://[^\"' )]+", p.read_text()) if "127.0.0.1" not in address]
+    found = [f"{p.name}: {address}" for p in (ROOT/"moosa").rglob("*.py")
+             for address in re.findall(r"http://[^\"' )]+", p.read_text()) if "127.0.0.1" not in address]
     assert not found, found
 
 
 def test_lab_runs_anywhere_and_asks_nobody():
     "What `make lab` would start, as root too."
-    said = subprocess.run(["make", "-n", "lab", "LAB_ARGS=--port 8890"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert "NeverCheckForUpdate" in said and "news_url=None" in said and f'root_dir="{ROOT}"' in said and "--port 8890" in said
+    said = subprocess.run(["make", "-n", "lab", "LAB_ARGS=--port 8890"], cwd=ROOT, capture_output=True,
+                          text=True).stdout
+    assert "NeverCheckForUpdate" in said and "news_url=None" in said and f'root_dir="{ROOT}"' in said
+    assert "--port 8890" in said
     assert ("--allow-root" in said) == (os.getuid() == 0)
 
 
