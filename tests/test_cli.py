@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT, call
 from safetensors.numpy import load_file
 
-from moosa.runs.experiment import load_predictions
+from moosa.runs.predictions import load_predictions
 from moosa.evaluation.openset import evaluate
 
 QUICK = ("--epochs", 1, "--method", "erm")

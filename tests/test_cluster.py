@@ -154,25 +154,25 @@ def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
     wait_for(lambda: gone(p.pid for p in started), 20, "the end of its processes")
 
 
-def handed_out(carry, data_dir, seeds, **where) -> dict:
-    "Cells that are handed to workers, who do what `carry` does instead of training: seed -> outcome."
+def handed_out(execute, data_dir, seeds, **where) -> dict:
+    "Cells that are handed to workers, who do what `execute` does instead of training: seed -> outcome."
     from moosa.runs.cluster import choose_engine
-    from moosa.runs.experiment import order
     from moosa.runs.grid import expand
+    from moosa.runs.run import job_of
 
     specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=seeds))).specs
     with choose_engine(**where) as engine:
-        return {spec.seed: outcome for spec, outcome in engine([(s, order(s, data_dir)) for s in specs], carry)}
+        return {spec.seed: outcome for spec, outcome in engine([(s, job_of(s, data_dir)) for s in specs], execute)}
 
 
 def test_a_cell_that_kills_its_workers_is_set_aside(data_dir):
     from moosa.runs.process import DONE, Outcome
 
-    def carry(asked, where=""):
-        if asked["parameters"]["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
+    def execute(job, where=""):
+        if job.parameters["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
         return Outcome(DONE)
 
-    ended = handed_out(carry, data_dir, [0, 1, 2], workers=2)
+    ended = handed_out(execute, data_dir, [0, 1, 2], workers=2)
     assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed"
     assert "workers with it" in ended[1].reason
     (error,) = data_dir.glob("runs/*/error.json")
@@ -187,13 +187,13 @@ def test_workers_see_one_gpu_each_and_import_no_torch(monkeypatch, data_dir):
 
     from moosa.runs.process import DONE, Outcome
 
-    def carry(asked, where=""):
+    def execute(job, where=""):
         time.sleep(1)  # long enough for both workers to get one
         return Outcome(
             DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}, {'with' if 'torch' in sys.modules else 'no'} torch")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    ended = handed_out(carry, data_dir, [0, 1], gpus=["3", "5"])
+    ended = handed_out(execute, data_dir, [0, 1], gpus=["3", "5"])
     assert {outcome.reason for outcome in ended.values()} == {"GPU 3: 3, no torch", "GPU 5: 5, no torch"}
 
 

@@ -54,7 +54,7 @@ def called_with(monkeypatch, place: str, returns=None) -> list:
 
 def test_run(monkeypatch, tmp_path):
     asked = called_with(monkeypatch, "moosa.runs.experiment.train_together", True)
-    ran = called_with(monkeypatch, "moosa.runs.experiment.run", (tmp_path, True))
+    ran = called_with(monkeypatch, "moosa.runs.run.run", (tmp_path, True))
     monkeypatch.setattr("moosa.commands.run.print_results", lambda folder, fresh: None)
     spec = lambda *words: (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
     one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist",
@@ -91,7 +91,7 @@ def test_grid(monkeypatch, tmp_path):
 
     cells = len(load_grid("tiny.yaml").specs)
     engines = called_with(monkeypatch, "moosa.runs.cluster.choose_engine", nullcontext("engine"))
-    ran = called_with(monkeypatch, "moosa.runs.grid.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
+    ran = called_with(monkeypatch, "moosa.runs.sweep.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
     moosa("grid", "tiny.yaml", "--engine", "dask", "--workers", 2, "--gpus", "0,1", "--scheduler", "tls://a:1",
           "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
           "--contents", "--device", "cpu", "--data-dir", tmp_path)
@@ -144,7 +144,7 @@ def test_weights_and_cache(monkeypatch, tmp_path):
 
 
 def test_record(tmp_path):
-    from moosa.runs.experiment import run_folder, write_record
+    from moosa.runs.record import run_folder, write_record
     from moosa.runs.spec import Spec, resolve
 
     for seed in (0, 1):

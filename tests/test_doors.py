@@ -68,7 +68,7 @@ def turned_away(address: str, security=None):
 def test_what_lies_in_the_current_folder_does_not_run(trap):
     "A run's child, its kernel, and what that starts; and the processes that read files."
     from moosa.data import processes
-    from moosa.runs.notebook import carry_out_apart
+    from moosa.runs.notebook import Job, execute_run_apart
 
     code = ("import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\n"
             "json.dump({}, open('record.json', 'w'))")
@@ -76,7 +76,7 @@ def test_what_lies_in_the_current_folder_does_not_run(trap):
     nbformat.write(nbformat.v4.new_notebook(cells=cells,
                                             metadata={"kernelspec": {"name": "python3", "display_name": "x",
                                                                      "language": "python"}}), trap/"run.ipynb")
-    outcome = carry_out_apart(dict(notebook=trap/"run.ipynb", folder=trap, parameters={}))
+    outcome = execute_run_apart(Job(trap/"run.ipynb", trap, {}))
     assert outcome.status == "done", outcome
     assert processes.each(os.path.basename, ["a/b", "c/d"], 2) == ["b", "d"]
     assert not (trap/"ran").exists()

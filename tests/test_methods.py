@@ -3,7 +3,9 @@ import pytest
 import torch
 from conftest import call
 
-from moosa.runs.experiment import build_learner, load_predictions, open_experiment, run_folder
+from moosa.runs.experiment import build_learner, open_experiment
+from moosa.runs.predictions import load_predictions
+from moosa.runs.record import run_folder
 from moosa.methods.registry import METHODS
 from moosa.runs.spec import spec_from
 from moosa.training.compute import make_fabric

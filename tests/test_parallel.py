@@ -16,8 +16,11 @@ import torch
 from conftest import MOOSA, ROOT, call
 
 from moosa.core import InputError
-from moosa.runs.experiment import build_learner, checkpoint_of, open_experiment, order, run_folder, train
-from moosa.runs.grid import cell_status, expand, grid_status
+from moosa.runs.experiment import build_learner, checkpoint_of, open_experiment, train
+from moosa.runs.record import run_folder
+from moosa.runs.run import job_of
+from moosa.runs.grid import expand
+from moosa.runs.status import cell_status, grid_status
 from moosa.training.parallel import devices_asked_for
 from moosa.runs.spec import spec_from, spec_hash
 from moosa.training.compute import make_fabric
@@ -126,7 +129,7 @@ def test_the_number_of_processes_is_in_the_name_of_the_run(tmp_path):
     """
     one, two = (spec_from(dict(target="mfeat", devices=n)) for n in (1, 2))
     assert spec_hash(one) == spec_hash(spec_from(dict(target="mfeat"))) != spec_hash(two)
-    assert run_folder(one, tmp_path) != run_folder(two, tmp_path) and order(two, tmp_path)["parameters"]["devices"] == 2
+    assert run_folder(one, tmp_path) != run_folder(two, tmp_path) and job_of(two, tmp_path).parameters["devices"] == 2
     grid = expand("both", dict(base=dict(target="mfeat"), axes=dict(devices=[1, 2])))
     assert [spec_hash(s)
             for s in grid.specs] == grid_status(grid, tmp_path).run.tolist() == [spec_hash(one), spec_hash(two)]

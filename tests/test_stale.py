@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from moosa.runs.cluster import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
-from moosa.runs.experiment import (Changed, KEPT, finished, load_predictions, read_record, run, run_folder,
-                                   save_predictions, write_record)
+from moosa.runs.predictions import load_predictions, save_predictions
+from moosa.runs.record import Changed, KEPT, finished, read_record, run_folder, write_record
+from moosa.runs.run import run
 from moosa.runs.fingerprint import Now, changes
-from moosa.runs.grid import cell_status, expand, overview, run_grid
+from moosa.runs.grid import expand
+from moosa.runs.status import cell_status, overview
+from moosa.runs.sweep import run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
 from moosa.runs.spec import Spec, resolve
@@ -304,7 +307,7 @@ def is_used(name: str, kind: str, done: bool) -> bool:
 def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     "A grid in which every run but one has a file that is damaged in some way."
     monkeypatch.setattr("moosa.results.studies.rescore", rescored_quickly)
-    monkeypatch.setattr("moosa.runs.experiment.environment", dict)
+    monkeypatch.setattr("moosa.runs.record.environment", dict)
     ways = [(name, kind) for name in FILES for kind in DAMAGE]
     grid = expand("small", {"base": SMALL["base"],
                             "axes": {"target": ["mfeat"], "method": ["erm"], "seed": list(range(len(ways) + 1))}})
