@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from moosa.methods.contrast import supcon
 from moosa.methods.entropy import entropy, entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.objectives import MoosaHyper, moosa
+from moosa.methods.moosa import MoosaHyper, moosa
 from moosa.evaluation.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 

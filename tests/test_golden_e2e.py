@@ -8,7 +8,7 @@ from golden_rules import BASE, FOLDER, fill, golden_extractor, golden_input, gol
 from torch.nn import functional as F
 
 from moosa.methods.model import Model
-from moosa.methods.objectives import MoosaHyper, moosa
+from moosa.methods.moosa import MoosaHyper, moosa
 from moosa.pretext.jigsaw import Jigsaw, unrank_permutation
 
 # letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's

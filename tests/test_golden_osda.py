@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from moosa.methods.entropy import entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.objectives import MoosaAdaptHyper, moosa, sure_of
+from moosa.methods.moosa import MoosaAdaptHyper, moosa
+from moosa.methods.objectives import confident
 from moosa.pretext.jigsaw import Jigsaw
 
 NAMES = {"v": "video", "a": "audio"}
@@ -72,7 +73,7 @@ def adaptation(request): return Adaptation(request.param)
 
 
 def test_which_clips_are_kept(adaptation):
-    kept = sure_of(adaptation.target, adaptation.hyper.target_filter_thr)
+    kept = confident(adaptation.target, adaptation.hyper.target_filter_thr)
     np.testing.assert_array_equal(kept.numpy(), adaptation["target_pass"])
     assert kept.sum() == int(adaptation["n_pass"])
     assert adaptation.values["target_kept"].item()*8 == pytest.approx(int(adaptation["n_pass"]))
@@ -86,7 +87,7 @@ def test_adaptation_terms(adaptation):
     a, both = adaptation, int(adaptation["n_pass"]) > 1
     single = lambda h: (-(p := h.softmax(1))*(p + 1e-5).log()).sum(1).mean()
     parts = lambda key: [float(a[key])] + ([float(a[f"target_{key}"])] if both else [])
-    kept = a.target.rows(sure_of(a.target, a.hyper.target_filter_thr))
+    kept = a.target.rows(confident(a.target, a.hyper.target_filter_thr))
     for outputs, prefix in [(a.source, "")] + ([(kept, "target_")] if both else []):
         close(single(outputs.fused), a[f"{prefix}loss_u"])
         for m, name in NAMES.items(): close(single(outputs.logits[name]), a[f"{prefix}loss_u_{m}"])

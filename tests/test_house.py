@@ -34,6 +34,10 @@ def test_metadata_is_written_once():
     assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"])
     assert "dependencies" not in project
     assert f"## {meta['version']}" in (ROOT/"CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT/"CITATION.cff").read_text())
+    assert [citation[key] for key in ("title", "version", "license", "abstract")] == [
+        meta[key] for key in ("lib_name", "version", "license", "description")]
+    assert citation["keywords"] == meta["keywords"].split() and citation["authors"] == [{"name": meta["author"]}]
 
 
 def test_installed_metadata_comes_from_settings():
