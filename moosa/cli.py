@@ -114,8 +114,8 @@ def data_check(
     given = key_values(data_options, "--data-options", "audio_format=convert")
     options = resolve_options(given, dataset_class(name).options) if given else {}
     own, changed = True, []  # what the data set's own check says: is all well, and which files are not
-    if hasattr(DATASETS.get(name), "check"):
-        lines = DATASETS[name].check(data_dir)
+    if name in DATASETS:
+        lines = dataset_class(name).check(data_dir)
         own, changed = lines.ok.all(), lines.attrs.get("changed", [])
         for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}")
         if not own and not changed: raise typer.Exit(1)
