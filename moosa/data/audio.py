@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .flow import find_videos, why
+from .flow import find_videos, results_table
 from .badclip import BadClip
 from .sounds import FilmSound, SoundFile, write_sound
 from .processes import each
@@ -20,21 +20,20 @@ def make_sound(
     job: tuple[Path, Path],  # a video, and the WAV to make
 ) -> tuple[str, str]:  # 'done' or 'there', and how long it lasts
     "Write the sound of a video, unless it is there; raise `BadClip` if there is none."
-    video, target = job
-    try: return "there", f"{SoundFile(target, convert=True).seconds:.2f} s"
+    video, wav = job
+    try: return "there", f"{SoundFile(wav, convert=True).seconds:.2f} s"
     except BadClip: pass  # none, or a damaged one
     sound = FilmSound(video)
-    write_sound(target, sound.read(), sound.rate)
+    write_sound(wav, sound.read(), sound.rate)
     return "done", f"{sound.seconds:.2f} s"
 
 
 def make_audio(
     source: str | Path,  # a video, or a folder of videos
-    target: str | Path | None = None,  # folder for the WAVs; None: beside the videos
+    out: str | Path | None = None,  # folder for the WAVs; None: beside the videos
     workers: int | None = None,  # processes; None: one per CPU
 ) -> pd.DataFrame:  # a row per video: file, status ('done', 'there', 'bad'), detail
     "Write the sound of videos as WAV files. A bad video does not stop the others."
-    jobs = [(video, stem.with_name(stem.name + ".wav")) for video, stem in find_videos(Path(source), target and Path(target), "audio", ".wav")]
-    results = each(make_sound, jobs, workers, "sound")
-    rows = [(str(video), *(("bad", why(r)) if isinstance(r, Exception) else r)) for (video, _), r in zip(jobs, results)]
-    return pd.DataFrame(rows, columns=["file", "status", "detail"])
+    videos = find_videos(Path(source), out and Path(out), "audio", ".wav")
+    jobs = [(video, stem.with_name(stem.name + ".wav")) for video, stem in videos]
+    return results_table([video for video, _ in videos], each(make_sound, jobs, workers, "sound"))

@@ -12,6 +12,7 @@ from collections import namedtuple
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -67,29 +68,39 @@ class Chart:
         try: yield
         except BadClip as e:
             lost = bytes_lost(e.path) if e.problem == "unreadable" else 0
+            detail = "there is no such file." if e.problem == "missing" else e.detail
             if lost: self.add("error", modality, e.path, "truncated", f"{lost} bytes fewer than its own header says.")
-            else: self.add("error", modality, e.path, e.problem, "there is no such file." if e.problem == "missing" else e.detail)
+            else: self.add("error", modality, e.path, e.problem, detail)
 
 
 def bytes_lost(
     path: Path,  # any file; formats other than MP4, WAV and AVI cannot be told
 ) -> int:  # 0: none, or it cannot be told
-    "By how many bytes a file is shorter than its own header says. An MP4 that was cut off has often lost its index, and looks like no video at all."
+    """Return by how many bytes a file is shorter than its own header says. An MP4 that was cut off has often lost its
+    index, and looks like no video at all."""
     size = path.stat().st_size
     with path.open("rb") as f:
         head = f.read(12)
         if head[:4] == b"RIFF":
             told = int.from_bytes(head[4:8], "little") + 8
-            return told - size if size + 8 < told < 2**32 else 0  # a few are bad counting; a writer that could not go back leaves the largest number
-        if head[4:8] != b"ftyp": return 0
-        end = 0
-        while end < size:  # boxes, one after another: length, name, content
-            f.seek(end)
-            box = f.read(16)
-            length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
-            if length == 0: return 0  # up to the end of the file
-            end += max(length, 8)
-        return end - size
+            # A few bytes are bad counting; a writer that could not go back leaves the largest number.
+            return told - size if size + 8 < told < 2**32 else 0
+        return _end_of_boxes(f, size) - size if head[4:8] == b"ftyp" else 0
+
+
+def _end_of_boxes(
+    file: BinaryIO,  # an MP4
+    size: int,  # bytes
+) -> int:  # bytes
+    "Return where the boxes of an MP4 end, one after another: length, name, content."
+    end = 0
+    while end < size:
+        file.seek(end)
+        box = file.read(16)
+        length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
+        if length == 0: return size  # up to the end of the file
+        end += max(length, 8)
+    return end
 
 # %% ../../nbs/data/19_checkup.ipynb #153b3cd5
 def look_at_pictures(
@@ -99,13 +110,15 @@ def look_at_pictures(
     frames: np.ndarray,  # (T, H, W, C) or (T, H, W) uint8, a few of them
     recipe: FrameRecipe | None,
 ):
-    "Size and colour."
+    "Look at their size and colour."
     height, width = frames.shape[1:3]
     size = f"{width}x{height} pixels"
-    if height % 2 or width % 2: chart.add("warning", modality, file, "size", f"{size}: an odd width or height, which most encoders cut off.")
+    if height % 2 or width % 2:
+        chart.add("warning", modality, file, "size", f"{size}: an odd width or height, which most encoders cut off.")
     if recipe and min(height, width) < (crop := min(recipe.crop, recipe.test_crop)):
         chart.add("warning", modality, file, "size", f"{size}: enlarged, for the network sees {crop}x{crop}.")
-    if frames.shape[3:] == (3,) and np.ptp(frames, axis=3).max() <= GRAY: chart.add("warning", modality, file, "gray", "it has no colour.")
+    if frames.shape[3:] == (3,) and np.ptp(frames, axis=3).max() <= GRAY:
+        chart.add("warning", modality, file, "gray", "it has no colour.")
 
 
 def look_at_length(
@@ -117,7 +130,9 @@ def look_at_length(
 ):
     "Are there enough frames for the network's window?"
     if frames < 1: chart.add("error", modality, file, "too-short", "it has no frame to choose from.")
-    elif recipe and frames < recipe.span: chart.add("warning", modality, file, "loops", f"{frames} frame(s) to choose from, the network's window has {recipe.span}.")
+    elif recipe and frames < recipe.span:
+        detail = f"{frames} frame(s) to choose from, the network's window has {recipe.span}."
+        chart.add("warning", modality, file, "loops", detail)
 
 # %% ../../nbs/data/19_checkup.ipynb #22037b36
 def look_at_film(
@@ -129,7 +144,9 @@ def look_at_film(
     with chart.watching(modality):
         n = film.frames
         frames = film.read(sorted({0, n//2, n - 1}))
-        if not film.even: chart.add("warning", modality, film.path, "variable-rate", f"the time between frames varies; {film.fps:.1f} per second on average.")
+        if not film.even:
+            detail = f"the time between frames varies; {film.fps:.1f} per second on average."
+            chart.add("warning", modality, film.path, "variable-rate", detail)
         return frames
 
 
@@ -138,14 +155,18 @@ def look_at_flow(
     modality: str,
     flow: FlowFiles,
 ) -> np.ndarray | None:  # (T, H, W, 2) uint8, a few frames; None: it is bad
-    "Both films, and whether they belong together."
+    "Look at both films, and whether they belong together."
     x, y = (look_at_film(chart, modality, film) for film in (flow.x, flow.y))
     if x is None or y is None: return None
-    fewer, same_size = flow.x.frames - flow.y.frames, x.shape[1:] == y.shape[1:]
+    first, second = flow.x, flow.y
+    fewer = first.frames - second.frames
     if abs(fewer) > flow.slack:
-        chart.add("error" if fewer > 0 else "warning", modality, flow.y.path, "mismatch", f"{flow.y.frames} frames, {flow.x.path.name} has {flow.x.frames}.")
-    if not same_size: chart.add("error", modality, flow.y.path, "mismatch", f"{y.shape[2]}x{y.shape[1]} pixels, {flow.x.path.name} has {x.shape[2]}x{x.shape[1]}.")
-    return x[..., :2] if same_size else None
+        detail = f"{second.frames} frames, {first.path.name} has {first.frames}."
+        chart.add("error" if fewer > 0 else "warning", modality, second.path, "mismatch", detail)
+    if x.shape[1:] == y.shape[1:]: return x[..., :2]
+    detail = f"{y.shape[2]}x{y.shape[1]} pixels, {first.path.name} has {x.shape[2]}x{x.shape[1]}."
+    chart.add("error", modality, second.path, "mismatch", detail)
+    return None
 
 # %% ../../nbs/data/19_checkup.ipynb #c5409b3b
 def look_at_folder(
@@ -158,14 +179,18 @@ def look_at_folder(
     if not folder.path.is_dir():
         chart.add("error", modality, folder.path, "missing", "there is no such folder.")
         return None
-    sizes = {n: path.stat().st_size if (path := folder.path/(folder.pattern % n)).is_file() else None for n in numbers.tolist()}
+    sizes = {n: _size(folder.path/(folder.pattern % n)) for n in numbers.tolist()}
     for problem, bad in (("missing", None), ("empty", 0)):
-        if which := [n for n, size in sizes.items() if size == bad]:
-            some = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
-            chart.add("error", modality, folder.path, problem, f"{len(which)} of the clip's {len(sizes)} pictures: {some}.")
+        which = [n for n, size in sizes.items() if size == bad]
+        if not which: continue
+        some = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+        chart.add("error", modality, folder.path, problem, f"{len(which)} of the clip's {len(sizes)} pictures: {some}.")
     there = [n for n, size in sizes.items() if size]
     if not there: return None
     with chart.watching(modality): return folder.read(sorted({there[0], there[len(there)//2], there[-1]}))
+
+
+def _size(path: Path) -> int | None: return path.stat().st_size if path.is_file() else None
 
 
 def look_at_sound(
@@ -178,9 +203,11 @@ def look_at_sound(
     with chart.watching(modality):
         wave = sound.read(*window)
         if (window[1] or 0) > sound.seconds + GAP:
-            chart.add("warning", modality, sound.path, "mismatch", f"it lasts {sound.seconds:.1f} s, the clip ends at {window[1]:.1f} s.")
+            detail = f"it lasts {sound.seconds:.1f} s, the clip ends at {window[1]:.1f} s."
+            chart.add("warning", modality, sound.path, "mismatch", detail)
         if len(wave) == 0: chart.add("warning", modality, sound.path, "silent", "there is no sample in it.")
-        elif (peak := np.abs(wave).max()) < QUIET: chart.add("warning", modality, sound.path, "silent", f"its loudest sample is {peak:.2g} of 1.")
+        elif (peak := np.abs(wave).max()) < QUIET:
+            chart.add("warning", modality, sound.path, "silent", f"its loudest sample is {peak:.2g} of 1.")
         return sound.seconds
 
 # %% ../../nbs/data/19_checkup.ipynb #3ac69d1d
@@ -190,21 +217,26 @@ def compare(
     sounds: dict,  # modality -> (SoundFile, seconds)
 ):
     "Do the files of a clip belong together?"
-    order = sorted(films, key=lambda m: not isinstance(films[m][0], VideoFile))  # video first
-    if not order: return
-    first, pictures = films[order[0]]
+    names = sorted(films, key=lambda m: not isinstance(films[m][0], VideoFile))  # video first
+    if not names: return
+    usual = names[0]
+    first, pictures = films[usual]
     if not first.fps: return
-    for m in order[1:]:
+    for m in names[1:]:
         film, frames = films[m]
         in_time = film.frames*first.fps/film.fps if film.fps else film.frames
         if min(abs(n - first.frames) for n in (film.frames, in_time)) > FEW:
-            chart.add("warning", m, film.path, "mismatch", f"{film.frames} frames at {film.fps:.4g} per second, {order[0]} has {first.frames} at {first.fps:.4g}.")
+            detail = (f"{film.frames} frames at {film.fps:.4g} per second, "
+                      f"{usual} has {first.frames} at {first.fps:.4g}.")
+            chart.add("warning", m, film.path, "mismatch", detail)
         (h, w), (height, width) = frames.shape[1:3], pictures.shape[1:3]
         if abs(w*height/(h*width) - 1) > 0.03:
-            chart.add("warning", m, film.path, "mismatch", f"{w}x{h} pixels, another shape than {order[0]}'s {width}x{height}.")
+            detail = f"{w}x{h} pixels, another shape than {usual}'s {width}x{height}."
+            chart.add("warning", m, film.path, "mismatch", detail)
     seconds = first.frames/first.fps
     for m, (sound, lasts) in sounds.items():
-        if abs(lasts - seconds) > GAP: chart.add("warning", m, sound.path, "mismatch", f"it lasts {lasts:.2f} s, {order[0]} {seconds:.2f} s.")
+        if abs(lasts - seconds) <= GAP: continue
+        chart.add("warning", m, sound.path, "mismatch", f"it lasts {lasts:.2f} s, {usual} {seconds:.2f} s.")
 
 # %% ../../nbs/data/19_checkup.ipynb #db4450c9
 def examine_clip(
@@ -212,8 +244,9 @@ def examine_clip(
     clip,  # a row of its clips
     modalities: Sequence[str],
 ) -> tuple[list[tuple], dict[str, tuple]]:  # findings, as COLUMNS has them; modality -> file and shape, of arrays
-    "Everything about one clip."
-    chart, films, sounds, shapes = Chart(clip.clip), {}, {}, {}
+    "Return everything that is wrong with one clip."
+    chart = Chart(clip.clip)
+    films, sounds, shapes = {}, {}, {}
     for m in modalities:
         medium, recipe = dataset.media(clip, m), dataset.recipes.get(m)
         if isinstance(medium, SoundFile):
@@ -235,7 +268,7 @@ def examine_clip(
 
 
 def look_at_frames(chart: Chart, modality: str, medium, dataset) -> np.ndarray | None:
-    "A few frames of whatever holds frames."
+    "Return a few frames of whatever holds frames; None: it is bad."
     if isinstance(medium, VideoFile): return look_at_film(chart, modality, medium)
     if isinstance(medium, FlowFiles): return look_at_flow(chart, modality, medium)
     length = dataset.clip_length(medium)
@@ -244,4 +277,5 @@ def look_at_frames(chart: Chart, modality: str, medium, dataset) -> np.ndarray |
     if isinstance(medium, FrameFolder): return look_at_folder(chart, modality, medium, numbers)
     u, v = (look_at_folder(chart, modality, folder, numbers) for folder in (medium.u, medium.v))
     if u is None or v is None or u.shape == v.shape: return u
-    chart.add("error", modality, medium.path, "mismatch", f"u is {u.shape[2]}x{u.shape[1]} pixels, v {v.shape[2]}x{v.shape[1]}.")
+    detail = f"u is {u.shape[2]}x{u.shape[1]} pixels, v {v.shape[2]}x{v.shape[1]}."
+    chart.add("error", modality, medium.path, "mismatch", detail)

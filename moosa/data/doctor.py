@@ -36,7 +36,8 @@ def examine(
     workers: int | None = None,  # processes; None: one per CPU
     seed: int = 0,  # of the sample
 ) -> pd.DataFrame:  # a row per finding: clip, modality, file, level, problem, detail
-    "Open every file, compare the clips, and list what is wrong; of clips that lie in memory there is nothing to open."
+    """Open every file, compare the clips, and list what is wrong; of clips that lie in memory there is nothing to open.
+    Raise `InputError` for a modality that the data set does not have."""
     if sample is not None and sample < 1: raise InputError(f"sample: {sample}; expected 1 clip or more.")
     clips, chosen = dataset.clips, tuple(dataset.modalities if modalities is None else modalities)
     for m in chosen: one_of("modalities", m, dataset.modalities)
@@ -56,8 +57,9 @@ def examine_clips(
     modalities: Sequence[str] | None = None,  # None: all that it has
     workers: int | None = None,  # processes; None: one per CPU
 ) -> pd.DataFrame:  # as `examine` gives it
-    "Examine these clips."
-    if not dataset.in_files: raise InputError(f"dataset: {dataset.name} is not made of files; there is nothing to examine.")
+    "Examine these clips; raise `InputError` if they do not lie in files."
+    if not dataset.in_files:
+        raise InputError(f"dataset: {dataset.name} is not made of files; there is nothing to examine.")
     modalities = tuple(dataset.modalities if modalities is None else modalities)
     for m in modalities: one_of("modalities", m, dataset.modalities)
     light = copy.copy(dataset)  # without its table, so that little has to be handed to the processes
@@ -67,7 +69,8 @@ def examine_clips(
     findings, shapes = [], []
     for clip, row, result in zip(clips["clip"], rows, results):
         if isinstance(result, ProcessDied): findings += _deadly(light, row, modalities, result)
-        elif isinstance(result, Exception): findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
+        elif isinstance(result, Exception):
+            findings.append((clip, "", "", "error", "unreadable", f"{type(result).__name__}: {result}"))
         else:
             findings += result[0]
             shapes += [(clip, m, *found) for m, found in result[1].items()]
@@ -85,7 +88,8 @@ def _deadly(dataset, row: pd.DataFrame, modalities: tuple[str, ...], why: Proces
     clip = next(row.itertuples())
     found = [alone(partial(_examine_row, dataset, (m,)), row) for m in modalities]
     deadly = [m for m, result in zip(modalities, found) if isinstance(result, ProcessDied)]
-    return [(clip.clip, m, str(dataset.media(clip, m).path), "error", "unreadable", str(why)) for m in deadly] or [(clip.clip, "", "", "error", "unreadable", str(why))]
+    places = [(m, str(dataset.media(clip, m).path)) for m in deadly] or [("", "")]
+    return [(clip.clip, *place, "error", "unreadable", str(why)) for place in places]
 
 
 def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
@@ -93,16 +97,19 @@ def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
     table, findings = pd.DataFrame(shapes, columns=["clip", "modality", "file", "shape"]), []
     for m, of_one in table.groupby("modality", sort=False):
         usual = of_one["shape"].value_counts().index[0]
-        findings += [(r.clip, m, r.file, "error", "mismatch", f"an array of shape {r.shape}, most have {usual}.") for r in of_one.itertuples() if r.shape != usual]
+        for row in of_one.itertuples():
+            if row.shape == usual: continue
+            detail = f"an array of shape {row.shape}, most have {usual}."
+            findings.append((row.clip, m, row.file, "error", "mismatch", detail))
     return findings
 
 # %% ../../nbs/data/20_doctor.ipynb #ac6f5aa2
 def add_changed(
     findings: pd.DataFrame | None,  # as `examine` gives them; None: there are none
     dataset,  # None: it cannot be opened
-    changed: Sequence[tuple[Path, str, str]],  # file, problem ('missing' or 'changed'), detail: of the data set's own check
-) -> pd.DataFrame:  # the same, with a line for each of these files; one that is said to be missing already has its line
-    "Add what a comparison with a manifest has found."
+    changed: Sequence[tuple[Path, str, str]],  # file, problem ('missing' or 'changed'), detail: of its own check
+) -> pd.DataFrame:
+    "Return the findings with a line for each of these files; one that is said to be missing already has its line."
     found = places(dataset, dataset.clips, dataset.modalities) if changed and dataset is not None else []
     owner = {file: (place.clip.clip, place.modality) for place in found for file in place.files}
     if findings is None: findings = pd.DataFrame(columns=COLUMNS)
@@ -119,8 +126,8 @@ def playable(
     clips: pd.DataFrame,  # rows of its clips
     modalities: Sequence[str],  # that will be loaded
     workers: int | None = None,  # processes; None: one per CPU
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # the good clips; the findings about the others: clip, modality, file, problem, detail
-    "Divide clips into those that can be loaded and those that cannot."
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Return the clips that can be loaded, and of the others what was found: clip, modality, file, problem, detail."
     findings = examine_clips(dataset, clips, modalities, workers)
     skipped = findings[findings.level == "error"].drop(columns="level").reset_index(drop=True)
     return clips[~clips["clip"].isin(skipped["clip"])].reset_index(drop=True), skipped
@@ -131,7 +138,8 @@ def check_before(
     clips: pd.DataFrame,  # rows of its clips that will be loaded
     modalities: Sequence[str],
 ):
-    "Read the files that may hold a NaN, arrays and sound in floating point; raise `InputError` that names the clips that would stop a run."
+    """Read the files that may hold a NaN, arrays and sound in floating point; raise `InputError` that names the clips
+    that would stop a run."""
     findings, shapes = [], []
     for clip in clips.itertuples() if dataset.in_files else ():
         concerned = [m for m in modalities if _may_hold_nan(dataset.media(clip, m))]
@@ -141,12 +149,15 @@ def check_before(
     errors = [f for f in map(Finding._make, findings + _unlike_the_others(shapes)) if f.level == "error"]
     if not errors: return
     lines = [f"{e.clip}, {e.modality}: {e.file}: {e.problem}: {e.detail}" for e in errors[:5]]
-    raise InputError("\n  ".join([f"{len({e.clip for e in errors})} clip(s) cannot be used", *lines, *(["..."] if errors[5:] else []),
-                                  "`moosa data check` finds all; mend or remove them, or leave them out with on_bad_clip=skip."]))
+    if errors[5:]: lines.append("...")
+    count = f"{len({e.clip for e in errors})} clip(s) cannot be used"
+    advice = "`moosa data check` finds all; mend or remove them, or leave them out with on_bad_clip=skip."
+    raise InputError("\n  ".join([count, *lines, advice]))
 
 
 def _may_hold_nan(medium) -> bool:
-    if isinstance(medium, FilmSound): return False  # to look would mean to decode them all; one with a NaN is named when its turn has come
+    # To look into films would mean to decode them all; one with a NaN in its sound is named when its turn has come.
+    if isinstance(medium, FilmSound): return False
     if not isinstance(medium, SoundFile): return isinstance(medium, ArrayFile)
     try: return medium.info.subtype in ("FLOAT", "DOUBLE")
     except BadClip: return True  # its turn to be complained of
@@ -156,11 +167,14 @@ def summary(
     dataset,  # its `official_counts`, if it has any: (domain, part, class name) -> number of clips
     findings: pd.DataFrame,  # as `examine` gives them
 ) -> pd.DataFrame:  # domain, part, class, clips, bad (clips with an error), official (where known)
-    "How many clips there are."
+    "Return how many clips there are."
     clips = dataset.clips.assign(name=[dataset.classes[c] for c in dataset.clips["class"]])
     bad = clips[clips["clip"].isin(findings[findings.level == "error"]["clip"])]
-    cells = pd.MultiIndex.from_product([dataset.domains, ("train", "validation"), dataset.classes], names=["domain", "part", "class"])
-    count = lambda rows: rows.groupby(["domain", "part", "name"]).size().reindex(cells, fill_value=0).to_numpy()
+    axes = {"domain": dataset.domains, "part": ("train", "validation"), "class": dataset.classes}
+    cells = pd.MultiIndex.from_product(axes.values(), names=axes)
+
+    def count(rows): return rows.groupby(["domain", "part", "name"]).size().reindex(cells, fill_value=0).to_numpy()
+
     table = cells.to_frame(index=False).assign(clips=count(clips), bad=count(bad))
     official = dataset.official_counts
     return table if official is None else table.assign(official=[official.get(cell, 0) for cell in cells])
@@ -169,11 +183,13 @@ def summary(
 def disk_use(
     dataset,  # a data set of files
 ) -> pd.DataFrame:  # modality, files, bytes; what several clips share counts once
-    "How much room the files take. Of a folder of pictures, all of them count."
-    rows = []
+    "Return how much room the files take. Of a folder of pictures, all of them count."
+    rows, quiet = [], bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for m in dataset.modalities:
-        clips = tqdm(dataset.clips.itertuples(), m, len(dataset.clips), leave=False, disable=bool(os.environ.get("MOOSA_NO_PROGRESS")))
-        sizes = [size for place in {place for clip in clips for place in _places(dataset.media(clip, m))} for size in _sizes(place)]
+        places = set()
+        for clip in tqdm(dataset.clips.itertuples(), m, len(dataset.clips), leave=False, disable=quiet):
+            places.update(_places(dataset.media(clip, m)))
+        sizes = [size for place in places for size in _sizes(place)]
         rows.append((m, len(sizes), sum(sizes)))
     return pd.DataFrame(rows, columns=["modality", "files", "bytes"])
 
@@ -189,7 +205,11 @@ def _sizes(place: Path) -> list[int]:
     return [place.stat().st_size] if place.is_file() else []
 
 # %% ../../nbs/data/20_doctor.ipynb #0d52158a
-CUT_POINTS = {RGB: (11_239_424, 11_239_424), FLOW: (6_422_528, 8_388_608), SOUND: (1_096_704, 1_096_704)}  # recipe -> bytes per clip in training (224 pixels), in evaluation
+CUT_POINTS = {  # recipe -> bytes per clip in training (224 pixels), in evaluation
+    RGB: (11_239_424, 11_239_424),
+    FLOW: (6_422_528, 8_388_608),
+    SOUND: (1_096_704, 1_096_704),
+}
 
 
 def cache_estimate(
@@ -197,10 +217,11 @@ def cache_estimate(
     modalities: Sequence[str] | None = None,  # None: all that it has
     train_views: int = 0,  # views of each train clip that are kept, beside evaluation's
 ) -> pd.DataFrame:  # modality, arrays, fp32 and fp16 (bytes); NaN where the recipe is not a published network's
-    "How large a cache of the published networks' frozen features would be."
+    "Return how large a cache of the published networks' frozen features would be."
     train, rows = int((dataset.clips["part"] == "train").sum())*train_views, []
     for m in dataset.modalities if modalities is None else modalities:
-        in_training, in_evaluation = CUT_POINTS.get(dataset.recipes.get(one_of("modalities", m, dataset.modalities)), (np.nan, np.nan))
+        recipe = dataset.recipes.get(one_of("modalities", m, dataset.modalities))
+        in_training, in_evaluation = CUT_POINTS.get(recipe, (np.nan, np.nan))
         total = train*in_training + len(dataset.clips)*in_evaluation
         rows.append((m, len(dataset.clips) + train, total, total/2))
     return pd.DataFrame(rows, columns=["modality", "arrays", "fp32", "fp16"])
@@ -211,13 +232,16 @@ def report(
     findings: pd.DataFrame,  # as `examine` gives them
     out: str | Path | None = None,  # CSV file for the findings; None: none is written
 ) -> str:  # for people
-    "What was found, what to do, what there is."
+    "Return what was found, what to do, what there is."
     if out: write_findings(findings, out)
-    examined, modalities = findings.attrs.get("examined", len(dataset.clips)), findings.attrs.get("modalities", dataset.modalities)
-    parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})", *_kinds(findings),
-             passed_sentence(dataset.remarks.passed) if dataset.remarks else "",
-             f"All findings: {out}" if out else "", _counts(summary(dataset, findings)),
-             _room(disk_use(dataset), cache_estimate(dataset)) if dataset.in_files else ""]
+    examined = findings.attrs.get("examined", len(dataset.clips))
+    modalities = findings.attrs.get("modalities", dataset.modalities)
+    parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})"]
+    parts += _kinds(findings)
+    if dataset.remarks: parts.append(passed_sentence(dataset.remarks.passed))
+    if out: parts.append(f"All findings: {out}")
+    parts.append(_counts(summary(dataset, findings)))
+    if dataset.in_files: parts.append(_room(disk_use(dataset), cache_estimate(dataset)))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -230,30 +254,38 @@ def _kinds(findings: pd.DataFrame) -> list[str]:
     "A verdict, and a paragraph per kind of problem: errors first, the most frequent first."
     if len(findings) == 0: return ["No problem was found."]
     errors, warnings = (findings[findings.level == level] for level in ("error", "warning"))
-    parts = [f"{len(errors)} error(s) in {errors['clip'].nunique()} clip(s), which would stop a run or make its numbers wrong; "
-             f"{len(warnings)} warning(s) in {warnings['clip'].nunique()} clip(s), which would not."]
+    stop, go_on = (f"in {found['clip'].nunique()} clip(s), which would" for found in (errors, warnings))
+    parts = [f"{len(errors)} error(s) {stop} stop a run or make its numbers wrong; "
+             f"{len(warnings)} warning(s) {go_on} not."]
     kinds = sorted(findings.groupby(["level", "problem", "modality"]), key=lambda kind: (kind[0][0], -len(kind[1])))
     for (level, problem, modality), rows in kinds:
         one = rows.iloc[0]
-        parts.append("\n".join([f"{level}: {problem}, {modality or 'any modality'}, {len(rows)} time(s)", f"  e.g. {one['clip']}: {one['detail']}", f"       {one['file']}",
-                                f"  what to do: {ADVICE[problem]}"]))
+        parts.append(f"{level}: {problem}, {modality or 'any modality'}, {len(rows)} time(s)\n"
+                     f"  e.g. {one['clip']}: {one['detail']}\n"
+                     f"       {one['file']}\n"
+                     f"  what to do: {ADVICE[problem]}")
     return parts
 
 # %% ../../nbs/data/20_doctor.ipynb #8261febd
 def _counts(table: pd.DataFrame) -> str:
+    "The clips of each class, and whether they are as many as officially."
     by_class = table.set_index(["domain", "part", "class"])["clips"].unstack(sort=False)
     bad = table.groupby(["domain", "part"], sort=False)["bad"].sum()
     lines = [markdown_table(by_class.assign(**{"all": by_class.sum(axis=1), "with errors": bad}).reset_index())]
     if "official" in table:
         other = table[table["clips"] != table["official"]]
         lines.append("These are the official numbers of clips." if other.empty else "Other than the official numbers:")
-        lines += [f"- {domain}, {part}, {name}: {clips} clips, officially {official}" for domain, part, name, clips, _, official in other.itertuples(index=False, name=None)]
+        for domain, part, name, clips, _, official in other.itertuples(index=False, name=None):
+            lines.append(f"- {domain}, {part}, {name}: {clips} clips, officially {official}")
     return "\n".join(lines)
 
 
 def _room(disk: pd.DataFrame, cache: pd.DataFrame) -> str:
-    return "\n".join(["Room on disk, and for a cache of the published networks' frozen features (a view per clip, half precision):",
-                      *(f"- {d.modality}: {d.files} files, {_size(d.bytes)}; cache {_size(c.fp16)}" for d, c in zip(disk.itertuples(), cache.itertuples()))])
+    lines = ["Room on disk, and for a cache of the published networks' frozen features "
+             "(a view per clip, half precision):"]
+    for files, kept in zip(disk.itertuples(), cache.itertuples()):
+        lines.append(f"- {files.modality}: {files.files} files, {_size(files.bytes)}; cache {_size(kept.fp16)}")
+    return "\n".join(lines)
 
 
 def _size(count: float) -> str:

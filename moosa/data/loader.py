@@ -38,15 +38,16 @@ _CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": ha
 
 
 def dataset_table() -> pd.DataFrame:  # one row per data set: name, modalities, domains known by name, what it is
-    "What `moosa data list` prints."
+    "Return what `moosa data list` prints."
     rows = [dict(name=name, modalities=" ".join(c.modalities), about=c.about) for name, c in _CLASSES.items()]
-    return pd.DataFrame([*rows, dict(name="PATH", modalities="any", about="your own: a manifest.csv, or folders domain/class/clip")])
+    own = dict(name="PATH", modalities="any", about="your own: a manifest.csv, or folders domain/class/clip")
+    return pd.DataFrame([*rows, own])
 
 
 def dataset_class(
     name: str,  # as in `dataset_table`, or a path
-) -> type[DataSet] | DataSet:  # for a path, an object; classes, domains, modalities, options and preset can be read without opening clips
-    "What is known of a data set before it is opened."
+) -> type[DataSet] | DataSet:  # for a path, an object
+    "Return what is known of a data set before it is opened; raise `InputError` if there is none of this name."
     if name not in _CLASSES and os.path.exists(user_path(name)): return folder_data.FolderData(name)
     return _CLASSES[one_of("dataset (or a path that exists)", name, _CLASSES)]
 
@@ -57,7 +58,7 @@ def create_dataset(
     recipes: Mapping[str, object] | None = None,  # modality -> how it is looked at; None: as the published networks do
     options: Mapping[str, str] = {},  # how files are read, see the data set's `options`
 ) -> DataSet:
-    "Open a data set."
+    "Open a data set; raise `InputError` if it is not there."
     described = dataset_class(name)
     if not isinstance(described, type): return folder_data.FolderData(name, recipes=recipes, **options)
     return described(folder, recipes=recipes, **options)
@@ -66,7 +67,7 @@ def create_dataset(
 @dataclass
 class Batch:
     "Some clips, ready for a model."
-    data: dict[str, torch.Tensor]  # modality -> (B, ...), in the order the user listed the modalities; features may be a tuple of tensors
+    data: dict[str, torch.Tensor]  # modality, in the user's order -> (B, ...); features may be a tuple of tensors
     labels: torch.Tensor  # (B,) int64; known classes 0..C-1
     clips: list[str]  # names
     unlabelled: dict[str, torch.Tensor] = field(default_factory=dict)  # in adaptation: as many target clips
@@ -82,15 +83,19 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        "Bytes of all tensors."
+        "Return how many bytes all tensors take."
         sizes = []
         self._each(lambda x: sizes.append(x.nbytes))
         return sum(sizes)
 
     def _each(self, call) -> "Batch":
-        one = lambda x: tuple(map(one, x)) if isinstance(x, tuple) else call(x)
-        all_of = lambda data: {m: one(x) for m, x in data.items()}
-        return Batch(all_of(self.data), one(self.labels), self.clips, all_of(self.unlabelled), None if self.domains is None else one(self.domains))
+        "The same batch with `call` of each tensor."
+        def one(x): return tuple(map(one, x)) if isinstance(x, tuple) else call(x)
+
+        def all_of(data): return {m: one(x) for m, x in data.items()}
+
+        data, labels, unlabelled = all_of(self.data), one(self.labels), all_of(self.unlabelled)
+        return Batch(data, labels, self.clips, unlabelled, None if self.domains is None else one(self.domains))
 
 # %% ../../nbs/data/21_loader.ipynb #81e4f8bb
 def check_finite(
@@ -100,10 +105,12 @@ def check_finite(
     "Raise `InputError` that names the clips whose numbers are not all finite."
     for m, found in data.items():
         for x in found if isinstance(found, tuple) else (found,):
-            if torch.isfinite(x.sum()): continue  # a single pass; the sum may be infinite where no number is, so look closer
+            if torch.isfinite(x.sum()): continue  # one pass; a sum may be infinite where no number is, so look closer
             bad = ~torch.isfinite(x).reshape(len(x), -1).all(dim=1)
-            if bad.any(): raise InputError(f"{named(clips, bad)}: not-finite: there are NaN or infinite numbers in {m}. They would spoil the model, or the "
-                                           f"results. Mend or remove these clips; for files, `moosa data check` finds all, and on_bad_clip=skip leaves them out.")
+            if not bad.any(): continue
+            raise InputError(f"{named(clips, bad)}: not-finite: there are NaN or infinite numbers in {m}. "
+                             "They would spoil the model, or the results. Mend or remove these clips; "
+                             "for files, `moosa data check` finds all, and on_bad_clip=skip leaves them out.")
 
 
 def named(
@@ -111,9 +118,10 @@ def named(
     which: torch.Tensor,  # (N,) bool, at least one of them true
     most: int = 5,
 ) -> str:
-    "Some clips by name, for a message."
+    "Return some clips by name, for a message."
     chosen = [clips[i] for i in which.nonzero().flatten().tolist()]
-    return f"clip{'s' if chosen[1:] else ''} {', '.join(map(str, chosen[:most]))}" + (f" and {len(chosen) - most} more" if chosen[most:] else "")
+    more = f" and {len(chosen) - most} more" if chosen[most:] else ""
+    return f"clip{'s' if chosen[1:] else ''} {', '.join(map(str, chosen[:most]))}{more}"
 
 # %% ../../nbs/data/21_loader.ipynb #ce5d8e3a
 class ClipList(Dataset):
@@ -126,7 +134,8 @@ class ClipList(Dataset):
         view: View | None = None,  # None: evaluation's; otherwise training's, in one epoch
     ):
         if not modalities: raise InputError("modalities: none was given; name at least one.")
-        if len(set(modalities)) < len(modalities): raise InputError(f"modalities: one is named twice in {list(modalities)}.")
+        if len(set(modalities)) < len(modalities):
+            raise InputError(f"modalities: one is named twice in {list(modalities)}.")
         for m in modalities: one_of("modalities", m, dataset.modalities)
         self.dataset, self.modalities, self.view = dataset, tuple(modalities), view
         self.clips = clips
@@ -156,7 +165,8 @@ class ClipList(Dataset):
         return data
 
     def __getitems__(self, rows: list[int]) -> Batch | InputError:
-        "What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error: torch would wrap it beyond recognition."
+        """What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error:
+        torch would wrap it beyond recognition."""
         domains = None if self.domains is None else self.domains[rows]
         try: return Batch(self.load(rows), self.labels[rows], [self.names[i] for i in rows], domains=domains)
         except InputError as e: return e
@@ -210,10 +220,13 @@ def train_batches(
     pin: bool = False,  # into pinned memory: right where they go to a CUDA device
     part: Callable[[list[int]], list[int]] = list,  # which rows of a batch this process loads, if several share it
 ) -> Iterator[Batch]:
-    "One epoch in random order and through training's view; clips that do not fill the last batch are left out, as published (SPEC 2)."
-    if len(clips) < batch_size: raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
-    order = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
-    return _batches(clips.seen(View(seed, epoch)), [part(rows) for rows in BatchSampler(order, batch_size, drop_last=True)], workers, pin)
+    """Return one epoch in random order and through training's view; clips that do not fill the last batch are left out,
+    as published (SPEC 2). Raise `InputError` if there are fewer clips than a batch holds."""
+    if len(clips) < batch_size:
+        raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
+    shuffled = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
+    rows = [part(rows) for rows in BatchSampler(shuffled, batch_size, drop_last=True)]
+    return _batches(clips.seen(View(seed, epoch)), rows, workers, pin)
 
 
 def eval_batches(
@@ -223,27 +236,38 @@ def eval_batches(
     pin: bool = False,  # into pinned memory: right where they go to a CUDA device
     rows: slice = slice(None),  # of the list; the others are another process's
 ) -> Iterator[Batch]:
-    "Every clip once, in order. Raises `BadClip` for a clip that cannot be read."
+    "Return every clip once, in order; while they are read, raise `BadClip` for one that cannot be."
     return _batches(clips, BatchSampler(range(len(clips))[rows], batch_size, drop_last=False), workers, pin)
 
 # %% ../../nbs/data/21_loader.ipynb #c3df6932
 def _batches(clips: ClipList | Pairs, sampler: Iterable[list[int]], workers: int, pin: bool) -> Iterator[Batch]:
-    if workers: gc.collect()  # a film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads that it does not have
+    "The batches of these lists of rows, loaded by processes or by a thread."
+    # A film left open in garbage would be closed by a forked worker, which then waits for ever for decoding threads
+    # that it does not have.
+    if workers: gc.collect()
     rows, hand_over = list(sampler), partial(_hand_over, workers=workers)
-    with _no_alarm(): loader = iter(DataLoader(clips, batch_sampler=rows, collate_fn=hand_over, num_workers=workers, worker_init_fn=_start_worker,
-                                               pin_memory=pin))  # draws a number from torch's generator: not the thread's to do
-    for number in range(len(rows)) if workers else ():
-        try: batch = next(loader)
-        except (RuntimeError, OSError, EOFError) as e:  # the last two: what a dead process has sent can no longer be fetched
+    loader = DataLoader(clips, batch_sampler=rows, collate_fn=hand_over, num_workers=workers,
+                        worker_init_fn=_start_worker, pin_memory=pin)
+    # `iter` starts the processes, and draws a number from torch's generator: not the thread's to do.
+    with _no_alarm(): batches = iter(loader)
+    batches = _of_processes(batches, clips, rows, workers) if workers else _ahead(batches)
+    for batch in batches: yield _opened(batch)
+
+
+def _of_processes(batches: Iterator, clips: ClipList | Pairs, rows: list[list[int]], workers: int) -> Iterator:
+    "What processes load; if one of them dies, the clip that it dies of is looked for."
+    for number in range(len(rows)):
+        try: batch = next(batches)
+        except (RuntimeError, OSError, EOFError) as e:  # the last two: what a dead process sent cannot be fetched
             if str(e).startswith("Caught "): raise  # it was raised in a process that is alive
             raise find_deadly(clips, sum(rows[number:number + 2*workers], []), e) from None
-        yield _opened(batch)
-    for batch in () if workers else _ahead(loader): yield _opened(batch)
+        yield batch
 
 
 @contextmanager
 def _no_alarm():
-    "Torch would raise an error wherever this process is when one that loads dies. Without that, the one who asks for the next batch is told."
+    """Torch would raise an error wherever this process is when one that loads dies. Without that, the one who asks for
+    the next batch is told."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"): return (yield)
     before = signal.getsignal(signal.SIGCHLD)
     yield
@@ -275,16 +299,17 @@ class Packed:
 
 
 def shared_memory() -> int:
-    "Bytes that are free for what processes share; without end where that is not limited."
+    "Return how many bytes are free for what processes share; without end where that is not limited."
     try: place = os.statvfs("/dev/shm")
     except (OSError, AttributeError): return sys.maxsize
     return place.f_bavail*place.f_frsize
 
 
 def _hand_over(batch: Batch | InputError, workers: int) -> Batch | Packed | InputError:
-    "What a process that loads does last. Each has two batches on its way at most; twice as many must fit, for others may use the same memory."
-    if not workers or isinstance(batch, InputError) or 4*workers*batch.nbytes < shared_memory(): return batch
-    return Packed(batch)
+    """What a process that loads does last. Each has two batches on its way at most; twice as many must fit, for others
+    may use the same memory."""
+    if not workers or isinstance(batch, InputError): return batch
+    return batch if 4*workers*batch.nbytes < shared_memory() else Packed(batch)
 
 
 def _start_worker(_):
@@ -300,17 +325,20 @@ def find_deadly(
     rows: Sequence[int],  # those that were being loaded
     why: Exception,  # as torch tells it
 ) -> Exception:  # to be raised
-    "Which clip has killed the process that loaded it? Each is loaded alone, in a process of its own."
+    "Return an error that names the clip which killed the process that loaded it; each is loaded in one of its own."
     if isinstance(clips, Pairs):
         pairs = zip((clips.source, clips.target), clips.rows())
         singles = [(one, rows_of[i]) for one, rows_of in pairs for i in rows]
-    else: singles = [(clips, i) for i in rows]
+    else:
+        singles = [(clips, i) for i in rows]
     results = each(_load_one, singles, label="looking for the clip that crashes")
     deadly = torch.tensor([isinstance(result, ProcessDied) for result in results])
     if not deadly.any():
-        return RuntimeError(f"a process that loads clips died, and none of the clips is at fault: most often memory ran out; a smaller batch_size needs less. ({why})")
+        return RuntimeError("a process that loads clips died, and none of the clips is at fault: "
+                            f"most often memory ran out; a smaller batch_size needs less. ({why})")
     names = [one.names[i] for one, i in singles]
-    return InputError(f"{named(names, deadly)}: the process that loads it dies of it. `moosa data check` names the file; on_bad_clip=skip leaves the clip out.")
+    return InputError(f"{named(names, deadly)}: the process that loads it dies of it. "
+                      "`moosa data check` names the file; on_bad_clip=skip leaves the clip out.")
 
 
 def _load_one(single: tuple[ClipList, int]):

@@ -45,12 +45,12 @@ def places(
     clips: pd.DataFrame,  # rows of its clips
     modalities: Sequence[str],
 ) -> list[Place]:
-    "Where all these clips lie, clip by clip. No file is opened."
+    "Return where all these clips lie, clip by clip. No file is opened."
     return [place_of(dataset, clip, m) for clip in clips.itertuples() for m in modalities]
 
 
 def place_of(dataset, clip, modality: str) -> Place:
-    "Where a modality of a clip lies."
+    "Return where a modality of a clip lies."
     medium = dataset.media(clip, modality)
     if isinstance(medium, SoundFile):
         return Place(clip, modality, (medium.path,), tuple(dataset.sound_window(clip, {}, {})))
@@ -63,7 +63,7 @@ def place_of(dataset, clip, modality: str) -> Place:
 
 
 def by_file(found: Iterable[Place]) -> Iterator[Place]:
-    "A place for each file, where a file alone says which clip it is."
+    "Yield a place for each file, where a file alone says which clip it is."
     for place in found:
         if place.together: yield place
         else: yield from (replace(place, files=(file,)) for file in place.files)
@@ -81,7 +81,9 @@ class Disk:
         if file not in self._seen:
             try: stat = file.stat()
             except OSError: self._seen[file] = None
-            else: self._seen[file] = ((stat.st_dev, stat.st_ino) if stat.st_ino else file.resolve()), stat.st_size
+            else:
+                which = (stat.st_dev, stat.st_ino) if stat.st_ino else file.resolve()
+                self._seen[file] = which, stat.st_size
         return self._seen[file]
 
     def identity(self, place: Place) -> Hashable | None:  # None: a file is not there
@@ -101,7 +103,7 @@ def groups(
     items: Iterable,
     key_of: Callable[[object], Hashable | None],  # None: the item is alone
 ) -> list[list]:  # at least two each, in the order of the items
-    "Items that have the same key."
+    "Return the items that have the same key."
     by_key = defaultdict(list)
     for item in items:
         if (key := key_of(item)) is not None: by_key[key].append(item)
@@ -109,14 +111,14 @@ def groups(
 
 
 def kind(clip) -> dict[str, str]:
-    "What two clips with the same contents must not differ in."
+    "Return what two clips with the same contents must not differ in."
     return {"part": clip.part, "domain": clip.domain, "class": clip.class_name}
 
 
 def pairs_of(
     group: list[Place],  # that share something
 ) -> Iterator[tuple[Place, Place, list[str]]]:  # a place, an earlier one, and in what their clips differ, for people
-    "Each place of a group with one before it: one that it must not share with, if there is any."
+    "Yield each place of a group with one before it: one that it must not share with, if there is any."
     firsts = {}  # what clips must not differ in -> the first place with it
     for place in group:
         own = kind(place.clip)
@@ -138,7 +140,7 @@ def finding(
     apart: list[str],  # in what their clips differ
     what: str,  # they share: SAME or EQUAL
 ) -> tuple:  # clip, modality, file, level, problem, detail
-    "What the doctor says of two clips."
+    "Return what the doctor says of two clips."
     file, same = (place.files[0], other.files[0]) if place.files else ("", "")
     linked = what == SAME and file != same  # nobody publishes links
     published = not linked and (dataset.official_counts is not None or not dataset.in_files)
@@ -154,7 +156,7 @@ HEAD = 8192  # bytes that are read from the beginning, the middle and the end of
 
 
 def glance(file: Path) -> bytes:
-    "A digest of some bytes of a file."
+    "Return a digest of some bytes of a file."
     size, digest = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as f:
         for start in (0, max(0, size//2 - HEAD//2), max(0, size - HEAD)):
@@ -169,7 +171,7 @@ def digests(
     label: str,  # in front of the bar, which appears after two seconds
     workers: int | None = None,  # threads; None: one per CPU
 ) -> dict[Path, object]:  # a file that cannot be read has none
-    "The digests of files."
+    "Return the digests of files."
     def one(file):
         try: return read(file)
         except OSError: return None
@@ -185,7 +187,7 @@ def equal_files(
     disk: Disk,
     workers: int | None = None,  # threads; None: one per CPU
 ) -> list[list[Place]]:
-    "Places whose files differ and have equal contents."
+    "Return places whose files differ and have equal contents."
     def differ(group): return len({disk.identity(place) for place in group}) > 1
 
     def again(candidates, read, label):
@@ -208,7 +210,7 @@ def equal_arrays(
     clips: pd.DataFrame,
     modalities: Sequence[str],
 ) -> list[list[Place]]:
-    "Places whose arrays are equal."
+    "Return places whose arrays are equal."
     contents, rows = {}, list(clips.itertuples())
     for m in modalities:
         for start in range(0, len(clips), 256):
@@ -240,11 +242,12 @@ def twins(
     workers: int | None = None,  # threads; None: one per CPU
     bad: Collection[str] = (),  # clips that are known to be damaged: not to be loaded
 ) -> list[tuple]:  # clip, modality, file, level, problem, detail
-    "What clips share with one another and should not."
+    "Return what clips share with one another and should not."
     modalities = tuple(dataset.modalities if modalities is None else modalities)
     clips = dataset.clips.assign(class_name=[dataset.classes[c] for c in dataset.clips["class"]])
     some = clips if opened is None else clips[clips["clip"].isin(opened["clip"])]
-    if not dataset.in_files: same, equal = [], equal_arrays(dataset, some, modalities)
+    if not dataset.in_files:
+        same, equal = [], equal_arrays(dataset, some, modalities)
     else:
         disk, found = Disk(), places(dataset, clips, modalities)
         same = groups(by_file(found), disk.identity)
@@ -263,7 +266,7 @@ def outline(
     name: str,
     loose: bool = False,  # also without capitals, and with spaces for _ and -
 ) -> str:
-    "A name without what the eye may miss: width, ligatures, spaces at its ends, signs that are not seen."
+    "Return a name without what the eye may miss: width, ligatures, spaces at its ends, signs that are not seen."
     text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     text = re.sub(r"[\s_-]+" if loose else r"\s+", " ", text).strip()
     return text.casefold() if loose else text
@@ -272,7 +275,7 @@ def outline(
 def look_alikes(
     clips: pd.DataFrame,  # columns clip, domain, class_name
 ) -> list[tuple]:  # clip, modality, file, level, problem, detail
-    "Names that may be meant for one; the line names the first clip of the rarer name."
+    "Return names that may be meant for one; the line names the first clip of the rarer name."
     findings = []
     for what, column in (("class", "class_name"), ("domain", "domain"), ("clip", "clip")):
         count, first = clips[column].value_counts(), clips.groupby(column)["clip"].first()
@@ -292,15 +295,17 @@ def check_apart(
 ):
     "Raise `InputError` if a file is in two lists. Lines that a published list repeats are left as published."
     if not dataset.in_files: return
-    disk, owners, shared, published = Disk(), {}, [], dataset.official_counts is not None
+    disk, published = Disk(), dataset.official_counts is not None
+    owners, shared = {}, []
     for name, clips in lists.items():
         for place in by_file(places(dataset, clips, modalities)):
             if (key := disk.identity(place)) is None: continue
             owner, first = owners.setdefault(key, (name, place))
-            if owner == name or first.clip.clip == place.clip.clip or published and first.files == place.files: continue
+            if owner == name or first.clip.clip == place.clip.clip: continue
+            if published and first.files == place.files: continue
             shared.append(f"{place.files[0]} is of {first.clip.clip} ({owner}) and of {place.clip.clip} ({name})")
-    if shared:
-        more = f"; and {len(shared) - 3} more" if len(shared) > 3 else ""
-        raise InputError(f"{dataset.name}: {len(shared)} file(s) are in two of the lists to train, validate and test with: "
-                         f"{'; '.join(shared[:3])}{more}. "
-                         f"Take one of the two clips out; `moosa data check {dataset.name}` lists all.")
+    if not shared: return
+    more = f"; and {len(shared) - 3} more" if len(shared) > 3 else ""
+    raise InputError(f"{dataset.name}: {len(shared)} file(s) are in two of the lists to train, validate and test with: "
+                     f"{'; '.join(shared[:3])}{more}. "
+                     f"Take one of the two clips out; `moosa data check {dataset.name}` lists all.")
