@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIGHT', 'Shape', 'ellipse', 'polygon', 'limb', 'hsv', 'tint', 'Canvas', 'texture_strokes']
 
-# %% ../../nbs/synth/01_canvas.ipynb #565c2090
+# %% ../../nbs/synth/01_canvas.ipynb #57d6404b
 import colorsys
 from dataclasses import dataclass
 
@@ -75,7 +75,11 @@ def limb(
     points = np.concatenate([around_b, around_a])
     return Shape(points, np.repeat([b, a], 9, axis=0), colour, texture)
 
-# %% ../../nbs/synth/01_canvas.ipynb #bb72aa00
+# %% ../../nbs/synth/01_canvas.ipynb #e321de7a
+LIGHT = np.array([-.35, -.55])  # where the light comes from
+_SHIFT = 4  # binary digits after the point that OpenCV keeps of a place
+
+
 def hsv(
     h: float, s: float, v: float,  # hue, saturation and value, 0..1
 ) -> tuple:  # red, green, blue, 0..255
@@ -91,10 +95,6 @@ def tint(
     return tuple(min(255., c*gain + max(0, gain - 1)*40) for c in colour)
 
 # %% ../../nbs/synth/01_canvas.ipynb #3ddab209
-LIGHT = np.array([-.35, -.55])  # where the light comes from
-_SHIFT = 4  # binary digits after the point that OpenCV keeps of a place
-
-
 @dataclass
 class Canvas:
     "A picture and the matrix that leads from world units to its pixels."
