@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WIDTH', 'TOP', 'BOTTOM', 'DENSITY', 'scene_colours', 'soft_noise', 'backdrop', 'box', 'tv_place', 'door_leaf']
 
-# %% ../../nbs/synth/05_backdrops.ipynb #bac73aa3
+# %% ../../nbs/synth/05_backdrops.ipynb #0449fc1a
 import cv2
 import numpy as np
 
@@ -14,7 +14,7 @@ from .motions import BED, DOOR, SURFACE, seat
 from .plans import ClipPlan
 from .puppets import Style
 
-# %% ../../nbs/synth/05_backdrops.ipynb #e832e1f8
+# %% ../../nbs/synth/05_backdrops.ipynb #fc36aa4b
 def scene_colours(
     s: Style,
     rng: np.random.Generator,
@@ -78,7 +78,7 @@ def soft_noise(
     small[:, -1] = small[:, 0]
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)*.6
 
-# %% ../../nbs/synth/05_backdrops.ipynb #f762aba1
+# %% ../../nbs/synth/05_backdrops.ipynb #005e7237
 def backdrop(
     p: ClipPlan,
     s: Style,
@@ -148,7 +148,7 @@ def _garden(canvas: Canvas, s: Style, paint: dict, rng: np.random.Generator):
     tips = roots + np.stack([rng.uniform(-.02, .02, 260), np.full(260, -.035)], 1)
     canvas.lines(np.stack([roots, tips], 1), .007, tint(paint["grass"], .8 if s.outline else 1.2))
 
-# %% ../../nbs/synth/05_backdrops.ipynb #f905bc9b
+# %% ../../nbs/synth/05_backdrops.ipynb #851f8fc4
 def _sea(canvas: Canvas, s: Style, paint: dict, rng: np.random.Generator):
     "Sky over a far shore or a tiled wall, and water."
     pool = rng.random() < .5
@@ -178,7 +178,7 @@ def _stage(canvas: Canvas, s: Style, paint: dict, rng: np.random.Generator):
         canvas.draw([ellipse(at, (r, r), colour) for at, r in zip(places, radii)])
     canvas.draw([_band(.0, BOTTOM, hsv(rng.random(), rng.uniform(0, .5), rng.uniform(.3, .8)))])
 
-# %% ../../nbs/synth/05_backdrops.ipynb #8c14b029
+# %% ../../nbs/synth/05_backdrops.ipynb #d3238f2a
 def tv_place(
     p: ClipPlan,
 ) -> tuple[float, float, float, float]:  # x and y of the screen's lower left corner, width, height; world units
@@ -219,7 +219,7 @@ def _bed(s: Style, paint: dict) -> list[Shape]:
     pillow = ellipse((-.6, BED - .0), (.17, .055), (240, 238, 232))
     return [mattress, box(-.82, 0, .06, .46, wood), box(.7, 0, .06, .26, wood), board, pillow]
 
-# %% ../../nbs/synth/05_backdrops.ipynb #512c71d4
+# %% ../../nbs/synth/05_backdrops.ipynb #682b844f
 def _doorway(canvas: Canvas, p: ClipPlan, s: Style, paint: dict, look: dict):
     "A frame with the dark behind it; where the door is only decoration, it stands elsewhere and is shut."
     a, b = DOOR["knob"], DOOR["hinge"]
