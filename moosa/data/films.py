@@ -31,8 +31,10 @@ def open_container(
     import av
 
     path = check_file(Path(path))
-    try: return av.open("file:" + os.path.abspath(path), metadata_errors="replace", container_options={"protocol_whitelist": "file"})
-    except (av.error.FFmpegError, ValueError) as e: raise BadClip(path, "unreadable", "no video that can be decoded was found in it.") from e
+    only_files = {"protocol_whitelist": "file"}
+    try: return av.open("file:" + os.path.abspath(path), metadata_errors="replace", container_options=only_files)
+    except (av.error.FFmpegError, ValueError) as e:
+        raise BadClip(path, "unreadable", "no video that can be decoded was found in it.") from e
 
 
 def film_stream(
@@ -42,15 +44,18 @@ def film_stream(
     "The stream of pictures that a player shows; raise `BadClip` if there is none."
     from av.stream import Disposition
 
-    if file.format.name.endswith("_pipe") or file.format.name == "image2": raise BadClip(path, "unreadable", "it is a picture, not a film.")
-    if file.format.name in ("concat", "hls", "dash"): raise BadClip(path, "unreadable", "it is a list of other files, not a film.")
+    if file.format.name.endswith("_pipe") or file.format.name == "image2":
+        raise BadClip(path, "unreadable", "it is a picture, not a film.")
+    if file.format.name in ("concat", "hls", "dash"):
+        raise BadClip(path, "unreadable", "it is a list of other files, not a film.")
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     films = [stream for stream in file.streams.video if not stream.disposition & covers]
     if not films: raise BadClip(path, "unreadable", _instead_of_film(file))
     best = file.streams.best("video")
     stream = best if best in films else films[0]
     if not stream.codec_context or not stream.codec_context.width:
-        raise BadClip(path, "unreadable", "no video that can be decoded was found in it: FFmpeg cannot tell how its pictures are encoded.")
+        raise BadClip(path, "unreadable", "no video that can be decoded was found in it: FFmpeg cannot tell how its "
+                                          "pictures are encoded.")
     return stream
 
 
@@ -78,7 +83,8 @@ def display_matrix(frame) -> np.ndarray | None:  # (9,), as above
 
 # %% ../../nbs/data/02_films.ipynb #0dc138f9
 def starts_anew(packet: bytes, width: int) -> bool:
-    "Is there an IDR picture in a packet? Its units are led by their length in `width` bytes. A key frame of another kind may be followed by frames that need those before it."
+    "Is there an IDR picture in a packet, whose units are led by their length in `width` bytes?"
+    # a key frame of another kind may be followed by frames that need those before it
     at = 0
     while at + width < len(packet):
         if packet[at + width] & 31 == 5: return True
@@ -96,10 +102,11 @@ def may_be_plain(
     file,  # as `open_container` gives it
     stream,  # its film
 ) -> bool:
-    "Is it by its header a film of the plain kind? Tiny and odd pictures are turned into RGB by other code of FFmpeg's, so they are not."
+    "Is it by its header a film of the plain kind? Tiny and odd pictures are not: FFmpeg turns them into RGB otherwise."
     decoder, mov = stream.codec_context, file.format.name.startswith("mov")
     even = decoder.height % 2 == decoder.width % 2 == 0 and decoder.width >= 16
-    return mov and length_of_unit(stream) is not None and even and decoder.pix_fmt in ("yuv420p", "yuvj420p") and len(file.streams.video) == 1
+    if not mov or not even or length_of_unit(stream) is None: return False
+    return decoder.pix_fmt in ("yuv420p", "yuvj420p") and len(file.streams.video) == 1
 
 # %% ../../nbs/data/02_films.ipynb #404c3ea6
 class PlainFilm:
@@ -116,8 +123,10 @@ class PlainFilm:
         self.decoder.thread_count, self.size = 1, (self.decoder.height, self.decoder.width)
         self.packets = [packet for packet in self.file.demux(stream) if packet.size]
         self.order = {packet.pts: i for i, packet in enumerate(self.packets)}
-        self.starts = [i for i, packet in enumerate(self.packets) if packet.is_keyframe and starts_anew(bytes(packet), length_of_unit(stream))]
-        if None in self.order or self.starts[:1] != [0] or any(packet.is_discard or packet.is_corrupt for packet in self.packets): return
+        keys = [i for i, packet in enumerate(self.packets) if packet.is_keyframe]
+        self.starts = [i for i in keys if starts_anew(bytes(self.packets[i]), length_of_unit(stream))]
+        if None in self.order or self.starts[:1] != [0]: return
+        if any(packet.is_discard or packet.is_corrupt for packet in self.packets): return
         self.times = sorted(self.order)  # frame n is shown at times[n]
         self.plain = len(self.times) == len(self.packets) == stream.frames and self.times[0] == self.packets[0].pts
         self.to_rgb = av.video.reformatter.VideoReformatter()
@@ -198,7 +207,9 @@ def scan_packets(
             whole &= not packet.is_corrupt
             if keep: kept.append(packet)
     except av.error.FFmpegError: whole = False
-    match kind:  # an edit list leaves frames out that the header counts, and in AVI it counts those that were never written; the index knows better
+    # an edit list leaves frames out that the header counts, and in AVI it counts those that were never written;
+    # the index knows better
+    match kind:
         case "mov": whole &= len(times) >= min(listed, stream.frames)
         case "avi": whole &= len(times) >= stream.frames or listed >= len(times)
         case "matroska": whole &= not file.duration or end > 0.9*file.duration/1e6 - 0.2
@@ -207,7 +218,8 @@ def scan_packets(
 # %% ../../nbs/data/02_films.ipynb #7d780faf
 class FilmFile:
     "A film's packets, from wherever a decoder is to begin. What is too large for memory is looked up in the file."
-    one_to_one = {"h264", "hevc", "vp9", "libvpx-vp9", "libdav1d", "libaom-av1", "av1"}, {"mov", "matroska"}  # decoders and files
+    # decoders and files
+    one_to_one = {"h264", "hevc", "vp9", "libvpx-vp9", "libdav1d", "libaom-av1", "av1"}, {"mov", "matroska"}
 
     def __init__(self,
         path: str | Path,
@@ -216,7 +228,9 @@ class FilmFile:
         self.path, self.fed = Path(path), 0
         self._open()
         self.packets, whole = scan_packets(self.file, self.stream, self.path.stat().st_size <= largest)
-        if not whole: raise BadClip(self.path, "truncated", f"{len(self.packets.times)} frames were found, its header promises more; copy or download it again.")
+        if not whole:
+            raise BadClip(self.path, "truncated", f"{len(self.packets.times)} frames were found, its header promises "
+                                                  "more; copy or download it again.")
 
     def _open(self):
         self.file = open_container(self.path)
@@ -229,7 +243,8 @@ class FilmFile:
         "Do packets tell which frames there are?"
         decoders, files = self.one_to_one
         if self.decoder.name not in decoders or self.file.format.name.split(",")[0] not in files: return False
-        from_avi = self.decoder.name in ("h264", "hevc") and (self.decoder.extradata or b"\0")[0] != 1  # then times are not those of frames
+        # then times are not those of frames
+        from_avi = self.decoder.name in ("h264", "hevc") and (self.decoder.extradata or b"\0")[0] != 1
         return not from_avi and self.packets.one_to_one
 
     def decode(self,
@@ -242,7 +257,8 @@ class FilmFile:
             for self.fed, packet in self._from(start): yield from self.decoder.decode(packet)
             yield from self.decoder.decode(None)
         except av.error.FFmpegError as e:
-            raise BadClip(self.path, "truncated", f"its frames cannot all be decoded: packet {self.fed} of {len(self.packets.times)} is damaged.") from e
+            raise BadClip(self.path, "truncated", f"its frames cannot all be decoded: packet {self.fed} of "
+                                                  f"{len(self.packets.times)} is damaged.") from e
 
     def _from(self, start: int) -> Iterator[tuple[int, object]]:
         if self.packets.kept is not None:
@@ -288,10 +304,11 @@ class CountedFilm:
             if size <= self.largest: frames.append(frame)
             else: frames.clear()
         if frames: self._frames = frames
-        if None in self.times or (np.diff(self.times) <= 0).any(): self.times = list(range(len(self.times)))  # times that cannot be
+        # times that cannot be
+        if None in self.times or (np.diff(self.times) <= 0).any(): self.times = list(range(len(self.times)))
 
     def _start(self, n: int) -> int:
-        "At which packet a decoder has to begin for a frame: the last key frame that is neither decoded nor shown after it."
+        "At which packet a decoder begins for a frame: the last key frame neither decoded nor shown after it."
         if self._number is None: return 0
         starts, at = self.packets.starts, bisect_right(self.packets.starts, self._place[n]) - 1
         while at and self.packets.times[starts[at]] > self.times[n]: at -= 1
@@ -327,7 +344,8 @@ class AnyFilm(CountedFilm):
             if len(found) == len(numbers): return [found[n] for n in numbers]
         self._running = None
         if goes_on: return self._collect(start, numbers)
-        raise BadClip(self._file.path, "truncated", f"frames {numbers[0]} to {numbers[-1]} of {len(self.times)} cannot all be decoded.")
+        raise BadClip(self._file.path, "truncated", f"frames {numbers[0]} to {numbers[-1]} of {len(self.times)} "
+                                                    "cannot all be decoded.")
 
     def _numbered(self, start: int) -> Iterator[tuple[int, object]]:
         frames = self._file.decode(start)
@@ -336,7 +354,8 @@ class AnyFilm(CountedFilm):
 
     def _picture(self, frame) -> np.ndarray:
         height, width = self.size
-        return upright(self._to_rgb.reformat(frame, width=width, height=height, format="rgb24").to_ndarray(), display_matrix(frame))
+        picture = self._to_rgb.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        return upright(picture, display_matrix(frame))
 
 # %% ../../nbs/data/02_films.ipynb #c8cf4d52
 class VideoFile:
@@ -365,7 +384,8 @@ class VideoFile:
     ) -> np.ndarray:  # (T, H, W, 3) RGB uint8
         "Decode the frames that are asked for; raise `BadClip` if they cannot be."
         wanted, inverse = np.unique(np.asarray(indices), return_inverse=True)  # a looped clip asks for frames twice
-        if wanted[0] < 0 or wanted[-1] >= self.frames: raise BadClip(self.path, "too-short", f"frame {wanted[-1]} was asked for, it has {self.frames}.")
+        if wanted[0] < 0 or wanted[-1] >= self.frames:
+            raise BadClip(self.path, "too-short", f"frame {wanted[-1]} was asked for, it has {self.frames}.")
         goes_on, self._next = wanted[0] == self._next, wanted[-1] + 1
         if goes_on and isinstance(self._film, PlainFilm): self._film = AnyFilm(self.path)
         frames = self._film.read(wanted.tolist())
@@ -376,7 +396,7 @@ class VideoFile:
 
     @property
     def even(self) -> bool:
-        "Is the time from frame to frame always the same, or nearly? HAC's window of sound (SPEC 5.5) takes that for granted."
+        "Is the time from frame to frame (nearly) always the same? HAC's window of sound (SPEC 5.5) needs that."
         steps = np.diff(self._film.times)
         return not len(steps) or bool((np.abs(steps - np.median(steps)) <= np.median(steps)/2).all())
 

@@ -31,23 +31,28 @@ def read_list(
     num_classes: int,  # labels are below it
 ) -> list[tuple[str, int]]:  # name and label, in the order of the file
     "Read one of HAC's lists."
-    if not path.is_file(): raise InputError(f"{path} is missing: a list of clips. `moosa data get` fetches it, or says what to put where.")
+    if not path.is_file():
+        raise InputError(f"{path} is missing: a list of clips. `moosa data get` fetches it, or says what to put where.")
     try: rows = [line.split(",") for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as e: raise InputError(f"{path} is no list of clips: it is not text of lines NAME.mp4,LABEL ({e}).") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path} is no list of clips: it is not text of lines NAME.mp4,LABEL ({e}).") from e
     if not rows: raise InputError(f"{path} is empty; expected lines NAME.mp4,LABEL.")
     clips = {}
     for number, row in enumerate(rows, 1):
         wrong = partial(_wrong_line, path, number, row)
         if len(row) != 2: raise wrong("expected NAME.mp4,LABEL")
         name, label = row[0].strip(), row[1].strip()
-        if "/" in name or "\\" in name or not re.fullmatch(r"[^.].*\.mp4", name): raise wrong("expected the name of an .mp4 file, without a folder")
-        if not re.fullmatch(r"[0-9]{1,4}", label) or int(label) >= num_classes: raise wrong(f"expected a label from 0 to {num_classes - 1}")
+        if "/" in name or "\\" in name or not re.fullmatch(r"[^.].*\.mp4", name):
+            raise wrong("expected the name of an .mp4 file, without a folder")
+        if not re.fullmatch(r"[0-9]{1,4}", label) or int(label) >= num_classes:
+            raise wrong(f"expected a label from 0 to {num_classes - 1}")
         if name in clips: raise wrong("this clip is listed twice")
         clips[name] = int(label)
     return list(clips.items())
 
 
-def _wrong_line(path: Path, number: int, row: list[str], what: str) -> InputError: return InputError(f"{path}, line {number}: {what}; found {','.join(row)!r}.")
+def _wrong_line(path: Path, number: int, row: list[str], what: str) -> InputError:
+    return InputError(f"{path}, line {number}: {what}; found {','.join(row)!r}.")
 
 # %% ../../nbs/data/11_hac.ipynb #d2627dce
 PARTS = {"train": "train", "validation": "test"}  # our name of a part -> HAC's
@@ -91,7 +96,8 @@ def count_by_name(
     classes: Sequence[str],
 ) -> dict[tuple[str, str, str], int]:  # (domain, part, class) -> clips
     "Counts as the doctor compares them."
-    return {(domain, part, name): n for domain, parts in counts.items() for part, numbers in zip(PARTS, parts) for name, n in zip(classes, numbers)}
+    return {(domain, part, name): n for domain, parts in counts.items()
+            for part, numbers in zip(PARTS, parts) for name, n in zip(classes, numbers)}
 
 # %% ../../nbs/data/11_hac.ipynb #1b588a9b
 class Hac(MediaData):
@@ -102,14 +108,20 @@ class Hac(MediaData):
     domains = ("human", "animal", "cartoon")
     modalities = ("video", "audio", "flow")  # the published order of concatenation; of two: flow, audio (SPEC 1.5)
     default_unknown = ("drinking",)
-    partial_sources = (("sleeping", "watching tv", "opening door", "eating", "running"), ("sleeping", "watching tv", "opening door", "swimming"))  # ours; EPIC's are published
+    # ours; EPIC's are published
+    partial_sources = (("sleeping", "watching tv", "opening door", "eating", "running"),
+                       ("sleeping", "watching tv", "opening door", "swimming"))
     partial_target = ("sleeping", "watching tv", "running", "swimming")
     official_counts = count_by_name(OFFICIAL, classes)
-    options = {"frame_index": ("published", "repaired"), "sound_window": ("published", "repaired"), "audio_format": ("strict", "convert")}  # the default first
-    preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="train", features="live",
+    # the default first
+    options = {"frame_index": ("published", "repaired"), "sound_window": ("published", "repaired"),
+               "audio_format": ("strict", "convert")}
+    preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True,
+                  frozen_bn="train", features="live",
                   extractors=dict(video="slowfast", audio="vggsound", flow="slowonly"), hyper={})
     folder_name = "HAC"
-    signs = (("HAC_Splits",), *((f"{domain}/videos",) for domain in ("human", "animal", "cartoon")))  # by what a folder is known for HAC's
+    # by what a folder is known for HAC's
+    signs = (("HAC_Splits",), *((f"{domain}/videos",) for domain in ("human", "animal", "cartoon")))
 
     def __init__(self,
         folder: str | Path | None = None,  # the data folder; None: the project's
@@ -146,7 +158,11 @@ class Hac(MediaData):
         "Which frames of the file the chosen ones are; as published, the one before, but none before the first."
         return np.clip(indices - 1, 0, medium.frames - 1) if self.frame_index == "published" else indices
 
-    def sound_window(self, clip, seen: Mapping[str, np.ndarray], media: Mapping[str, object]) -> tuple[float | None, float | None]:
+    def sound_window(self,
+        clip,
+        seen: Mapping[str, np.ndarray],
+        media: Mapping[str, object],
+    ) -> tuple[float | None, float | None]:
         "The stretch of sound; as published, between the first and the last chosen frame at 24 frames per second."
         if self.sound_rule == "repaired" or not seen: return super().sound_window(clip, seen, media)
         indices = next(iter(seen.values()))
@@ -179,7 +195,8 @@ def _reach_hub(call, **how):
     if os.environ.get("MOOSA_NO_PROGRESS"): disable_progress_bars()
     try: return call(**how)
     except Exception as e:  # of the hub, of its transport (requests or httpx), of the system
-        raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} cannot be read: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no message'}") from e
+        raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} cannot be read: {type(e).__name__}: "
+                         f"{str(e).splitlines()[0] if str(e) else 'no message'}") from e
 
 # %% ../../nbs/data/11_hac.ipynb #428e2734
 def place_of(
@@ -191,7 +208,8 @@ def place_of(
     if name.startswith(".") or "\\" in name or "__MACOSX" in folders: return None
     if re.fullmatch(f"HAC_(train|test)_only_({'|'.join(Hac.domains)})[.]csv", name): return Path("HAC_Splits", name)
     domain = next((f.lower() for f in reversed(folders) if f.lower() in Hac.domains), None)
-    kind = "flow" if re.search(r"_flow_[xy][.]mp4$", name) else {".mp4": "videos", ".wav": "audio"}.get(PurePosixPath(name).suffix)
+    kind = {".mp4": "videos", ".wav": "audio"}.get(PurePosixPath(name).suffix)
+    if re.search(r"_flow_[xy][.]mp4$", name): kind = "flow"
     return Path(domain, kind, name) if domain and kind else None
 
 
@@ -205,11 +223,14 @@ def unpack(
 
     try:
         with zipfile.ZipFile(archive) as file:
-            members = {m: root/to for m in file.infolist() if not m.is_dir() and (to := place(m.filename, archive.name))}
-            for m, to in tqdm(members.items(), desc=archive.name, unit="file", disable=bool(os.environ.get("MOOSA_NO_PROGRESS")) or None):
+            places = {m: place(m.filename, archive.name) for m in file.infolist() if not m.is_dir()}
+            members = {m: root/to for m, to in places.items() if to}
+            silent = bool(os.environ.get("MOOSA_NO_PROGRESS")) or None
+            for m, to in tqdm(members.items(), desc=archive.name, unit="file", disable=silent):
                 if to.is_file() and to.stat().st_size == m.file_size: continue
                 with file.open(m) as packed, atomic_write(to, "wb") as out: shutil.copyfileobj(packed, out)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise InputError(f"{archive} is damaged ({e}). Delete it and fetch it again.") from e
+    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+        raise InputError(f"{archive} is damaged ({e}). Delete it and fetch it again.") from e
 
 # %% ../../nbs/data/11_hac.ipynb #2991a89a
 def absent(
@@ -221,7 +242,8 @@ def absent(
     wanted = {}
     for clip in read_clips(root, Hac.classes, Hac.domains).itertuples():
         stem, folder = clip.file.removesuffix(".mp4"), root/clip.domain
-        wanted |= dict.fromkeys([folder/"videos"/clip.file, *(folder/"flow"/f"{stem}_flow_{axis}.mp4" for axis in "xy"), folder/"audio"/f"{stem}.wav"])
+        flow = [folder/"flow"/f"{stem}_flow_{axis}.mp4" for axis in "xy"]
+        wanted |= dict.fromkeys([folder/"videos"/clip.file, *flow, folder/"audio"/f"{stem}.wav"])
     return [p for p in wanted if not p.is_file()]
 
 
@@ -230,32 +252,41 @@ def by_hand(
 ) -> str:
     "What to put where, for people without a network."
     tree = [f"HAC_Splits/HAC_{s}_only_{d}.csv" for d in Hac.domains for s in PARTS.values()]
-    tree += [f"{d}/{file}" for d in Hac.domains for file in ("videos/NAME.mp4", "flow/NAME_flow_x.mp4, NAME_flow_y.mp4", "audio/NAME.wav")]
-    return "\n    ".join([f"To do it by hand, take the files from https://huggingface.co/datasets/{REPOSITORY} (the lists lie also in dataset/HAC_Splits of "
-                          f"https://github.com/donghao51/SimMMDG), and put them here:", f"{root}/", *("    " + line for line in tree)])
+    files = ("videos/NAME.mp4", "flow/NAME_flow_x.mp4, NAME_flow_y.mp4", "audio/NAME.wav")
+    tree += [f"{d}/{file}" for d in Hac.domains for file in files]
+    return "\n    ".join([f"To do it by hand, take the files from https://huggingface.co/datasets/{REPOSITORY} (the "
+                          "lists lie also in dataset/HAC_Splits of "
+                          f"https://github.com/donghao51/SimMMDG), and put them here:",
+                          f"{root}/", *("    " + line for line in tree)])
 
 # %% ../../nbs/data/11_hac.ipynb #b67a9b6c
 def get(
     folder: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line of text per step
 ):
-    "Fetch HAC from the Hugging Face hub, unpack it, and see what is there. If all is there already, no network is needed."
+    "Fetch HAC from the Hugging Face hub and unpack it. If all is there already, no network is needed."
     root = data_folder(folder)/"raw"/Hac.folder_name
     if not absent(root): return report(f"{root}: all files of the lists are here already")
     try:
-        found = [name for name in hub_files() if place_of(name) or name.endswith(".zip") and not name.upper().startswith("EPIC")]
-        if not found: raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} holds no archive and no file of HAC.")
+        archives = lambda name: name.endswith(".zip") and not name.upper().startswith("EPIC")
+        found = [name for name in hub_files() if place_of(name) or archives(name)]
+        if not found:
+            raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} holds no archive and no file of HAC.")
         for name in found:
             report(f"{name}: fetching")
             path = hub_fetch(name, root/"downloads")
             if place_of(name): _copy(path, root/place_of(name))
             else: unpack(path, root, place_of)
     except InputError as e: raise InputError(f"{e}\n{by_hand(root)}") from e
-    except OSError as e: raise InputError(f"cannot write to {root}: {e.strerror}. Make room, or choose another folder with --data-dir.") from e
+    except OSError as e:
+        raise InputError(f"cannot write to {root}: {e.strerror}. Make room, or choose another folder with "
+                         "--data-dir.") from e
     lacking = absent(root)
     if any(p.suffix == ".csv" for p in lacking):
         raise InputError(f"{', '.join(p.name for p in lacking)}: not among what was fetched.\n{by_hand(root)}")
-    if lacking: return report(f"{len(lacking)} files that the lists name are not among what was fetched, such as {lacking[0]}. The archives stay in {root/'downloads'}.")
+    if lacking:
+        return report(f"{len(lacking)} files that the lists name are not among what was fetched, such as {lacking[0]}. "
+                      f"The archives stay in {root/'downloads'}.")
     shutil.rmtree(root/"downloads")
     report(f"{root}: all files of the lists are here")
 

@@ -23,7 +23,8 @@ from .films import FILM_ENDINGS, VideoFile, video_info
 from .sounds import FilmSound, SoundFile, has_sound, write_sound
 
 # %% ../../nbs/data/04_media.ipynb #9eea8860
-_all_ = ["PROBLEMS", "BadClip", "check_file", "check_numbers", "FILM_ENDINGS", "VideoFile", "video_info", "FilmSound", "SoundFile", "has_sound", "write_sound"]
+_all_ = ["PROBLEMS", "BadClip", "check_file", "check_numbers", "FILM_ENDINGS", "VideoFile", "video_info",
+         "FilmSound", "SoundFile", "has_sound", "write_sound"]
 
 # %% ../../nbs/data/04_media.ipynb #f0886edc
 def write_video(
@@ -37,18 +38,21 @@ def write_video(
     import av
 
     path, frames = Path(path), np.asarray(frames)
-    if frames.ndim not in (3, 4) or len(frames) == 0: raise InputError(f"{path}: expected frames (T, H, W) or (T, H, W, 3), found {frames.shape}.")
+    if frames.ndim not in (3, 4) or len(frames) == 0:
+        raise InputError(f"{path}: expected frames (T, H, W) or (T, H, W, 3), found {frames.shape}.")
     frames = frames[:, :frames.shape[1]//2*2, :frames.shape[2]//2*2]
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     try:
         with av.open(temporary, "w") as out:
-            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(quality), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:bframes=0"})
+            options = {"crf": str(quality), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:bframes=0"}
+            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
             stream.codec_context.gop_size = keyframe_every
             for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray" if frame.ndim == 2 else "rgb24")
+                kind = "gray" if frame.ndim == 2 else "rgb24"
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=kind)
                 out.mux(stream.encode(picture))
             out.mux(stream.encode())
         os.chmod(temporary, 0o644)
@@ -84,9 +88,12 @@ class FlowFiles:
         "Decode the frames that are asked for."
         last = max(indices)
         if self.y.frames + self.slack <= last:
-            raise BadClip(self.y.path, "mismatch", f"{self.y.frames} frames, but frame {last} is asked for; {self.x.path.name} has {self.x.frames}.")
+            raise BadClip(self.y.path, "mismatch", f"{self.y.frames} frames, but frame {last} is asked for; "
+                                                   f"{self.x.path.name} has {self.x.frames}.")
         x, y = self.x.read(indices), self.y.read([min(i, self.y.frames - 1) for i in indices])
-        if x.shape != y.shape: raise BadClip(self.y.path, "mismatch", f"its pictures are {y.shape[2]}x{y.shape[1]}, those of {self.x.path.name} {x.shape[2]}x{x.shape[1]}.")
+        if x.shape != y.shape:
+            raise BadClip(self.y.path, "mismatch", f"its pictures are {y.shape[2]}x{y.shape[1]}, those of "
+                                                   f"{self.x.path.name} {x.shape[2]}x{x.shape[1]}.")
         return to_flow(x, y)
 
 
@@ -112,7 +119,8 @@ class FrameFolder:
         self.path, self.start, self.frames, self.gray = Path(folder), start, frames, gray
 
     @property
-    def files(self) -> list[Path]: return [self.path/(self.pattern % n) for n in range(self.start, self.start + self.frames)]
+    def files(self) -> list[Path]:
+        return [self.path/(self.pattern % n) for n in range(self.start, self.start + self.frames)]
 
     @property
     def folders(self) -> list[Path]: return [self.path]
@@ -123,7 +131,9 @@ class FrameFolder:
         "Read the pictures that are asked for."
         read = {n: self._picture(n) for n in sorted(set(map(int, numbers)))}
         pictures = [read[int(n)] for n in numbers]
-        if len({p.shape for p in pictures}) > 1: raise BadClip(self.path, "mismatch", f"pictures of different sizes: {sorted({p.shape[:2] for p in pictures})}.")
+        if len({p.shape for p in pictures}) > 1:
+            raise BadClip(self.path, "mismatch", "pictures of different sizes: "
+                                                 f"{sorted({p.shape[:2] for p in pictures})}.")
         return np.stack(pictures)
 
     def _picture(self, number: int) -> np.ndarray:
@@ -151,7 +161,8 @@ class FlowFolders:
     ) -> np.ndarray:  # (T, H, W, 2) uint8
         "Read the pictures that are asked for."
         u, v = self.u.read(numbers), self.v.read(numbers)
-        if u.shape != v.shape: raise BadClip(self.path, "mismatch", f"u is {u.shape[2]}x{u.shape[1]}, v is {v.shape[2]}x{v.shape[1]}.")
+        if u.shape != v.shape:
+            raise BadClip(self.path, "mismatch", f"u is {u.shape[2]}x{u.shape[1]}, v is {v.shape[2]}x{v.shape[1]}.")
         return np.stack([u, v], axis=-1)
 
 # %% ../../nbs/data/04_media.ipynb #0bb3eb19
@@ -170,7 +181,8 @@ class ArrayFile:
             with path.open("rb") as file: array = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError) as e:
             raise BadClip(path, "unreadable", "it is not a .npy file of plain numbers.") from e
-        if array.dtype.kind not in "biuf": raise BadClip(path, "unreadable", f"it holds {array.dtype}, not plain numbers.")
+        if array.dtype.kind not in "biuf":
+            raise BadClip(path, "unreadable", f"it holds {array.dtype}, not plain numbers.")
         if not array.size: raise BadClip(path, "empty", f"its array of shape {array.shape} holds no number.")
         with np.errstate(over="ignore", invalid="ignore"): single = array.astype(np.float32)
         return check_numbers(path, single)

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
-from ..core import InputError, atomic_write, data_folder, derived_seed, file_sha256, read_json, stable_hash, write_json
+from ..core import (InputError, atomic_write, data_folder, derived_seed, file_sha256, read_json, stable_hash,
+                        write_json)
 from .hac import Hac
 from .media import write_video
 from .sounds import write_sound
@@ -26,7 +27,8 @@ from ..synth.puppets import STYLES
 
 # %% ../../nbs/data/13_minihac.ipynb #375b001f
 GENERATOR = 1  # raise it whenever puppets, motions, scenes or sounds change what a seed gives
-KINDS = dict(videos="videos/{}.mp4", flow_x="flow/{}_flow_x.mp4", flow_y="flow/{}_flow_y.mp4", audio="audio/{}.wav")  # file -> path below its domain
+# file -> path below its domain
+KINDS = dict(videos="videos/{}.mp4", flow_x="flow/{}_flow_x.mp4", flow_y="flow/{}_flow_y.mp4", audio="audio/{}.wav")
 _QUALITY = dict(videos=23, flow=24)  # x264's constant rate factor
 
 
@@ -49,22 +51,26 @@ def items(
     clips_per_class: int,  # in each domain
 ) -> list[Item]:
     "All clips of a data set, domain by domain and class by class."
-    return [Item(domain, label, index) for domain in STYLES for label in range(len(ACTIONS)) for index in range(clips_per_class)]
+    return [Item(domain, label, index)
+            for domain in STYLES for label in range(len(ACTIONS)) for index in range(clips_per_class)]
 
 
 def write_clip(
-    place: tuple[str, int, int],  # domain, label, index: the fields of an `Item`, plain so that they can be sent to another process
+    place: tuple[str, int, int],  # domain, label, index: an `Item`'s fields, plain, to be sent to another process
     root: Path,  # the data set's folder
     seed: int,  # the data set's
 ):
     "Make a clip and write its four files, the sound last."
-    from moosa.synth.sounds import RATE, make_clip  # takes half a second, which those who only read clips should not wait for
+    # takes half a second, which those who only read clips should not wait for
+    from moosa.synth.sounds import RATE, make_clip
 
     item = Item(*place)
-    clip = make_clip(ACTIONS[item.label], item.domain, derived_seed("mini-hac", seed, item.domain, item.label, item.index))
+    own_seed = derived_seed("mini-hac", seed, item.domain, item.label, item.index)
+    clip = make_clip(ACTIONS[item.label], item.domain, own_seed)
     files, flow = item.files(root), flow_frames(clip.frames)
     write_video(files["videos"], clip.frames, FPS, quality=_QUALITY["videos"])
-    for k, axis in enumerate(("flow_x", "flow_y")): write_video(files[axis], flow[..., k], FPS, quality=_QUALITY["flow"])
+    for k, axis in enumerate(("flow_x", "flow_y")):
+        write_video(files[axis], flow[..., k], FPS, quality=_QUALITY["flow"])
     write_sound(files["audio"], clip.sound, RATE)
 
 # %% ../../nbs/data/13_minihac.ipynb #538fbe2b
@@ -80,7 +86,8 @@ def write_lists(root: Path, clips_per_class: int):
     first_test = clips_per_class - max(1, round(clips_per_class/5))
     for domain in STYLES:
         for part in ("train", "test"):
-            lines = [f"{i.stem}.mp4,{i.label}\n" for i in items(clips_per_class) if i.domain == domain and (i.index >= first_test) == (part == "test")]
+            lines = [f"{i.stem}.mp4,{i.label}\n" for i in items(clips_per_class)
+                     if i.domain == domain and (i.index >= first_test) == (part == "test")]
             with atomic_write(root/"HAC_Splits"/f"HAC_{part}_only_{domain}.csv") as f: f.writelines(lines)
 
 
@@ -104,7 +111,9 @@ def get(
     workers: int | None = None,  # processes; None: one per core
 ):
     "Generate mini-HAC, or what is missing of it."
-    if clips_per_class < 2: raise InputError(f"clips_per_class: {clips_per_class} given; at least 2 are needed, one to train on and one to test.")
+    if clips_per_class < 2:
+        raise InputError(f"clips_per_class: {clips_per_class} given; at least 2 are needed, one to train on and one "
+                         "to test.")
     root, recipe, wanted = minihac_folder(folder), dict(generator=GENERATOR, seed=seed), items(clips_per_class)
     try:
         if root.exists() and (not (root/"recipe.json").is_file() or read_json(root/"recipe.json", "recipe") != recipe):
@@ -114,10 +123,14 @@ def get(
         todo = unfinished(root, wanted)
         if todo: _make(todo, root, seed, workers)
         write_lists(root, clips_per_class)
-        paths = sorted([p for item in wanted for p in item.files(root).values()] + list((root/"HAC_Splits").glob("*.csv")))
-        write_json(root/"manifest.json", dict(name="mini-hac", synthetic=True, **recipe, clips_per_class=clips_per_class, clips=len(wanted), opencv=cv2.__version__,
+        paths = [p for item in wanted for p in item.files(root).values()]
+        paths = sorted(paths + list((root/"HAC_Splits").glob("*.csv")))
+        write_json(root/"manifest.json", dict(name="mini-hac", synthetic=True, **recipe,
+                                              clips_per_class=clips_per_class, clips=len(wanted),
+                                              opencv=cv2.__version__,
                                               files={p.relative_to(root).as_posix(): file_sha256(p) for p in paths}))
-    except OSError as e: raise InputError(f"cannot write to {root}: {e.strerror}. Choose another folder with --data-dir.") from e
+    except OSError as e:
+        raise InputError(f"cannot write to {root}: {e.strerror}. Choose another folder with --data-dir.") from e
     report(f"mini-hac: {len(wanted)} clips, {len(todo)} of them made now, in {root}")
 
 
@@ -144,8 +157,9 @@ def check(
     try: manifest = read_manifest(root)
     except InputError as e: return pd.DataFrame([dict(what="manifest.json", ok=False, found=str(e))])
     same = manifest["generator"] == GENERATOR
-    lines = [dict(what="manifest.json", ok=same, found=f"{manifest['clips']} clips, seed {manifest['seed']}, generator {manifest['generator']}"
-                  + ("" if same else f", expected {GENERATOR}. `moosa data get mini-hac` makes it anew."))]
+    found = f"{manifest['clips']} clips, seed {manifest['seed']}, generator {manifest['generator']}"
+    if not same: found += f", expected {GENERATOR}. `moosa data get mini-hac` makes it anew."
+    lines = [dict(what="manifest.json", ok=same, found=found)]
     changed = [(root/name, *what) for name, sha in manifest["files"].items() if (what := differs(root/name, sha))]
     for place in [f"{domain}/{kind}" for domain in STYLES for kind in ("videos", "flow", "audio")] + ["HAC_Splits"]:
         listed = sum(name.startswith(place + "/") for name in manifest["files"])
@@ -190,14 +204,17 @@ class MiniHac(Hac):
     threads = 1  # see AVDigits
     folder_name = "mini-hac"
     signs = (("HAC_Splits", "recipe.json"),)  # as for Hac
-    preset = dict(epochs=20, batch_size=16, lr=1e-3, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="eval", features="stem", views=4,
+    preset = dict(epochs=20, batch_size=16, lr=1e-3, weight_decay=1e-4, weights="pretrained", frozen_stems=True,
+                  frozen_bn="eval", features="stem", views=4,
                   extractors=dict(video="small-video", audio="small-audio", flow="small-flow"),
-                  hyper=dict(moosa=dict(jigsaw_num_splits=2, jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
+                  hyper=dict(moosa=dict(jigsaw_num_splits=2, jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256,
+                                        hidden_dim=256),
                              simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
     def __init__(self, folder: str | Path | None = None, **how):  # as for Hac
         if not (minihac_folder(folder)/"manifest.json").is_file():
-            raise InputError(f"{minihac_folder(folder)}/manifest.json is missing: mini-HAC was not generated, or not to the end. `moosa data get mini-hac` does it.")
+            raise InputError(f"{minihac_folder(folder)}/manifest.json is missing: mini-HAC was not generated, or not "
+                             "to the end. `moosa data get mini-hac` does it.")
         super().__init__(folder, **how)
 
     @staticmethod
@@ -213,4 +230,5 @@ class MiniHac(Hac):
         root, found = minihac_folder(folder), {}
         for name in ("recipe.json", "manifest.json"):
             if (root/name).is_file(): found |= read_json(root/name, name.removesuffix(".json"))
-        return {k: stable_hash(found[k], 16) if k == "files" else found[k] for k in ("generator", "seed", "clips_per_class", "files") if k in found}
+        facts = {k: found[k] for k in ("generator", "seed", "clips_per_class", "files") if k in found}
+        return facts | ({"files": stable_hash(facts["files"], 16)} if "files" in facts else {})

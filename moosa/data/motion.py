@@ -8,6 +8,7 @@ __all__ = ['METHODS', 'BOUND', 'flow_method', 'one_thread', 'motion', 'to_bytes'
 # %% ../../nbs/data/05_motion.ipynb #783857ba
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import numpy as np
@@ -24,11 +25,13 @@ def flow_method(
     "A function that finds the flow from one gray picture to the next."
     one_of("method", name, METHODS)
     if name == "farneback":
-        return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, pyr_scale=0.5, levels=5, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0)
+        return partial(cv2.calcOpticalFlowFarneback, flow=None, pyr_scale=0.5, levels=5, winsize=15, iterations=3,
+                       poly_n=5, poly_sigma=1.2, flags=0)
     if name == "dis": finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     elif hasattr(cv2, "optflow"): finder = cv2.optflow.createOptFlow_DualTVL1()
     else:
-        raise InputError("method: 'tvl1' needs OpenCV's contributed modules, which this OpenCV lacks. Replace it: `pip uninstall opencv-python-headless`, then "
+        raise InputError("method: 'tvl1' needs OpenCV's contributed modules, which this OpenCV lacks. Replace it: "
+                         "`pip uninstall opencv-python-headless`, then "
                          "`pip install opencv-contrib-python-headless`; or choose 'dis' or 'farneback'.")
     return lambda a, b: finder.calc(a, b, None)
 
@@ -46,7 +49,7 @@ def motion(
     frames: Iterable[np.ndarray],  # T pictures (H, W, 3) RGB or (H, W) gray, uint8, all of one size
     method: str = "dis",  # one of METHODS
 ) -> Iterator[np.ndarray]:  # T times (H, W, 2) float32, pixels: x to the right, y down
-    "Motion from each frame to the next. The last frame has none, so the last motion is given twice; a single frame does not move."
+    "Motion from each frame to the next; the last motion is given twice. A single frame does not move."
     find, before, found = flow_method(method), None, None
     for frame in frames:
         gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)

@@ -25,7 +25,7 @@ def each(
     items: Sequence,  # what it is called with
     workers: int | None = None,  # processes; None: one per CPU that this process may use; 1: in this process
     label: str = "files",  # in front of the bar
-) -> list:  # per item, in order: the result, or the exception that stopped it; `ProcessDied` if it kills a process that does nothing else
+) -> list:  # per item, in order: the result, or the exception that stopped it; `ProcessDied` if it kills its process
     "Call `work` for each item; one that fails does not stop the others."
     if workers is not None and workers < 1: raise InputError(f"workers: {workers}; expected 1 or more processes.")
     with tqdm(total=len(items), desc=label, unit="file", disable=bool(os.environ.get("MOOSA_NO_PROGRESS"))) as bar:
@@ -84,7 +84,8 @@ class Helper:
         theirs.close()
         try: self.pipe.recv()
         except EOFError:
-            raise RuntimeError(f"a process to work in did not start ({self.end()}). A script has to begin with `if __name__ == '__main__':`.") from None
+            raise RuntimeError(f"a process to work in did not start ({self.end()}). A script has to begin with `if "
+                               "__name__ == '__main__':`.") from None
 
     def do(self, work: Callable, item):  # its result, or the exception that it raised
         "Have an item done; `ProcessDied` in place of a result, if the process died of it."
@@ -150,7 +151,8 @@ def _in_processes(work: Callable, items: Sequence, workers: int, bar) -> list:
             stopped.set()
             for process in [h.process for h in helpers if h.process]: process.kill()
             raise
-    for i in [i for i, result in enumerate(results) if isinstance(result, ProcessDied)]: results[i] = alone(work, items[i])
+    deadly = [i for i, result in enumerate(results) if isinstance(result, ProcessDied)]
+    for i in deadly: results[i] = alone(work, items[i])
     return results
 
 
@@ -163,4 +165,5 @@ def alone(
     with safe_path(): result = helper.do(work, item)
     helper.end()
     if not isinstance(result, ProcessDied): return result
-    return ProcessDied(f"it kills the process that works on it, alone as well: {result}. Either it crashes a library, or memory runs out.")
+    return ProcessDied(f"it kills the process that works on it, alone as well: {result}. "
+                       "Either it crashes a library, or memory runs out.")

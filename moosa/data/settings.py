@@ -37,14 +37,17 @@ def split_classes(
     for name in unknown: one_of("unknown", name, classes)
     if len(set(unknown)) < len(unknown): raise InputError(f"unknown: a class is named twice in {list(unknown)}.")
     num_known = len(classes) - len(unknown)
-    if num_known < 2: raise InputError(f"unknown: {list(unknown)} leaves {num_known} known class(es); at least 2 are needed to classify.")
+    if num_known < 2:
+        raise InputError(f"unknown: {list(unknown)} leaves {num_known} known class(es); at least 2 are needed to "
+                         "classify.")
     known = [i for i, c in enumerate(classes) if c not in unknown]
     above = [i for i in known if i >= num_known]
     holes = [i for i in range(num_known) if i not in known]
     label = {i: i for i in known if i < num_known} | dict(zip(above, holes))
     label |= {i: num_known + j for j, i in enumerate(i for i in range(len(classes)) if i not in known)}
     by_label = [classes[i] for i in sorted(label, key=label.get)]
-    return ClassSplit(tuple(by_label[:num_known]), tuple(by_label[num_known:]), tuple(label[i] for i in range(len(classes))))
+    in_order = tuple(label[i] for i in range(len(classes)))
+    return ClassSplit(tuple(by_label[:num_known]), tuple(by_label[num_known:]), in_order)
 
 # %% ../../nbs/data/08_settings.ipynb #8c1c6709
 def choose_unknown(
@@ -55,7 +58,8 @@ def choose_unknown(
     "The unknown classes, by their number."
     order = [*default, *(c for c in reversed(classes) if c not in default)]
     if not 1 <= number <= len(classes) - 2:
-        raise InputError(f"unknown: {number} classes asked for; expected 1 to {len(classes) - 2} of {len(classes)}, since at least 2 stay known. For none, use setting=closed.")
+        raise InputError(f"unknown: {number} classes asked for; expected 1 to {len(classes) - 2} of {len(classes)}, "
+                         "since at least 2 stay known. For none, use setting=closed.")
     return tuple(order[:number])
 
 # %% ../../nbs/data/08_settings.ipynb #34d80658
@@ -83,7 +87,8 @@ def choose_domains(
     sources = tuple(sources) or tuple(d for d in domains if d != target)
     for s in sources: one_of("sources", s, domains)
     if target in sources:
-        raise InputError(f"target: {target!r} is also among the sources {list(sources)}. The target must be a domain that training never sees.")
+        raise InputError(f"target: {target!r} is also among the sources {list(sources)}. The target must be a domain "
+                         "that training never sees.")
     if len(set(sources)) < len(sources): raise InputError(f"sources: a domain is named twice in {list(sources)}.")
     if not sources: raise InputError(f"sources: none is left beside the target {target!r}.")
     return sources
@@ -101,9 +106,12 @@ def split_by_labels(
     clips = with_labels(clips, classes)
 
     def take(domains, parts):
-        return pd.concat([clips[(clips.domain == d) & (clips.part == p) & clips.label.isin(seen[d])] for p in parts for d in domains], ignore_index=True)
+        lists = [clips[(clips.domain == d) & (clips.part == p) & clips.label.isin(seen[d])]
+                 for p in parts for d in domains]
+        return pd.concat(lists, ignore_index=True)
 
-    split = Split(take(sources, ["train"]), take(sources, ["validation"]), take([target], test_parts), classes, tuple(sources), target)
+    train, validation, test = take(sources, ["train"]), take(sources, ["validation"]), take([target], test_parts)
+    split = Split(train, validation, test, classes, tuple(sources), target)
     check_not_empty(split)
     return split
 
@@ -116,20 +124,27 @@ def with_labels(clips: pd.DataFrame, classes: ClassSplit) -> pd.DataFrame:
 def check_not_empty(
     split: Split,  # the three lists
 ):
-    "Raise `InputError` if a list is empty, if a known class has no training clip, or if there is nothing unknown in an open-set test."
+    "Raise `InputError` if a list is empty, a known class has no training clip, or an open-set test nothing unknown."
     for name, where in (("train", split.sources), ("validation", split.sources), ("test", (split.target,))):
         if len(getattr(split, name)) == 0:
-            raise InputError(f"the {name} list is empty: {', '.join(where)} {'has' if len(where) == 1 else 'have'} no clip for it of a class that may be used.{_too_few(split, name)}")
+            raise InputError(f"the {name} list is empty: {', '.join(where)} {'has' if len(where) == 1 else 'have'} no "
+                             f"clip for it of a class that may be used.{_too_few(split, name)}")
     missing = [c for i, c in enumerate(split.classes.known) if not (split.train.label == i).any()]
-    if missing: raise InputError(f"no training clip of known class(es) {', '.join(missing)} in sources {', '.join(split.sources)}.")
-    for kind, names, there in (("unknown", split.classes.unknown, split.test.label >= split.classes.num_known), ("known", split.classes.known, split.test.label < split.classes.num_known)):
-        if names and not there.any(): raise InputError(f"no test clip of {kind} class(es) {', '.join(names)} in the target {split.target}: open-set numbers would be undefined.")
+    if missing:
+        raise InputError(f"no training clip of known class(es) {', '.join(missing)} in sources "
+                         f"{', '.join(split.sources)}.")
+    is_known = split.test.label < split.classes.num_known
+    for kind, names, there in (("unknown", split.classes.unknown, ~is_known), ("known", split.classes.known, is_known)):
+        if names and not there.any():
+            raise InputError(f"no test clip of {kind} class(es) {', '.join(names)} in the target {split.target}: "
+                             "open-set numbers would be undefined.")
 
 
 def _too_few(split: Split, name: str) -> str:
     most = split.train.groupby(["domain", "label"]).size().max() if len(split.train) else 0
     if name == "train" or most > 1: return " Check the data set with `moosa data check`."
-    return (" There are too few clips: a fifth of each class of each domain is held out, one clip at least, if there are two; here is one of each. "
+    return (" There are too few clips: a fifth of each class of each domain is held out, one clip at least, if there "
+            "are two; here is one of each. "
             "Add clips, or say in the column `part` of a manifest.csv which of them train and which validate.")
 
 # %% ../../nbs/data/08_settings.ipynb #f5200b33
@@ -142,7 +157,8 @@ def open_set_split(
     test_parts: Sequence[str] = ("validation", "train"),  # which of the target's lists are tested on, in this order
 ) -> Split:
     "The lists of open-set domain generalization (SPEC 5.1, 5.2)."
-    sources, class_split = choose_domains(sorted(clips.domain.unique()), sources, target), split_classes(classes, unknown)
+    sources = choose_domains(sorted(clips.domain.unique()), sources, target)
+    class_split = split_classes(classes, unknown)
     seen = {s: range(class_split.num_known) for s in sources} | {target: range(len(classes))}
     return split_by_labels(clips, class_split, sources, target, seen, test_parts)
 
@@ -150,15 +166,17 @@ def open_set_split(
 def open_partial_split(
     clips: pd.DataFrame,  # the data set's table, columns clip, domain, class, part, and one per modality
     classes: Sequence[str],  # class names
-    source_classes: Mapping[str, Sequence[str]],  # source -> the known classes that it shows; sources in the order of training
+    source_classes: Mapping[str, Sequence[str]],  # source, in the order of training -> the known classes that it shows
     target: str,  # domain to test on
     target_classes: Sequence[str],  # the known classes that the target shows
     unknown: Sequence[str],  # class names that the sources lack
     test_parts: Sequence[str] = ("validation",),  # which of the target's lists are tested on, in this order
 ) -> Split:
-    "The lists of open-partial domain generalization (SPEC 5.1). A known class is one that is not unknown; at least one source has to show it."
-    if not source_classes: raise InputError("source_classes: no source was given; name each with the known classes that it shows.")
-    sources, class_split = choose_domains(sorted(clips.domain.unique()), list(source_classes), target), split_classes(classes, unknown)
+    "The lists of open-partial domain generalization (SPEC 5.1). At least one source has to show each known class."
+    if not source_classes:
+        raise InputError("source_classes: no source was given; name each with the known classes that it shows.")
+    sources = choose_domains(sorted(clips.domain.unique()), list(source_classes), target)
+    class_split = split_classes(classes, unknown)
     seen = labels_shown(class_split, {**{s: source_classes[s] for s in sources}, target: target_classes})
     seen[target] |= set(range(class_split.num_known, len(classes)))
     return split_by_labels(clips, class_split, sources, target, seen, test_parts)
@@ -168,15 +186,18 @@ def labels_shown(
     classes: ClassSplit,
     shown: Mapping[str, Sequence[str]],  # domain -> the known classes that it shows; the target last
 ) -> dict[str, set[int]]:  # domain -> their labels
-    "Which labels each domain shows. Raises `InputError` for a class that is not known, and for a known one that no source shows."
+    "Return the labels that each domain shows; raise `InputError` if a class is not known, or if no source shows it."
     for domain, names in shown.items():
         if both := [c for c in names if c in classes.unknown]:
-            raise InputError(f"unknown: {both[0]!r} is also among the known classes of {domain}. An unknown class is one that no source shows; take it out of one of the two.")
+            raise InputError(f"unknown: {both[0]!r} is also among the known classes of {domain}. An unknown class is "
+                             "one that no source shows; take it out of one of the two.")
         for c in names: one_of(f"known classes of {domain}", c, classes.known)
-        if not names: raise InputError(f"known classes of {domain}: none was given; expected some of {', '.join(classes.known)}.")
+        if not names:
+            raise InputError(f"known classes of {domain}: none was given; expected some of {', '.join(classes.known)}.")
     *sources, target = shown
     if lost := set(classes.known) - {c for s in sources for c in shown[s]}:
-        raise InputError(f"source_classes: no source shows {', '.join(sorted(lost))}. Give it to a source, or name it among the unknown classes.")
+        raise InputError(f"source_classes: no source shows {', '.join(sorted(lost))}. Give it to a source, or name it "
+                         "among the unknown classes.")
     return {domain: {classes.known.index(c) for c in names} for domain, names in shown.items()}
 
 # %% ../../nbs/data/08_settings.ipynb #19bc8cf6
@@ -192,12 +213,14 @@ def adaptation_split(
     sources: Sequence[str],  # labelled domains; empty: all but the target
     target: str,  # domain to adapt to, and to test on
     unknown: Sequence[str],  # class names that the sources lack
-    test_parts: Sequence[str] = ("validation",),  # which of the target's lists are tested on; with 'train' among them the test is transductive
+    test_parts: Sequence[str] = ("validation",),  # of the target's lists, tested on; with 'train' it is transductive
 ) -> AdaptationSplit:
     "The lists of open-set domain adaptation (SPEC 4, 5.2)."
     split = open_set_split(clips, classes, sources, target, unknown, test_parts)
     unlabelled = clips[(clips.domain == target) & (clips.part == "train")].drop(columns="class").reset_index(drop=True)
-    if len(unlabelled) == 0: raise InputError(f"the target {target!r} has no clip of part 'train' to adapt to. Check the data set with `moosa data check`.")
+    if len(unlabelled) == 0:
+        raise InputError(f"the target {target!r} has no clip of part 'train' to adapt to. Check the data set with "
+                         "`moosa data check`.")
     return AdaptationSplit(**vars(split), unlabelled=unlabelled)
 
 # %% ../../nbs/data/08_settings.ipynb #f99e07bd
@@ -224,9 +247,11 @@ def in_domain_split(
     class_split = split_classes(classes, unknown)
     own = with_labels(clips[clips.domain == domain], class_split)
     test = own[own.part == "validation"]
-    seen = own[(own.part == "train") & (own.label < class_split.num_known) & ~own["clip"].isin(set(test["clip"].str.removesuffix("@validation")))]
+    tested_too = own["clip"].isin(set(test["clip"].str.removesuffix("@validation")))
+    seen = own[(own.part == "train") & (own.label < class_split.num_known) & ~tested_too]
     held = seen["clip"].isin(hold_out(seen))
-    split = Split(*(table.reset_index(drop=True) for table in (seen[~held], seen[held], test)), class_split, (domain,), domain)
+    lists = [table.reset_index(drop=True) for table in (seen[~held], seen[held], test)]
+    split = Split(*lists, class_split, (domain,), domain)
     check_not_empty(split)
     return split
 
@@ -258,5 +283,7 @@ def split_by_setting(
     match one_of("setting", setting, SETTINGS):
         case "osdg" | "closed": return open_set_split(clips, classes, sources, target, unknown, dataset.test_parts)
         case "osda": return adaptation_split(clips, classes, sources, target, unknown)
-        case "open-partial": return open_partial_split(clips, classes, {s: source_classes[s] for s in sources}, target, target_classes, unknown, dataset.test_parts)
+        case "open-partial":
+            shown = {s: source_classes[s] for s in sources}
+            return open_partial_split(clips, classes, shown, target, target_classes, unknown, dataset.test_parts)
         case "in-domain": return in_domain_split(clips, classes, target, unknown)

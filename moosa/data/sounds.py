@@ -48,12 +48,17 @@ class SoundFile:
 
         check_file(self.path)
         try: info = soundfile.info(str(self.path), verbose=True)
-        except soundfile.SoundFileError as e: raise BadClip(self.path, "unreadable", "it is no sound file that libsndfile can read, e.g. WAV.") from e
+        except soundfile.SoundFileError as e:
+            raise BadClip(self.path, "unreadable", "it is no sound file that libsndfile can read, e.g. WAV.") from e
         if info.frames == 0: raise BadClip(self.path, "silent", "there is no sample in it.")
-        cut = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.M)  # libsndfile reads on, and keeps the matter to itself
-        if cut and int(cut[1]) < 0xFFFFFFF0: raise BadClip(self.path, "truncated", f"its header says {cut[1]} bytes of sound, {cut[2]} are there.")  # a stream's header has the largest number there is
+        # libsndfile reads on, and keeps the matter to itself
+        cut = re.search(r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.M)
+        # a stream's header has the largest number there is
+        if cut and int(cut[1]) < 0xFFFFFFF0:
+            raise BadClip(self.path, "truncated", f"its header says {cut[1]} bytes of sound, {cut[2]} are there.")
         if not self.convert and (info.samplerate, info.channels) != (self.rate, 1):
-            raise BadClip(self.path, "format", f"{info.samplerate} Hz, {info.channels} channel(s); expected {self.rate} Hz, 1 channel. Convert the file, or ask for "
+            raise BadClip(self.path, "format", f"{info.samplerate} Hz, {info.channels} channel(s); expected "
+                                               f"{self.rate} Hz, 1 channel. Convert the file, or ask for "
                                                f"audio_format=convert, which resamples and averages channels.")
         return info
 
@@ -70,7 +75,8 @@ class SoundFile:
         rate = self.info.samplerate
         first, last = (None if t is None else min(max(round(t*rate), 0), self.info.frames) for t in (start, stop))
         try: wave, _ = soundfile.read(str(self.path), start=first or 0, stop=last, always_2d=True)
-        except soundfile.SoundFileError as e: raise BadClip(self.path, "truncated", f"samples {first} to {last} cannot be read.") from e
+        except soundfile.SoundFileError as e:
+            raise BadClip(self.path, "truncated", f"samples {first} to {last} cannot be read.") from e
         wave = check_numbers(self.path, wave.mean(axis=1))  # files in floating point may hold NaN
         return wave if rate == self.rate else _resample(wave, rate, self.rate)
 
@@ -106,7 +112,8 @@ class FilmSound(SoundFile):
         wave, zero = [], min(shown) if shown else pieces[0][0]
         length = 0
         for start, piece in pieces:
-            late = 0 if None in (start, zero) else round((start - zero)*rate) - length  # samples: above 0, something is missing; below 0, it overlaps
+            # samples: above 0, something is missing; below 0, it overlaps
+            late = 0 if None in (start, zero) else round((start - zero)*rate) - length
             if length and abs(late) <= self.slack*rate: late = 0
             if late > 0: wave.append(np.zeros(late, np.float32))
             wave.append(piece[max(-late, 0):])
@@ -121,18 +128,23 @@ class FilmSound(SoundFile):
         with open_container(self.path) as file:
             if not file.streams.audio: raise BadClip(self.path, "silent", "there is no sound in this film.")
             stream, rate, pieces, shown = file.streams.best("audio") or file.streams.audio[0], 0, [], []
-            if not stream.codec_context: raise BadClip(self.path, "unreadable", "FFmpeg cannot tell how its sound is encoded.")
+            if not stream.codec_context:
+                raise BadClip(self.path, "unreadable", "FFmpeg cannot tell how its sound is encoded.")
             to_float, films = av.AudioResampler(format="fltp"), pictures_of(file)
             try:
                 for packet in file.demux([stream, *films]):
                     if packet.stream is not stream:
-                        if packet.pts is not None and not packet.is_discard: shown.append(float(packet.pts*packet.time_base))
+                        if packet.pts is None or packet.is_discard: continue
+                        shown.append(float(packet.pts*packet.time_base))
                         continue
                     for frame in packet.decode():
-                        start, rate = None if frame.pts is None else float(frame.pts*frame.time_base), rate or frame.sample_rate
+                        start = None if frame.pts is None else float(frame.pts*frame.time_base)
+                        rate = rate or frame.sample_rate
                         pieces += [(start, part.to_ndarray().mean(axis=0)) for part in to_float.resample(frame)]
-            except (av.error.FFmpegError, ValueError) as e: raise BadClip(self.path, "truncated", "its sound cannot all be decoded.") from e
-            if not any(len(piece) for _, piece in pieces): raise BadClip(self.path, "silent", "there is no sample in its sound.")
+            except (av.error.FFmpegError, ValueError) as e:
+                raise BadClip(self.path, "truncated", "its sound cannot all be decoded.") from e
+            if not any(len(piece) for _, piece in pieces):
+                raise BadClip(self.path, "silent", "there is no sample in its sound.")
             return pieces, rate, shown
 
     @property

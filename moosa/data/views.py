@@ -154,7 +154,8 @@ def normalise(
     "(x - mean)/std per channel; since x is a byte, by a table of its 256 values."
     out = np.empty((frames.shape[-1], *frames.shape[:3]), np.float32)
     for t, frame in enumerate(frames):
-        for c, (plane, table) in enumerate(zip(cv2.split(frame), _tables(recipe.mean, recipe.std))): cv2.LUT(plane, table, dst=out[c, t])
+        for c, (plane, table) in enumerate(zip(cv2.split(frame), _tables(recipe.mean, recipe.std))):
+            cv2.LUT(plane, table, dst=out[c, t])
     return out
 
 
@@ -209,13 +210,17 @@ def load_clip(
 ) -> dict[str, torch.Tensor]:  # modality -> tensor, in the order asked for
     "All modalities of one clip. Raises `BadClip`."
     found, seen, media = {}, {}, {}
-    for m in sorted(modalities, key=lambda m: (isinstance(dataset.recipes.get(m), SoundRecipe), m != "video")):  # sound last, video first
+    # sound last, video first
+    for m in sorted(modalities, key=lambda m: (isinstance(dataset.recipes.get(m), SoundRecipe), m != "video")):
         recipe, draws, medium = dataset.recipes.get(m), view and view.draws(clip.clip, m), dataset.media(clip, m)
         if isinstance(recipe, FrameRecipe):
-            if (n := dataset.clip_length(medium)) < 1: raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
+            if (n := dataset.clip_length(medium)) < 1:
+                raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
             seen[m], media[m] = sample_indices(recipe, n, draws), medium
             found[m] = view_frames(medium.read(dataset.file_numbers(seen[m], medium)), recipe, draws)
-        elif isinstance(recipe, SoundRecipe): found[m] = spectrogram(medium.read(*dataset.sound_window(clip, seen, media)), recipe, draws)[None]
+        elif isinstance(recipe, SoundRecipe):
+            wave = medium.read(*dataset.sound_window(clip, seen, media))
+            found[m] = spectrogram(wave, recipe, draws)[None]
         else: found[m] = medium.read()
     return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
 
@@ -231,8 +236,10 @@ class MediaData(DataSet):
         raise NotImplementedError
 
     def beside_files(self, clip) -> list[str]:
-        "Return what a clip's row says that decides what is read of its files, such as when its sound begins: all that is not its name, class, domain or part."
-        return [str(value) for name, value in clip._asdict().items() if name not in ("Index", "clip", "class", "label", "domain", "part") and not name.startswith("_")]
+        "Return what else of a clip's row decides what is read of its files, such as when its sound begins."
+        about = ("Index", "clip", "class", "label", "domain", "part")
+        row = clip._asdict().items()
+        return [str(value) for name, value in row if name not in about and not name.startswith("_")]
 
     def clip_length(self, medium) -> int:
         "Frames to choose from."
@@ -259,7 +266,9 @@ class MediaData(DataSet):
         loaded = [load_clip(self, clip, modalities, view) for clip in clips.itertuples()]
         for m in modalities:
             shapes = {tuple(x[m].shape): name for x, name in zip(loaded, clips["clip"])}
-            if len(shapes) > 1: raise InputError(f"modality {m}: {_of_shapes(shapes)}. All clips need one shape; `moosa data check` finds those with another.")
+            if len(shapes) > 1:
+                raise InputError(f"modality {m}: {_of_shapes(shapes)}. All clips need one shape; `moosa data check` "
+                                 "finds those with another.")
         return {m: torch.stack([x[m] for x in loaded]) for m in modalities}
 
     def draw(self,
@@ -301,7 +310,8 @@ def pictures(
     if not recipe.flow: return film.astype(np.uint8)
     motion = (film - 128)/128
     strength, angle = np.hypot(*motion.transpose(3, 0, 1, 2)), np.arctan2(motion[..., 1], motion[..., 0])
-    hsv = np.stack([(angle/np.pi + 1)*90, 255*np.minimum(1, 4*strength), np.full_like(angle, 255)], -1).round().clip(0, 255).astype(np.uint8)
+    channels = [(angle/np.pi + 1)*90, 255*np.minimum(1, 4*strength), np.full_like(angle, 255)]
+    hsv = np.stack(channels, -1).round().clip(0, 255).astype(np.uint8)
     hsv[..., 0] %= 180
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_HSV2RGB) for frame in hsv])
 
