@@ -21,10 +21,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..core import InputError, atomic_write, project_root
-from ..runs.experiment import run_folder
+from ..runs.record import run_folder
 from .run_figures import GREY, new_figure, title
 from ..runs.fingerprint import Now
-from ..runs.grid import Grid, cell_status
+from ..runs.grid import Grid
+from ..runs.status import cell_status
 from ..evaluation.openset import openness
 from .literature import beside_published, published_text
 from ..runs.search import SearchGrid, choose

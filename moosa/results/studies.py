@@ -21,11 +21,13 @@ from tqdm import tqdm
 
 from .compare import cells_of_case, compare, paired, plot_wins, sentence
 from ..core import InputError, read_table, write_table
-from ..runs.experiment import load_predictions, read_history, read_record, run_folder
+from ..runs.predictions import load_predictions
+from ..runs.record import read_history, read_record, run_folder
 from ..extractors.cache import code_hash
 from .run_figures import new_figure, title
 from ..runs.fingerprint import Now
-from ..runs.grid import Grid, cell_status
+from ..runs.grid import Grid
+from ..runs.status import cell_status
 from .report import legend, mark_mean, name_data, styles
 from ..evaluation.scores import rescore
 from ..runs.spec import Spec
