@@ -353,7 +353,7 @@ def status_command(
     cells = widen(load_grid(grid), search) if search else load_grid(grid)
     seen = overview(cells, data_dir)
     if timeline:
-        from moosa.runs.cluster import attempts_of, plot_timeline
+        from moosa.results.timeline import attempts_of, plot_timeline
 
         if not len(attempts := attempts_of(cells, data_dir)): raise InputError(f"timeline: no cell of {grid} has been started.")
         plot_timeline(attempts).savefig(timeline, dpi=150)
@@ -370,7 +370,7 @@ def rescore_command(
 ):
     "Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; `moosa report` then shows them."
     from moosa.runs.grid import load_grid
-    from moosa.results.studies import rescore_grid, scores_table
+    from moosa.results.alternatives import rescore_grid, scores_table
 
     rescored = rescore_grid(load_grid(grid), data_dir)
     if not len(rescored): raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")

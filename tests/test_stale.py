@@ -12,7 +12,7 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moosa.runs.cluster import attempts_of
+from moosa.results.timeline import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
 from moosa.runs.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
@@ -21,7 +21,7 @@ from moosa.runs.grid import cell_status, expand, overview, run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
 from moosa.runs.spec import Spec, resolve
-from moosa.results.studies import epochs_of_grid, rescore_grid
+from moosa.results.alternatives import epochs_of_grid, rescore_grid
 from moosa.results.tables import collect_results, make_tables
 
 GRID = {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0, 1]}}
@@ -270,7 +270,7 @@ def is_used(name: str, kind: str, done: bool) -> bool:
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     "A grid in which every run but one has a file that is damaged in some way."
-    monkeypatch.setattr("moosa.results.studies.rescore", rescored_quickly)
+    monkeypatch.setattr("moosa.results.alternatives.rescore", rescored_quickly)
     monkeypatch.setattr("moosa.runs.experiment.environment", dict)
     ways = [(name, kind) for name in FILES for kind in DAMAGE]
     grid = expand("small", {"base": SMALL["base"], "axes": {"target": ["mfeat"], "method": ["erm"], "seed": list(range(len(ways) + 1))}})

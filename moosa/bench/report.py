@@ -34,7 +34,7 @@ from .timing import BUSY, Found, Goal, NotMeasured, Sizes
 from ..core import data_folder, project_root, read_json, write_json
 from ..runs.experiment import environment
 from ..runs.notebook import execute_notebook
-from ..results.run_figures import GREY, KNOWN, UNKNOWN, new_figure, title
+from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title
 from ..results.report import publish_notebook
 
 # %% ../../nbs/bench/09_report.ipynb #3c7c0e61

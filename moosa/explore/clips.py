@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ..data.views import FrameRecipe, SoundRecipe, pictures
 from ..runs.experiment import Experiment
-from ..results.run_figures import new_figure
+from ..results.style import new_figure
 from ..words import in_figure, in_html
 
 # %% ../../nbs/explore/01_clips.ipynb #c9e3e995
