@@ -32,10 +32,10 @@ $(VENV)/.installed: settings.ini pyproject.toml setup.py
 
 docs: setup
 	$(BIN)/moosa data get av-digits
-	$(BIN)/python .ci/docs.py
+	$(BIN)/python tools/docs.py
 
 readme: setup
-	$(BIN)/python .ci/docs.py --readme
+	$(BIN)/python tools/docs.py --readme
 
 # From the project's folder, so that runs (data/runs) and reports (figures) can be opened, too; with this environment's kernel, and without
 # asking anybody for news and updates. In a container one is root, which JupyterLab wants to be told.
@@ -44,13 +44,13 @@ lab: setup
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 check: setup
-	$(BIN)/python .ci/check.py
-	$(BIN)/python .ci/docs.py --readme --check
+	$(BIN)/python tools/check.py
+	$(BIN)/python tools/docs.py --readme --check
 
 # What `make check` asks for: export, strip outputs and metadata.
 clean-notebooks: setup
 	$(BIN)/nbdev-export
-	$(BIN)/python .ci/check.py --fix
+	$(BIN)/python tools/check.py --fix
 
 bench: setup
 	$(BIN)/python -c "from moosa.bench.report import bench, publish; bench(); print(publish())"

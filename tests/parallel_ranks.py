@@ -5,6 +5,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from moosa.data.dataset import DataSet
 from moosa.data.loader import Batch, ClipList
 from moosa.methods.registry import create_objective
 from moosa.methods.model import Model
@@ -26,7 +27,7 @@ class Linear(nn.Module):
     def forward(self, x): return self.net(x).tanh()
 
 
-class Numbers:
+class Numbers(DataSet):
     modalities = ("video", "audio")
 
     def load(self, clips, modalities, view=None): return {m: torch.tensor(clips["value"].tolist())[:, None].repeat(1, 5) for m in modalities}

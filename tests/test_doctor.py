@@ -1,7 +1,6 @@
 """The doctor finds each planted fault, in the right clip, modality and file, and nothing in clean clips."""
 import shutil
 from fractions import Fraction
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +10,8 @@ import soundfile
 
 from moosa.core import InputError
 from moosa.data.checkup import ADVICE, bytes_lost
-from moosa.data.doctor import cache_estimate, disk_use, examine, playable, report, summary
+from moosa.data.dataset import DataSet
+from moosa.data.doctor import cache_estimate, disk_use, examine, examine_clips, playable, report, summary
 from moosa.data.folder import FolderData
 from moosa.data.badclip import PROBLEMS
 from moosa.data.media import FlowFolders, FrameFolder, write_video
@@ -244,4 +244,4 @@ def test_what_cannot_be_examined(ward):
     with pytest.raises(InputError, match="Did you mean 'audio'"): examine(ward, ["audios"])
     with pytest.raises(InputError, match="sample: 0"): examine(ward, sample=0)
     with pytest.raises(InputError, match="workers: 0"): examine(ward, workers=0)
-    with pytest.raises(InputError, match="not made of files"): examine(SimpleNamespace(name="numbers", clips=ward.clips, modalities=("video",)))
+    with pytest.raises(InputError, match="not made of files"): examine_clips(DataSet(), ward.clips)

@@ -1,4 +1,5 @@
 """The house is in order: metadata agrees, and `make check` finds what it promises to find."""
+import ast
 import json
 import os
 import re
@@ -49,47 +50,89 @@ def test_environment_yml_installs_the_package():
     assert pip == ["-e .[dev]"] and f"python>={metadata()['min_python']}" in environment["dependencies"]
 
 
+# --- one order of wings and rooms ------------------------------------------------------------------------------------
+
+def rooms() -> dict[str, list[str]]:
+    "Wing -> its notebooks, in the order of nbs/sidebar.yml; the sections for readers, whose pages have no numbers, left out."
+    contents = yaml.safe_load((ROOT/"nbs"/"sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    sections = {section["section"]: section["contents"] for section in contents}
+    wings = {name: entries for name, entries in sections.items() if all(isinstance(e, str) for e in entries)}
+    assert list(sections)[-len(wings):] == list(wings), "what readers want comes first, then the wings"
+    return wings
+
+
+def module_of(notebook: str) -> str:
+    "Name of the module that a room exports: `data/04_media.ipynb` -> `moosa.data.media`."
+    return "moosa." + re.sub(r"(^|/)\d+_", r"\1", notebook.removesuffix(".ipynb")).replace("/", ".")
+
+
+def order() -> list[str]:
+    "All modules, each after those that it may import."
+    return [module_of(notebook) for entries in rooms().values() for notebook in entries]
+
+
+def test_sidebar_has_the_order_of_the_files():
+    listed = [notebook for entries in rooms().values() for notebook in entries]
+    there = [p.relative_to(ROOT/"nbs").as_posix() for p in (ROOT/"nbs").rglob("[0-9]*.ipynb")]
+    assert sorted(listed) == sorted(p for p in there if "/." not in p)
+    for wing, entries in rooms().items():
+        assert entries == sorted(entries), f"{wing}: the sidebar's order is not that of the files' numbers"
+        if not entries[0][0].isdigit(): assert {Path(notebook).parent.as_posix() for notebook in entries} == {wing}
+        numbers = [Path(notebook).name[:2] for notebook in entries]
+        assert len(set(numbers)) == len(numbers), f"{wing}: two rooms have the same number"
+
+
+def test_a_room_exports_its_module():
+    for notebook in (notebook for entries in rooms().values() for notebook in entries):
+        cells = json.loads((ROOT/"nbs"/notebook).read_text())["cells"]
+        exports = re.search(r"#\| default_exp (\S+)", "\n".join("".join(c["source"]) for c in cells))
+        assert exports and f"moosa.{exports[1]}" == module_of(notebook), notebook
+
+
 def test_imports_go_downhill():
-    "A room imports only from rooms with lower numbers."
-    number = {}
-    for path in sorted((ROOT/"nbs").glob("[0-9]*.ipynb")):
-        source = "".join("".join(c["source"]) + "\n" for c in json.loads(path.read_text())["cells"])
-        number["moosa." + re.search(r"#\| default_exp (\S+)", source)[1]] = path.name[:2]
-    for module, mine in number.items():
+    "A room imports only from rooms that stand before it in nbs/sidebar.yml."
+    modules, uphill = order(), []
+    for i, module in enumerate(modules):
         text = (ROOT/(module.replace(".", "/") + ".py")).read_text()
-        for other in imported_rooms(text, module):
-            if other != module: assert number.get(other, "00") < mine, f"{module} ({mine}) imports {other} ({number[other]})"
+        later = imported_rooms(text, module) & set(modules[i + 1:])
+        uphill += [f"{module} imports {other}" for other in sorted(later)]
+    assert not uphill, "\n".join(uphill)
 
 
 def imported_rooms(text: str, module: str) -> set[str]:
-    "Full names of the modules of moosa that a module's text imports, by `from moosa.x import`, `from ..x import` or `from .. import x`."
+    "Full names of the modules that a module's text imports, absolutely or relatively, wherever in it."
     found = set()
-    for dots, path, names in re.findall(r"^\s*from (\.*)(\S*) import ([^\n#]+)", text, re.M):
-        if dots: base = module.split(".")[:-len(dots)]
-        elif path.split(".")[0] == "moosa": base = []
-        else: continue
-        stem = ".".join([*base, *filter(None, [path])])
-        found |= {stem, *(f"{stem}.{n.strip().split(' ')[0]}" for n in names.split(","))}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import): found |= {name.name for name in node.names}
+        if not isinstance(node, ast.ImportFrom): continue
+        base = module.split(".")[:-node.level] if node.level else []
+        stem = ".".join([*base, *filter(None, [node.module])])
+        found |= {stem, *(f"{stem}.{name.name}" for name in node.names)}
     return found
 
 
 def test_imports_are_found():
-    text = "from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n    from . import hac\nfrom pathlib import Path\n"
-    assert {"moosa.core", "moosa.extractors.small", "moosa.data.hac"} <= imported_rooms(text, "moosa.data.views")
-    assert not any("pathlib" in name for name in imported_rooms(text, "moosa.data.views"))
+    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\nfrom . import (\n    hac,\n    epic)\n"
+            "def late():\n    import moosa.data.folder\n")
+    assert imported_rooms(text, "moosa.data.views") >= {"moosa.core", "moosa.extractors.small", "moosa.data.hac",
+                                                        "moosa.data.epic", "moosa.data.folder"}
 
+
+# --- make check ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def copy_of_house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")/"moosa-copy"
     root.mkdir()
-    for name in ("nbs", "moosa", ".ci"): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    left = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("nbs", "moosa", "tools"): shutil.copytree(ROOT/name, root/name, ignore=left)
     for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT/name, root)
     return root
 
 
 def check(root: Path):
-    done = subprocess.run([sys.executable, str(root/".ci"/"check.py"), "--root", str(root)], capture_output=True, text=True, cwd=root)
+    command = [sys.executable, str(root/"tools"/"check.py"), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -6,6 +6,7 @@ import soundfile
 import torch
 
 from moosa.core import InputError
+from moosa.data.dataset import DataSet
 from moosa.data.doctor import check_before
 from moosa.data.folder import FolderData
 from moosa.data.loader import ClipList
@@ -72,7 +73,7 @@ def test_arrays(tmp_path, bad, problem):
     check_before(data, data.clips.drop(index=1), ["array"])
 
 
-class Given:
+class Given(DataSet):
     "A data set without files."
     modalities, name, recipes = ("speech",), "given", {}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moosa.runs import experiment
+from moosa.data.dataset import DataSet
 from moosa.data.digits import AVDigits
 from moosa.data.loader import ClipList, Pairs, dataset_class, train_batches
 from moosa.data.minihac import items
@@ -16,7 +17,7 @@ EPOCHS = 4
 TARGETS = {"av-digits": "mfeat", "mini-hac": "cartoon", "hac": "animal", "epic": "D1"}
 
 
-class Told:
+class Told(DataSet):
     "A data set whose clips' data are their classes, so that a batch tells what it shows."
     threads = 1
 
@@ -71,7 +72,7 @@ def test_the_published_pairs_stay_reachable_and_tell_labels(archives, monkeypatc
 @pytest.mark.parametrize("lengths", [(30, 50), (50, 30), (40, 40), (7, 50)])
 def test_every_clip_comes_equally_often_up_to_one(lengths):
     lists = [pd.DataFrame(dict(clip=[f"{k}/{i}" for i in range(n)], label=0)) for k, n in enumerate(lengths)]
-    stub = type("Stub", (), dict(modalities=("video",), load=lambda *_: {}))()
+    stub = type("Stub", (DataSet,), dict(modalities=("video",), load=lambda *_: {}))()
     seen = [ClipList(stub, clips, ["video"]) for clips in lists]
     twice = []
     for epoch in range(60):

@@ -14,6 +14,7 @@ from deadly import work
 
 from moosa.core import InputError
 from moosa.data import loader
+from moosa.data.dataset import DataSet
 from moosa.data.doctor import playable
 from moosa.data.folder import FolderData
 from moosa.data.loader import ClipList, Pairs, eval_batches, train_batches
@@ -68,7 +69,7 @@ def test_a_run_names_the_clip_that_crashes(crashing, monkeypatch):
     assert isinstance(loader.find_deadly(pairs.source, [0, 1], RuntimeError("killed")), RuntimeError)
 
 
-class Plain:
+class Plain(DataSet):
     modalities, recipes = ("a", "b"), {}
 
     def load(self, clips, modalities, view=None):
@@ -103,8 +104,9 @@ if __name__ == "__main__": each(work, [0, 0] + [60.]*3, workers=3)
 LOADERS = """
 import sys, time, torch, pandas as pd
 from moosa.data import loader
+from moosa.data.dataset import DataSet
 loader.shared_memory = lambda: 0
-class Large:
+class Large(DataSet):
     modalities = ("a",)
     def load(self, clips, modalities, view=None): return {"a": torch.zeros(len(clips), 300_000)}
 batches = loader.eval_batches(loader.ClipList(Large(), pd.DataFrame(dict(clip=[str(i) for i in range(99)], label=0)), ["a"]), 2, workers=2)

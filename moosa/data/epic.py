@@ -188,7 +188,6 @@ class Epic(MediaData):
     default_unknown = ("close",)
     official_counts = count_by_name(OFFICIAL, classes)
     test_parts = ("validation",)
-    threads = None
     options = {"audio_format": ("strict", "convert")}  # the default first
     preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="train", features="live",
                   extractors=dict(video="slowfast", audio="vggsound", flow="slowonly"), hyper={})

@@ -337,11 +337,7 @@ def random_parts(
 # %% ../../nbs/data/14_folder.ipynb #8f93c288
 class FolderData(MediaData):
     "Clips of your own, from a manifest or from folders."
-    default_unknown = ()
-    test_parts = ("validation", "train")
-    threads = None
     options = {"audio_format": ("strict", "convert")}  # the default first
-    preset = {}  # small extractors with pre-trained stems, see `experiment`
 
     def __init__(self,
         path: str | Path,  # a manifest, a folder that holds manifest.csv, or a folder of domain/class/clip.mp4

@@ -105,8 +105,6 @@ class Hac(MediaData):
     partial_sources = (("sleeping", "watching tv", "opening door", "eating", "running"), ("sleeping", "watching tv", "opening door", "swimming"))  # ours; EPIC's are published
     partial_target = ("sleeping", "watching tv", "running", "swimming")
     official_counts = count_by_name(OFFICIAL, classes)
-    test_parts = ("validation", "train")
-    threads = None
     options = {"frame_index": ("published", "repaired"), "sound_window": ("published", "repaired"), "audio_format": ("strict", "convert")}  # the default first
     preset = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True, frozen_bn="train", features="live",
                   extractors=dict(video="slowfast", audio="vggsound", flow="slowonly"), hyper={})

@@ -27,6 +27,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from ..core import InputError, derived_seed, one_of, user_path
 from . import digits, epic, hac, minihac
+from .dataset import DataSet
 from . import folder as folder_data
 from .processes import ProcessDied, die_with, each
 from .views import View
@@ -44,7 +45,7 @@ def dataset_table() -> pd.DataFrame:  # one row per data set: name, modalities, 
 
 def dataset_class(
     name: str,  # as in `dataset_table`, or a path
-):  # a class, or for a path an object; classes, domains, modalities, options and preset can be read without opening clips
+) -> type[DataSet] | DataSet:  # for a path, an object; classes, domains, modalities, options and preset can be read without opening clips
     "What is known of a data set before it is opened."
     if name not in _CLASSES and os.path.exists(user_path(name)): return folder_data.FolderData(name)
     return _CLASSES[one_of("dataset (or a path that exists)", name, _CLASSES)]
@@ -55,7 +56,7 @@ def create_dataset(
     folder: str | Path | None = None,  # the data folder; None: the project's
     recipes: Mapping[str, object] | None = None,  # modality -> how it is looked at; None: as the published networks do
     options: Mapping[str, str] = {},  # how files are read, see the data set's `options`
-):  # a data set
+) -> DataSet:
     "Open a data set."
     described = dataset_class(name)
     if not isinstance(described, type): return folder_data.FolderData(name, recipes=recipes, **options)
@@ -119,7 +120,7 @@ class ClipList(Dataset):
     "A list of clips that loads itself a batch at a time."
 
     def __init__(self,
-        dataset,  # where the clips come from
+        dataset: DataSet,  # where the clips come from
         clips: pd.DataFrame,  # with column `label`, unless they are the unlabelled ones of `Pairs`
         modalities: Sequence[str],  # which to load; their order is the order of concatenation
         view: View | None = None,  # None: evaluation's; otherwise training's, in one epoch
@@ -138,7 +139,7 @@ class ClipList(Dataset):
         self._clips, self.names = clips, clips["clip"].tolist()
         self.labels = torch.tensor(clips["label"].tolist()) if "label" in clips else None
         self.domains = torch.tensor(pd.factorize(clips["domain"], sort=True)[0]) if "domain" in clips else None
-        self.reader = self.dataset.reader(clips, self.modalities) if hasattr(self.dataset, "reader") else None  # what looks its clips up once, see extractors.features
+        self.reader = self.dataset.reader(clips, self.modalities)
 
     def __len__(self): return len(self.clips)
 
@@ -150,7 +151,7 @@ class ClipList(Dataset):
 
     def load(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         "The data of some rows, without their labels; raise `InputError` that names a clip with NaN or infinity in it."
-        data = self.reader(rows, self.view) if self.reader else self.dataset.load(self.clips.iloc[rows], self.modalities, self.view)
+        data = self.reader(rows, self.view)
         check_finite(data, [self.names[i] for i in rows])
         return data
 

@@ -201,6 +201,11 @@ class MiniHac(Hac):
         super().__init__(folder, **how)
 
     @staticmethod
+    def check(folder: str | Path | None = None) -> pd.DataFrame:
+        "Return what `check` finds, see above."
+        return check(folder)
+
+    @staticmethod
     def made_of(
         folder: str | Path | None = None,  # the data folder; None: the project's
     ) -> dict[str, object]:  # generator, seed, and hashes of what was made; {}: nothing was

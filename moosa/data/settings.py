@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'ClassSplit', 'split_classes', 'choose_unknown', 'Split', 'choose_domains', 'split_by_labels',
            'with_labels', 'check_not_empty', 'open_set_split', 'open_partial_split', 'labels_shown', 'AdaptationSplit',
-           'adaptation_split', 'hold_out', 'in_domain_split', 'thin_out', 'split_by_setting']
+           'adaptation_split', 'hold_out', 'in_domain_split', 'subsample', 'split_by_setting']
 
 # %% ../../nbs/data/08_settings.ipynb #36edf5ed
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..core import InputError, derived_seed, one_of
+from .dataset import DataSet
 
 # %% ../../nbs/data/08_settings.ipynb #e3ef546b
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def in_domain_split(
     return split
 
 # %% ../../nbs/data/08_settings.ipynb #09ba5c73
-def thin_out(
+def subsample(
     train: pd.DataFrame,  # columns clip, domain, class
     share: float,  # above 0, up to 1
     seed: int = 0,
@@ -245,7 +246,7 @@ def thin_out(
 # %% ../../nbs/data/08_settings.ipynb #03ebf988
 def split_by_setting(
     setting: str,  # one of SETTINGS
-    dataset,  # has clips, classes and test_parts
+    dataset: DataSet,
     sources: Sequence[str],  # labelled domains
     target: str,
     unknown: Sequence[str] = (),  # class names

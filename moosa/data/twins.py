@@ -141,7 +141,7 @@ def finding(
     "What the doctor says of two clips."
     file, same = (place.files[0], other.files[0]) if place.files else ("", "")
     linked = what == SAME and file != same  # nobody publishes links
-    published = not linked and (getattr(dataset, "official_counts", None) is not None or not hasattr(dataset, "media"))
+    published = not linked and (dataset.official_counts is not None or not dataset.in_files)
     detail = f"{what} of clip {other.clip.clip}"
     if same != file: detail += f" ({same})"
     detail += f", but {', '.join(apart)}." if apart else "."
@@ -224,7 +224,7 @@ def holds_nothing(
 ) -> bool:
     "Is it silence, a film of one colour, an array of one number? Then others are equal to it by nature."
     row = dataset.clips[dataset.clips["clip"] == place.clip.clip]
-    recipe = getattr(dataset, "recipes", {}).get(place.modality)
+    recipe = dataset.recipes.get(place.modality)
     try: x = dataset.load(row.iloc[:1], [place.modality])[place.modality][0]
     except Exception: return False  # whatever is wrong with it, the doctor says so elsewhere
     if x.numel() == 0: return True
@@ -244,7 +244,7 @@ def twins(
     modalities = tuple(dataset.modalities if modalities is None else modalities)
     clips = dataset.clips.assign(class_name=[dataset.classes[c] for c in dataset.clips["class"]])
     some = clips if opened is None else clips[clips["clip"].isin(opened["clip"])]
-    if not hasattr(dataset, "media"): same, equal = [], equal_arrays(dataset, some, modalities)
+    if not dataset.in_files: same, equal = [], equal_arrays(dataset, some, modalities)
     else:
         disk, found = Disk(), places(dataset, clips, modalities)
         same = groups(by_file(found), disk.identity)
@@ -291,8 +291,8 @@ def check_apart(
     modalities: Sequence[str],  # that will be loaded
 ):
     "Raise `InputError` if a file is in two lists. Lines that a published list repeats are left as published."
-    if not hasattr(dataset, "media"): return
-    disk, owners, shared, published = Disk(), {}, [], getattr(dataset, "official_counts", None) is not None
+    if not dataset.in_files: return
+    disk, owners, shared, published = Disk(), {}, [], dataset.official_counts is not None
     for name, clips in lists.items():
         for place in by_file(places(dataset, clips, modalities)):
             if (key := disk.identity(place)) is None: continue

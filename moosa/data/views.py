@@ -20,6 +20,7 @@ import torch
 
 from ..core import InputError, derived_seed
 from .badclip import BadClip
+from .dataset import DataSet
 
 # %% ../../nbs/data/09_views.ipynb #49799b87
 class Draws:
@@ -219,11 +220,9 @@ def load_clip(
     return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
 
 # %% ../../nbs/data/09_views.ipynb #cb59e680
-class MediaData:
+class MediaData(DataSet):
     "Clips whose modalities lie in files. A subclass says which."
-    recipes: Mapping[str, object] = {}  # modality -> recipe; without one, a modality's array is taken as it is
-    options: Mapping[str, tuple] = {}  # ways to read the files: name -> values, the default first
-    chosen_options: Mapping[str, str] = {}  # of this object
+    in_files = True
 
     def media(self,
         clip,  # a row of `clips`, as itertuples gives it
@@ -270,9 +269,8 @@ class MediaData:
     ):
         "Draw one clip: the middle frame, the strength of motion, or the spectrogram."
         recipe = self.recipes.get(modality)
-        if isinstance(recipe, FrameRecipe): ax.imshow(**still(x, recipe))
-        elif x.ndim == 3: ax.imshow(x[0], aspect="auto", origin="lower", cmap="magma")
-        else: ax.plot(x.flatten())
+        if not isinstance(recipe, FrameRecipe): return super().draw(modality, x, ax)
+        ax.imshow(**still(x, recipe))
         ax.set(xticks=[], yticks=[])
 
 # %% ../../nbs/data/09_views.ipynb #6e6ebfb2

@@ -35,7 +35,7 @@ def sample_clips(
 
 def is_film(experiment: Experiment, modality: str) -> bool:
     "Does the modality consist of frames?"
-    return isinstance(getattr(experiment.dataset, "recipes", {}).get(modality), FrameRecipe)
+    return isinstance(experiment.dataset.recipes.get(modality), FrameRecipe)
 
 # %% ../../nbs/explore/01_clips.ipynb #e375ab5e
 def plot_strips(

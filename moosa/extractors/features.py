@@ -63,14 +63,13 @@ def data_hash(
     modality: str,
 ) -> str:  # 16 hexadecimal digits
     "Return a hash of the names (below the data set's folder), sizes and times of change of the clips' files, and of what else says what is read of them; without files, of the data. An absent file counts as absent; it is complained of when it is read."
-    if not hasattr(dataset, "media"): return hashlib.sha256(dataset.load(clips, [modality])[modality].contiguous().numpy().tobytes()).hexdigest()[:16]
-    stats, root = [], getattr(dataset, "root", "/")
-    beside = getattr(dataset, "beside_files", lambda clip: [])
+    if not dataset.in_files: return hashlib.sha256(dataset.load(clips, [modality])[modality].contiguous().numpy().tobytes()).hexdigest()[:16]
+    stats = []
     for clip in clips.itertuples():
-        if said := beside(clip): stats.append([clip.clip, *said])
+        if said := dataset.beside_files(clip): stats.append([clip.clip, *said])
         for path in dataset.media(clip, modality).files:
             stat = path.stat() if path.exists() else None
-            stats.append([clip.clip, os.path.relpath(path, root), stat and stat.st_size, stat and stat.st_mtime_ns])
+            stats.append([clip.clip, os.path.relpath(path, dataset.root), stat and stat.st_size, stat and stat.st_mtime_ns])
     return stable_hash(stats, 16)
 
 # %% ../../nbs/extractors/09_features.ipynb #a55cc9d2
@@ -113,14 +112,14 @@ class FrozenShards:
         return make_shard(self.folder, self.dataset.name, dict(
             modality=modality, domain=str(first.domain), part=str(first.part), kind=self.kind, view=view if recipe else 0, view_seed=VIEW_SEED, dtype=self.dtype,
             network=self._networks[modality], stem_dtype=getattr(e, "stem_dtype", "float32"), recipe=recipe_facts(recipe),
-            beside={m: [recipe_facts(self._recipe(m)), self._data_hash(number, m)] for m in beside}, options=dict(getattr(self.dataset, "chosen_options", {})),
+            beside={m: [recipe_facts(self._recipe(m)), self._data_hash(number, m)] for m in beside}, options=dict(self.dataset.chosen_options),
             names=stable_hash(clips["clip"].tolist(), 16), data=self._data_hash(number, modality), modules=modules, code=code_hash(modules)), getattr(e, "name", type(e.stem).__name__))
 
     def _data_hash(self, number: int, modality: str) -> str:
         if (number, modality) not in self._data: self._data[number, modality] = data_hash(self.dataset, self.lists[number], modality)
         return self._data[number, modality]
 
-    def _recipe(self, modality: str): return getattr(self.dataset, "recipes", {}).get(modality)
+    def _recipe(self, modality: str): return self.dataset.recipes.get(modality)
 
     def train_views(self) -> list[int]:
         "The views that training goes through, one per epoch."

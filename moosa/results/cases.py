@@ -22,8 +22,7 @@ def data_label(
     dataset: str,  # its name, or a path
 ) -> str:
     "Return how tables name a data set: generated clips are never shown without saying so."
-    note = " (synthetic)" if getattr(dataset_class(dataset), "synthetic", False) else ""
-    return word(Path(dataset).stem) + note
+    return word(Path(dataset).stem) + (" (synthetic)" if dataset_class(dataset).synthetic else "")
 
 
 def task_label(

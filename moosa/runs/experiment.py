@@ -33,7 +33,7 @@ from ..core import (InputError, atomic_write, data_folder, file_sha256, one_of, 
                         set_random_state, write_json, write_table)
 from ..data.doctor import check_before, playable
 from ..data.loader import ClipList, Pairs, create_dataset, dataset_class
-from ..data.settings import AdaptationSplit, Split, split_by_setting, split_classes, thin_out
+from ..data.settings import AdaptationSplit, Split, split_by_setting, split_classes, subsample
 from ..data.twins import check_apart
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.registry import create_extractor, find_extractor
@@ -68,7 +68,7 @@ class Experiment:
     ) -> TrainConfig:
         "How to train."
         s = self.spec
-        if workers is None: workers = (os.cpu_count() or 1) if hasattr(self.dataset, "media") and s.features == "live" else 0
+        if workers is None: workers = (os.cpu_count() or 1) if self.dataset.in_files and s.features == "live" else 0
         return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
 
     def check_before(self):
@@ -80,7 +80,7 @@ class Experiment:
         "Compute the features that are not kept yet, and check those that are; with features=live there is nothing to do."
         if self.spec.features == "live": return 0
         before = random_state()  # loading draws from the global generators: whoever comes first and computes must train as those who come after
-        computed = precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, (os.cpu_count() or 1) if hasattr(self.dataset, "media") else 0)
+        computed = precompute(self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips], device, (os.cpu_count() or 1) if self.dataset.in_files else 0)
         set_random_state(before)
         return computed
 
@@ -101,7 +101,7 @@ def open_experiment(
     dataset = open_dataset(spec, folder)
     fingerprint = Now(folder, contents).of(spec, dataset)
     skipped = pd.DataFrame(columns=["clip", "modality", "file", "problem", "detail"])
-    if spec.on_bad_clip == "skip" and hasattr(dataset, "media"):
+    if spec.on_bad_clip == "skip" and dataset.in_files:
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
@@ -129,7 +129,7 @@ def make_split(
 ) -> Split:
     "The lists of a spec. Raises `InputError` where they cannot be made; no clip is opened."
     split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown, spec.source_classes, spec.target_classes)
-    return replace(split, train=thin_out(split.train, spec.train_share, spec.seed))
+    return replace(split, train=subsample(split.train, spec.train_share, spec.seed))
 
 # %% ../../nbs/runs/07_experiment.ipynb #884ee74e
 def build_extractors(

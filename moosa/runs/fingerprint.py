@@ -188,11 +188,11 @@ class Now:
 
     def _data(self, spec: Spec, dataset) -> dict[str, object]:
         key, described = (spec.dataset, *sorted(spec.data_options.items())), dataset_class(spec.dataset)
-        made = self._once(("made", spec.dataset), described.made_of, self.folder) if hasattr(described, "made_of") else {}
-        if not hasattr(described if dataset is None else dataset, "media"): return {"made": made}
+        made = self._once(("made", spec.dataset), described.made_of, self.folder)
+        if not (described if dataset is None else dataset).in_files: return {"made": made}
         if dataset is None: dataset = self._once(("opened", *key), open_listed, spec, self.folder)
         if dataset is None: return {}
-        root = Path(getattr(dataset, "root", "/"))
+        root = Path(dataset.root)
         domains = dict.fromkeys((*spec.sources, spec.target))
         clips = lambda domain: self._once(("clips", *key, domain), lambda: dataset.clips[dataset.clips.domain == domain])
         facts = lambda domain, m: self._once(("files", *key, domain, m), self._facts, root, places_of(dataset, clips(domain), m))

@@ -133,9 +133,9 @@ def resolve_unknown(spec: Spec, data) -> tuple[str, ...]:
 
 def resolve_shown(spec: Spec, data, sources: tuple[str, ...], classes: ClassSplit) -> tuple[dict, tuple]:  # source_classes, target_classes
     "Open-partial: which known classes each domain shows."
-    preset = getattr(data, "partial_sources", ())
+    preset = data.partial_sources
     given = {s: tuple(map(str, names)) for s, names in spec.source_classes.items()} or (dict(zip(sources, preset)) if len(preset) == len(sources) else {})
-    target_classes = tuple(map(str, spec.target_classes)) or tuple(getattr(data, "partial_target", ()))
+    target_classes = tuple(map(str, spec.target_classes)) or tuple(data.partial_target)
     if set(given) != set(sources):
         raise InputError(f"source_classes: found {', '.join(given) or 'none'}; expected the known classes of each source: {', '.join(sources)}.")
     if not target_classes: raise InputError("target_classes: none given; name the known classes that the target shows.")

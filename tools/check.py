@@ -1,4 +1,8 @@
-"""Check the house: notebooks clean, package in sync with them, no orphans, one `parameters` cell in each experiment, and what ruff finds. `--fix` cleans notebooks."""
+"""Check the house; `--fix` cleans notebooks.
+
+Notebooks are clean, the package is in sync with them, no module is an orphan, each experiment has one cell tagged
+`parameters`, no code cell is too long, and ruff finds nothing.
+"""
 import argparse
 import filecmp
 import json
@@ -16,7 +20,13 @@ LONGEST_CELL = 60  # lines; prose and tests should stand between
 
 
 def notebooks(root: Path) -> list[Path]:
-    return [p for p in sorted((root/"nbs").rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(root).parts)]
+    hidden = lambda path: any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+    return [p for p in sorted((root/"nbs").rglob("*.ipynb")) if not hidden(p)]
+
+
+def tool(name: str) -> str:
+    "A program of this environment."
+    return str(Path(sys.executable).parent/name)
 
 
 def cleaned(path: Path) -> dict:
@@ -34,12 +44,14 @@ def as_json(path: Path) -> dict: return json.loads(path.read_text(encoding="utf-
 
 def normal(nb: dict) -> dict:
     "Cell sources as one string each: a list of lines and a string are the same notebook."
-    own = lambda d: {k: v for k, v in d.items() if not k.endswith("_")}  # nbdev's reader adds keys such as path_
+    def own(d: dict) -> dict: return {k: v for k, v in d.items() if not k.endswith("_")}  # nbdev's reader adds path_
+
     return {**own(nb), "cells": [{**own(cell), "source": "".join(cell["source"])} for cell in nb["cells"]]}
 
 
 def dirty(root: Path) -> list[str]:
-    return [f"{p.relative_to(root)}: has outputs or metadata; run `make clean-notebooks`" for p in notebooks(root) if normal(as_json(p)) != normal(cleaned(p))]
+    found = [p.relative_to(root) for p in notebooks(root) if normal(as_json(p)) != normal(cleaned(p))]
+    return [f"{path}: has outputs or metadata; run `make clean-notebooks`" for path in found]
 
 
 def fix(root: Path):
@@ -51,6 +63,10 @@ def fix(root: Path):
         print(f"cleaned {path.relative_to(root)}")
 
 
+def modules(folder: Path) -> set[Path]:
+    return {p.relative_to(folder) for p in folder.rglob("*.py") if ".ipynb_checkpoints" not in p.parts}
+
+
 def drift(root: Path) -> list[str]:
     "Export into an empty copy, and compare: different files have drifted, files that are only here are orphans."
     with tempfile.TemporaryDirectory() as tmp:
@@ -59,12 +75,12 @@ def drift(root: Path) -> list[str]:
         for name in ("pyproject.toml", "settings.ini"): shutil.copy(root/name, copy_root)
         (copy_root/"moosa").mkdir()
         shutil.copy(root/"moosa"/"__init__.py", copy_root/"moosa")
-        export = subprocess.run([str(Path(sys.executable).parent/"nbdev-export")], cwd=copy_root, capture_output=True, text=True)
+        export = subprocess.run([tool("nbdev-export")], cwd=copy_root, capture_output=True, text=True)
         if export.returncode: return [f"nbdev-export failed: {export.stderr.strip()[-500:]}"]
-        modules = lambda folder: {p.relative_to(folder) for p in folder.rglob("*.py") if ".ipynb_checkpoints" not in p.parts}
         here, fresh = modules(root/"moosa"), modules(copy_root/"moosa")
         differ = [m for m in here & fresh if not filecmp.cmp(root/"moosa"/m, copy_root/"moosa"/m, shallow=False)]
-        return ([f"moosa/{m}: differs from its notebook; run nbdev-export (or nbdev-update if the module is right)" for m in sorted(differ)]
+        advice = "run nbdev-export (or nbdev-update if the module is right)"
+        return ([f"moosa/{m}: differs from its notebook; {advice}" for m in sorted(differ)]
                 + [f"moosa/{m}: no notebook exports it" for m in sorted(here - fresh)]
                 + [f"moosa/{m}: is missing; run nbdev-export" for m in sorted(fresh - here)])
 
@@ -78,14 +94,19 @@ def parameter_cells(root: Path) -> list[str]:
 
 
 def long_cells(root: Path) -> list[str]:
-    return [f"{p.relative_to(root)}: cell {i} has more than {LONGEST_CELL} lines" for p in notebooks(root) for i, c in enumerate(as_json(p)["cells"])
-            if c["cell_type"] == "code" and len("".join(c["source"]).splitlines()) > LONGEST_CELL]
+    found = []
+    for path in notebooks(root):
+        for i, cell in enumerate(as_json(path)["cells"]):
+            if cell["cell_type"] != "code" or len("".join(cell["source"]).splitlines()) <= LONGEST_CELL: continue
+            found.append(f"{path.relative_to(root)}: cell {i} has more than {LONGEST_CELL} lines")
+    return found
 
 
 def lint(root: Path) -> list[str]:
     "What ruff finds (its rules are in pyproject.toml)."
-    places = [name for name in ("moosa", "tests", ".ci", "nbs") if (root/name).exists()]
-    done = subprocess.run([str(Path(sys.executable).parent/"ruff"), "check", "--no-cache", "--output-format", "concise", *places], cwd=root, capture_output=True, text=True)
+    places = [name for name in ("moosa", "tests", "tools", "nbs") if (root/name).exists()]
+    command = [tool("ruff"), "check", "--no-cache", "--output-format", "concise", *places]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode > 1: return [f"ruff failed: {done.stderr.strip()[-500:]}"]
     return [line for line in done.stdout.splitlines() if re.match(r".+:\d+:\d+: ", line)]
 
@@ -96,7 +117,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     args = parser.parse_args()
     if args.fix: fix(args.root)
-    problems = dirty(args.root) + drift(args.root) + parameter_cells(args.root) + long_cells(args.root) + lint(args.root)
+    problems = [p for look in (dirty, drift, parameter_cells, long_cells, lint) for p in look(args.root)]
     for p in problems: print(p)
     print(f"make check: {len(problems)} problem(s) in {len(notebooks(args.root))} notebooks")
     return 1 if problems else 0

@@ -1,0 +1,354 @@
+"""Make the docs site and the README.
+
+    python tools/docs.py                      writes _docs/
+    python tools/docs.py --readme [--check]   writes README.md from nbs/index.ipynb
+
+Notebooks are committed without outputs, so copies of them are executed (what did not change comes from
+build/docs/cache). nbdev puts in the documentation of what they export, and smalldocs renders the pages.
+Nothing in nbs/ is touched.
+"""
+import argparse
+import hashlib
+import html
+import itertools
+import multiprocessing
+import os
+import posixpath
+import re
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import smalldocs.site
+import yaml
+from nbdev import doclinks, processors, serve_drv
+from nbdev.test import test_nb
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
+SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")
+REPORTS = ("mini-hac", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain",
+           "openness", "features", "demo-search", "methods", "adaptation-methods", "ablation", "selection",
+           "mini-hac-methods", *(f"sensitivity-{of}" for of in SENSITIVITY))
+# Page -> notebook that is shown as it was executed. Only the first three exist as notebooks, too.
+EXECUTED = {
+    "experiments/report.ipynb": "demo/report.ipynb",
+    "experiments/split.ipynb": "demo/split.ipynb",
+    "experiments/bench.ipynb": "bench/report.ipynb",
+    "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
+    "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
+    **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb" for name in REPORTS}}
+LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
+
+
+def notebooks() -> list[str]:
+    written = {p.relative_to(NBS).as_posix() for p in files("nbs/**/*.ipynb")}
+    return sorted(written | {page for page in EXECUTED if source(page).exists()})
+
+
+def files(pattern: str) -> list[Path]:
+    "Files below the project's folder, without what is hidden, such as JupyterLab's .ipynb_checkpoints."
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    return [p for p in sorted(ROOT.glob(pattern)) if p.is_file() and not hidden(p)]
+
+
+def source(page: str) -> Path:
+    "The notebook that a page is made of."
+    executed = ROOT/"figures"/EXECUTED.get(page, "none")
+    return executed if executed.exists() else NBS/page
+
+
+def plain(path: str) -> str:
+    "An address without the number, which only orders notebooks: `x/12_y.ipynb` -> `x/y.ipynb`."
+    return re.sub(r"(^|/)\d+_([^/]*\.(?:ipynb|html))$", r"\1\2", path)
+
+
+def sidebar(contents: list, keep) -> list:
+    "The sidebar's entries that `keep` (a function of a notebook's path) accepts, with addresses as the site has them."
+    out = []
+    for entry in contents:
+        if "contents" in entry:
+            below = sidebar(entry["contents"], keep)
+            if below: out.append({**entry, "contents": below})
+        else:
+            entry = {"href": entry} if isinstance(entry, str) else entry
+            if keep(entry["href"]): out.append({**entry, "href": plain(entry["href"])})
+    return out
+
+
+# --- from a notebook to a page ---------------------------------------------------------------------------------------
+
+line_of = doclinks._lineno
+
+
+def line_of_full_name(name: str, file: str):
+    "nbdev knows the line of a name as its module has it; show_doc asks for `moosa.module.name`."
+    return line_of(name.removeprefix(file.removesuffix(".py").replace("/", ".") + "."), file)
+
+
+doclinks._lineno = line_of_full_name
+
+
+class ShowModule(processors.exec_show_docs):
+    """Documents the objects of the module, where nbdev would execute the exported cells again.
+
+    So types have their names, and fields their comments.
+    """
+    def begin(self):
+        super().begin()
+        for cell in self.nb.cells:
+            if name := cell.directives_.get("default_exp"): self.k.run_cell(f"from moosa.{name} import *")
+        cells = []
+        for added, group in itertools.groupby(self.nb.cells, lambda c: hasattr(c, "has_sd")):
+            group = list(group)
+            cells += group[::-1] if added else group  # nbdev documents the definitions of a cell last to first
+        self.nb.cells = cells
+
+    def __call__(self, cell):
+        if not cell.directives_.keys() & {"export", "exports", "exporti"}: super().__call__(cell)
+
+
+class Filter(processors.FilterDefaults):
+    def base_procs(self): return [ShowModule if p is processors.exec_show_docs else p for p in super().base_procs()]
+
+
+def escape_stars(m: re.Match) -> str:
+    "The first line of a docstring, which nbdev sets in italics: its own stars, but for those in code, are no marks."
+    return "*" + re.sub(r"(`[^`]*`)|\*", lambda part: part[1] or r"\*", m[1]) + "*"
+
+
+def tidy(doc: str) -> str:
+    "Shorten the signatures that show_doc writes, and let [source] lead to our own page when no repository is named."
+    for pattern, new in (
+        (r"\b(?:moosa(?:\.[a-z_0-9]+)*|collections\.abc|pathlib|typing)\.(?=[A-Z])", ""),
+        (r"\btorch\.(nn|optim)(?:\.[a-z_]+)+\.(?=[A-Z])", r"\1."),
+        (r":(?:builtin_function_or_method|function|type)=", "="),  # types that were guessed from a default
+        (r"=([A-Z]\w*)\([^()`]{20,}\)", r"=\1(...)"),  # a long default
+        (r"(?m)^def (_?[A-Z]\w*\((?:(?:\n    .*)+\n)?\))(?:->None)?:", r"class \1:"),
+        (r"(?m)^(class \w+\()\n    \*args(?::Any)?, \*\*kwargs(?::Any)?\n\)", r"\1)"),  # no __init__ of its own
+        (r"(?m)^\*(.+)\*$", escape_stars),
+        (r"(?m)^```python", "```{.python code-line-numbers=true}"),
+        (r"\]\(/blob/\w+/(moosa/[\w/]+)\.py#L", r"](/source/\1.md#cb1-"),
+    ): doc = re.sub(pattern, new, doc)
+    return doc
+
+
+def make_page(staged: Path, page: Path, run: bool) -> bool:
+    "Execute a staged notebook and add the documentation of what it exports. Has a process of its own."
+    if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False
+    try: serve_drv.main((staged, page, Filter))
+    except Exception as e:
+        print(f"docs: {e}\nIs moosa/ up to date with nbs/? `nbdev-export` makes it so.", file=sys.stderr)
+        return False
+    return True
+
+
+def common_digest():
+    "A hash of what every page depends on: package, experiments, figures and this script. A page adds its own text."
+    digest = hashlib.sha256(version("nbdev").encode())
+    shared = [Path(__file__), *files("moosa/**/*.py"), *files("nbs/experiments/**/*.*"), *files("figures/*/*.md")]
+    for path in shared: digest.update(path.read_bytes())
+    return digest
+
+
+def has_parameters(staged: Path) -> bool:
+    "Whether papermill runs it: such a notebook is shown as it is."
+    return any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(staged, 4).cells)
+
+
+def workers() -> ProcessPoolExecutor:
+    "A new process for each page, forked from one that has imported what all of them need."
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["moosa.runs.experiment", "moosa.results.run_figures",
+                                  "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
+    return ProcessPoolExecutor(2, fresh, max_tasks_per_child=1)
+
+
+def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finished notebook
+    "Execute what is not in the cache yet; exit when a notebook fails."
+    clear()
+    os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
+    common, pages, jobs = common_digest(), {}, {}
+    with workers() as pool:
+        for path in paths:
+            staged = stage(path)
+            digest = common.copy()
+            digest.update(staged.read_bytes())
+            pages[path] = BUILD/"cache"/f"{Path(path).stem}-{digest.hexdigest()[:16]}.ipynb"
+            if pages[path].exists(): continue
+            jobs[path] = pool.submit(make_page, staged, pages[path], not has_parameters(staged))
+        for path, job in jobs.items(): print(f"{'done' if job.result() else 'FAILED':6} nbs/{path}", flush=True)
+    failed = ", ".join(f"nbs/{path}" for path, job in jobs.items() if not job.result())
+    if failed: sys.exit(f"docs: {failed}: execution failed, see the error above. Nothing was rendered.")
+    for old in set((BUILD/"cache").iterdir()) - set(pages.values()): old.unlink()
+    return pages
+
+
+def clear():
+    "Make the place where notebooks are executed, with the figures beside nbs/ as they expect them."
+    for name in ("nbs", "figures"): shutil.rmtree(BUILD/name, ignore_errors=True)
+    (BUILD/"cache").mkdir(parents=True, exist_ok=True)
+    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", BUILD/"figures", ignore=shutil.ignore_patterns(".*"))
+
+
+def stage(path: str) -> Path:
+    "Copy a notebook to where it is executed."
+    (BUILD/"nbs"/path).parent.mkdir(parents=True, exist_ok=True)
+    nb = nbformat.read(source(path), 4)
+    title = nb.cells[0]
+    # nbdev drops what follows title and description in a cell
+    if m := re.match(r"(# .+\n\s*(?:>.+\n)+)\s*(?!- )(?=\S)", title.source):
+        nb.cells.insert(1, nbformat.v4.new_markdown_cell(title.source[m.end():], id="after-title"))
+        title.source = m[1]
+    nbformat.write(nb, BUILD/"nbs"/path)
+    return BUILD/"nbs"/path
+
+
+# --- the site --------------------------------------------------------------------------------------------------------
+
+def relink(text: str, page: str, place) -> str:  # place: path from the project's root -> what to write instead
+    "Rewrite the relative links of a page. Addresses, and links from the site's root (nbdev's are such), stay."
+    here = posixpath.dirname(page)
+
+    def rewrite(m: re.Match) -> str:
+        if re.match(r"[a-z+]+:|/", m[2]): return m[0]
+        return m[1] + place(posixpath.normpath(f"nbs/{here}/{m[2]}"))
+
+    return LINK.sub(rewrite, text)
+
+
+def place(path: str, page: str, site: Path) -> str:
+    "What a page of the site writes for a link to `path`. Linked files that are no pages are copied."
+    path = next((f"nbs/{shown}" for shown, executed in EXECUTED.items() if path == f"figures/{executed}"), path)
+    if not path.startswith("nbs/"):
+        if not (ROOT/path).is_file(): sys.exit(f"docs: nbs/{page} links to {path}, which does not exist.")
+        linked, path = ROOT/path, re.sub(r"(?<=/)README\.md$", "index.md", path)  # smalldocs makes no page of a README
+        (site/path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(linked, site/path)
+    return posixpath.relpath(plain(path.removeprefix("nbs/")), posixpath.dirname(page) or ".")
+
+
+def fit(nb, page: str, site: Path) -> str:
+    "Make a finished notebook fit the site: addresses without numbers, linked files copied, pictures at their size."
+    def relinked(text: str) -> str: return relink(text, page, lambda path: place(path, page, site))
+
+    for cell in nb.cells:
+        documents, captioned = "show_doc(" in cell.source, "fig-cap" in cell.source
+        if cell.cell_type == "markdown": cell.source = relinked(cell.source)
+        # line numbers are hidden by styles.css, which wraps line by line
+        elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"
+        for out in cell.get("outputs", []):
+            data, size = out.get("data", {}), out.get("metadata", {}).get("image/png", {})
+            if documents and "text/markdown" in data: data["text/markdown"] = tidy(data["text/markdown"])
+            for kind in ("text/markdown", "text/html"):
+                if kind in data: data[kind] = relinked(data[kind])
+            if "width" in size and not captioned: data["text/html"] = picture(data["image/png"], size["width"])
+    return nbformat.writes(nb).replace(f"{ROOT}/", "")
+
+
+def picture(png: str, width: int) -> str:
+    return f'<img width="{width}" class="img-fluid" src="data:image/png;base64,{png.strip()}">'
+
+
+def formula(m: re.Match) -> str:
+    "MathML for a formula of a page."
+    from latex2mathml.converter import convert
+
+    tex = re.sub(r"\\(log|ln|exp)\b(?!\s*\()", r"\\\1\\,", html.unescape(m[3]))
+    if m[2] != "display": return m[1] + convert(tex, display="inline")
+    large = '<mo largeop="false" mathsize="150%">&#x02211;'
+    return m[1] + convert(tex, display="block").replace("<mo>&#x02211;", large)
+
+
+def offline(text: str) -> str:
+    "Formulas become MathML, which browsers draw by themselves; nothing is fetched from elsewhere."
+    text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*katex[^>]*>(?:</script>)?', "", text)
+    text = text.replace("<head>", '<head><link rel="icon" href="data:,">', 1)
+    return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', formula, text, flags=re.S)
+
+
+def write_sources(site: Path):
+    "A page for each module, to which [source] leads."
+    for module in files("moosa/**/*.py"):
+        page = (site/"source"/module.relative_to(ROOT)).with_suffix(".md")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(f"---\ntitle: {module.relative_to(ROOT)}\ntoc: false\nsearch: false\n---\n\n"
+                        f"````{{.python .numbered code-line-numbers=true}}\n{module.read_text('utf-8')}````\n", "utf-8")
+
+
+def render(done: dict[str, Path], contents: list):
+    site = BUILD/"site"
+    shutil.rmtree(site, ignore_errors=True)
+    for path, finished in done.items():
+        (site/plain(path)).parent.mkdir(parents=True, exist_ok=True)
+        (site/plain(path)).write_text(fit(nbformat.read(finished, 4), path, site), "utf-8")
+    write_sources(site)
+    for name in ("_quarto.yml", "nbdev.yml", "styles.css"): shutil.copy(NBS/name, site)
+    shown = {"website": {"sidebar": {"contents": sidebar(contents, lambda path: path in done)}}}
+    (site/"sidebar.yml").write_text(yaml.safe_dump(shown, sort_keys=False))
+    built = smalldocs.site.build(site, quiet=True)
+    broken = "\n".join(f"  {page}: {target}" for page, target in built.broken)
+    if broken: sys.exit(f"docs: links that lead nowhere:\n{broken}")
+    for file in built.out.rglob("*.html"): file.write_text(offline(file.read_text("utf-8")), "utf-8")
+    for file in built.out.rglob("*.css"):
+        file.write_text(re.sub(r"@import url\([\"']?https?:[^)]*\);?", "", file.read_text("utf-8")), "utf-8")
+    shutil.rmtree(ROOT/"_docs", ignore_errors=True)
+    print(f"{len(done)} pages in {shutil.move(built.out, ROOT/'_docs').relative_to(ROOT)}/")
+
+
+# --- README ----------------------------------------------------------------------------------------------------------
+
+def as_markdown(cell) -> list[str]:
+    "What README shows of a cell: prose, code that is not hidden, and outputs that are Markdown or text."
+    flags = re.findall(r"^#\| *([^\s:]+:? *(?:false)?)", cell.source, re.M)
+    if "hide" in flags or "include: false" in flags: return []
+    parts = [cell.source] if cell.cell_type == "markdown" else []
+    code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
+    if not parts and code and "echo: false" not in flags: parts.append(f"```python\n{code}\n```")
+    for out in cell.get("outputs", []):
+        data = out.get("data", {"text/plain": out.get("text", "")})
+        parts.append(data.get("text/markdown") or f"```\n{data['text/plain'].rstrip()}\n```")
+    return parts
+
+
+def readme() -> str:
+    "nbs/index.ipynb as Markdown."
+    clear()
+    staged = stage("index.ipynb")
+    if not test_nb(staged, skip_flags=["slow"], save=True)[0]:
+        sys.exit("docs: nbs/index.ipynb failed, see the error above.")
+    parts = ["<!-- made from nbs/index.ipynb by tools/docs.py; edit that -->"]
+    for cell in nbformat.read(staged, 4).cells: parts += as_markdown(cell)
+    return relink("\n\n".join(p.strip() for p in parts) + "\n", "index.ipynb", lambda path: path)
+
+
+def write_readme(check: bool):
+    text, file = readme(), ROOT/"README.md"
+    if not check: file.write_text(text, "utf-8")
+    elif not file.exists() or file.read_text("utf-8") != text:
+        sys.exit("docs: README.md is out of date; run `python tools/docs.py --readme`.")
+
+
+def write_site():
+    contents = yaml.safe_load((NBS/"sidebar.yml").read_text("utf-8"))["website"]["sidebar"]["contents"]
+    paths, listed = notebooks(), []
+    sidebar(contents, listed.append)
+    lost = ", ".join(p for p in paths if p not in listed)
+    if lost: sys.exit(f"docs: {lost}: not in nbs/sidebar.yml. Give each a place there.")
+    render(execute(paths), contents)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--readme", action="store_true", help="make README.md, not the site")
+    parser.add_argument("--check", action="store_true",
+                        help="with --readme: write nothing, exit 1 if README.md is out of date")
+    args = parser.parse_args()
+    if args.readme: write_readme(args.check)
+    else: write_site()
+
+
+if __name__ == "__main__": main()
