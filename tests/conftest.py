@@ -1,4 +1,6 @@
-"""What the black-box tests share: the `moosa` command in a process of its own, and a data folder with the archives of AV-digits."""
+"""What the black-box tests share: the `moosa` command in a process of its own, and a data folder with the archives of
+AV-digits.
+"""
 import os
 import subprocess
 import sys
@@ -6,20 +8,36 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("golden_backbones", "golden_e2e", "golden_osda", "golden_rules", "golden_views")  # tests that test_golden.py collects
+pytest.register_assert_rewrite("golden_rules")  # its comparisons are asserts
 
 ROOT = Path(__file__).resolve().parent.parent
+# What `make quick` runs: files, and notebooks below nbs/ (folders, or single ones).
+QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_commands.py", "test_tables.py", "test_compare.py")
+QUICK_NOTEBOOKS = ("00_core", "01_words", "pretext/", "methods/", "evaluation/", "data/08_settings", "data/10_digits",
+                   "runs/01_presets", "runs/02_spec", "runs/04_lock")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 
 def call(*args, env=None, cwd=ROOT, timeout=600) -> subprocess.CompletedProcess:
     "Run `moosa ARGS`; stdout and stderr as text."
-    return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**os.environ, **(env or {})})
+    return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+                          env={**os.environ, **(env or {})})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Mark what `make quick` runs."
+    for item in items:
+        notebook = getattr(item, "callspec", None) and item.callspec.id
+        if item.path.name in QUICK or (item.path.name == "test_notebooks.py" and notebook.startswith(QUICK_NOTEBOOKS)):
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)
 def own_threads():
-    "Give back the number of threads: a run sets it for the process, and the last digits of those who come after would depend on it."
+    """Give back the number of threads: a run sets it for the process, and the last digits of those who come after would
+    depend on it.
+    """
     import torch
 
     before = torch.get_num_threads()

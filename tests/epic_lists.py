@@ -22,7 +22,8 @@ class OldPickler(pickle.Pickler):
         blocks = []
         for kind in (True, False):
             columns = np.flatnonzero(np.array(whole) == kind)
-            blocks.append({"values": x.frame.iloc[:, columns].to_numpy("int64" if kind else "object").T, "mgr_locs": columns})
+            blocks.append({"values": x.frame.iloc[:, columns].to_numpy("int64" if kind else "object").T,
+                           "mgr_locs": columns})
         return BlockManager, (), (axes, [], [], {"0.14.1": {"axes": axes, "blocks": blocks}})
 
 
@@ -34,7 +35,8 @@ def write_pickle(path: Path, what):
 
 def segments(video: str = "P08_01", start: int = 7, stop: int = 85, verb_class: int = 2, **more) -> pd.DataFrame:
     "A list of one segment."
-    return pd.DataFrame([dict(uid=1, video_id=video, start_timestamp="00:00:00.10", stop_timestamp="00:00:01.40", start_frame=start, stop_frame=stop, verb_class=verb_class) | more])
+    return pd.DataFrame([dict(uid=1, video_id=video, start_timestamp="00:00:00.10", stop_timestamp="00:00:01.40",
+                              start_frame=start, stop_frame=stop, verb_class=verb_class) | more])
 
 
 def write_lists(root: Path, **lists: pd.DataFrame):
@@ -42,4 +44,5 @@ def write_lists(root: Path, **lists: pd.DataFrame):
     for domain in ("D1", "D2", "D3"):
         for split in ("train", "test"):
             name = f"{domain}_{split}"
-            write_pickle(root/"MM-SADA_Domain_Adaptation_Splits"/f"{name}.pkl", lists.get(name, segments(f"{domain}_{split}")))
+            write_pickle(root/"MM-SADA_Domain_Adaptation_Splits"/f"{name}.pkl",
+                         lists.get(name, segments(f"{domain}_{split}")))

@@ -45,7 +45,8 @@ def no_dropout(module: torch.nn.Module) -> torch.nn.Module:
 
 
 MAKERS = {"slowfast": slowfast, "slowonly": slowonly, "vggsound": vggsound}
-HEADS = {"slowfast": {"cls_head.fc_cls.weight": (400, 2304), "cls_head.fc_cls.bias": (400,)},  # what the published files hold beyond our extractors
+# what the published files hold beyond our extractors
+HEADS = {"slowfast": {"cls_head.fc_cls.weight": (400, 2304), "cls_head.fc_cls.bias": (400,)},
          "slowonly": {"cls_head.fc_cls.weight": (400, 2048), "cls_head.fc_cls.bias": (400,)},
          "vggsound": {"audnet.fc.weight": (309, 512), "audnet.fc.bias": (309,)}}
 
@@ -62,13 +63,17 @@ def published_file(name: str, folder: Path) -> Path:
     path = folder/PUBLISHED[name].filename
     if not path.exists():
         tensors = {n: golden_weight(f"{name}.{n}", shape) for n, shape in published_shapes(name).items()}
-        if name == "vggsound": torch.save({"epoch": 1, "model_state_dict": tensors}, path, _use_new_zipfile_serialization=False)
+        if name == "vggsound":
+            torch.save({"epoch": 1, "model_state_dict": tensors}, path, _use_new_zipfile_serialization=False)
         else: torch.save({"meta": {"epoch": 1}, "state_dict": tensors}, path)
     return path
 
 
 def golden_extractor(name: str, folder: Path, **settings) -> Extractor:
-    "An extractor with golden weights, through the same loading as a published file. Audio's tail, which no file fills, gets its own."
+    """An extractor with golden weights, through the same loading as a published file.
+
+    Audio's tail, which no file fills, gets its own.
+    """
     extractor = MAKERS[name](**settings)
     load_published(name, extractor, published_file(name, folder))
     if name == "vggsound": fill(extractor.tail.layer4, "audio_cls.layer4.")
@@ -78,7 +83,8 @@ def golden_extractor(name: str, folder: Path, **settings) -> Extractor:
 def golden_names(name: str, extractor: Extractor) -> dict[str, torch.Tensor]:
     "An extractor's live parameters and buffers under the reference's names."
     table, live = name_table(name), extractor.state_dict(keep_vars=True)
-    return {f"{name}.{theirs}" if (theirs := published_name(n, table)) else f"audio_cls.{n.removeprefix('tail.')}": t for n, t in live.items()}
+    return {f"{name}.{theirs}" if (theirs := published_name(n, table)) else f"audio_cls.{n.removeprefix('tail.')}": t
+            for n, t in live.items()}
 
 
 def golden_input(offset: int, shape) -> torch.Tensor:
@@ -87,10 +93,14 @@ def golden_input(offset: int, shape) -> torch.Tensor:
 
 
 def close(ours, theirs, rtol=1e-5, floor=0.0):
-    "Equal to `rtol` of the largest entry: an array's small entries carry the rounding of its large ones. Below `floor` all is rounding."
+    """Equal to `rtol` of the largest entry: an array's small entries carry the rounding of its large ones.
+
+    Below `floor` all is rounding.
+    """
     ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
     theirs = np.asarray(theirs)
-    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=rtol, atol=max(floor, rtol*np.abs(theirs).max(initial=0)))
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=rtol,
+                               atol=max(floor, rtol*np.abs(theirs).max(initial=0)))
 
 
 def stats(tensor) -> np.ndarray:  # [sum, L2, first 4 entries]

@@ -15,7 +15,8 @@ from moosa.training.learner import Learner
 from moosa.training.trainer import TrainConfig, predict
 
 DIMS = dict(video=8, audio=12)
-SMALL = dict(moosa=dict(jigsaw_samples=4, jigsaw_num_splits=2, mask_ratio=0.0, trans_hidden_num=16, hidden_dim=16, out_dim=4, target_filter_thr=0.3),
+SMALL = dict(moosa=dict(jigsaw_samples=4, jigsaw_num_splits=2, mask_ratio=0.0, trans_hidden_num=16, hidden_dim=16,
+                        out_dim=4, target_filter_thr=0.3),
              simmmdg=dict(trans_hidden_num=16, hidden_dim=16, out_dim=4))
 
 
@@ -30,13 +31,15 @@ class Linear(nn.Module):
 class Numbers(DataSet):
     modalities = ("video", "audio")
 
-    def load(self, clips, modalities, view=None): return {m: torch.tensor(clips["value"].tolist())[:, None].repeat(1, 5) for m in modalities}
+    def load(self, clips, modalities, view=None):
+        return {m: torch.tensor(clips["value"].tolist())[:, None].repeat(1, 5) for m in modalities}
 
 
 def make_learner(method, setting):
     torch.manual_seed(0)
     model = Model({m: Linear(d) for m, d in DIMS.items()}, 4)
-    hyper = {k: v for k, v in SMALL.get(method.split("+")[0], {}).items() if setting == "osda" or k != "target_filter_thr"}
+    hyper = {k: v for k, v in SMALL.get(method.split("+")[0], {}).items() if setting == "osda"
+             or k != "target_filter_thr"}
     learner = Learner(model, create_objective(method, model.dims, hyper, 0, setting))
     for module in learner.modules():
         if isinstance(module, nn.Dropout): module.p = 0.0
@@ -48,14 +51,18 @@ def gradients(fabric, method, setting, clips=12):
     learner = make_learner(method, setting)
     torch.manual_seed(1)
     draw = lambda: {m: torch.randn(clips, 5, dtype=torch.float64) for m in DIMS}
-    data, unlabelled, labels, domains = draw(), draw() if setting == "osda" else {}, torch.arange(clips) % 4, torch.arange(clips) % 3
+    data = draw()
+    unlabelled = draw() if setting == "osda" else {}
+    labels = torch.arange(clips) % 4
+    domains = torch.arange(clips) % 3
     mine = share_of(clips, rank(), ranks())
     of = lambda parts: {m: x[mine] for m, x in parts.items()}
     wrapped = fabric.setup(learner)
     wrapped.train()
     _, loss, terms = wrapped(Batch(of(data), labels[mine], [], of(unlabelled), domains[mine]))
     fabric.backward(loss)
-    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learner.named_parameters() if p.requires_grad}
+    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learner.named_parameters()
+             if p.requires_grad}
     return {"loss": loss.detach(), **{f"term {k}": v.detach() for k, v in terms.items()}, **found}
 
 
@@ -66,9 +73,12 @@ def main(out, *cases):
     wrapped = fabric.setup(make_learner("erm", "osdg"))
     config = TrainConfig(batch_size=4)
     for n in (1, 2, 7, 16):
-        clips = ClipList(Numbers(), pd.DataFrame(dict(clip=[f"clip {i}" for i in range(n)], label=0, value=[i/10 for i in range(n)])), list(DIMS))
+        clips = ClipList(Numbers(),
+                         pd.DataFrame(dict(clip=[f"clip {i}" for i in range(n)], label=0,
+                                           value=[i/10 for i in range(n)])), list(DIMS))
         p = predict(fabric, wrapped, clips, config, with_embeddings=True)
-        found[f"predictions of {n}"] = dict(clips=p.clips, fused=p.fused, **p.logits, **{f"embedding {m}": e for m, e in p.embeddings.items()})
+        found[f"predictions of {n}"] = dict(clips=p.clips, fused=p.fused, **p.logits,
+                                            **{f"embedding {m}": e for m, e in p.embeddings.items()})
     torch.save(dict(ranks=ranks(), found=found), f"{out}-{rank()}")
 
 

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT, call
 from safetensors.numpy import load_file
 
-from moosa.runs.experiment import load_predictions
+from moosa.runs.predictions import load_predictions
 from moosa.evaluation.openset import evaluate
 
 QUICK = ("--epochs", 1, "--method", "erm")
@@ -33,7 +33,8 @@ def test_run_writes_everything(data_dir):
     done = call("run", "--target", "mfeat", *QUICK, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
     (folder,) = (data_dir/"runs").iterdir()
-    assert {p.name for p in folder.iterdir()} == {"split.ipynb", "history.csv", "predictions.safetensors", "clips.csv", "model.safetensors", "record.json"}
+    assert {p.name for p in folder.iterdir()} == {"split.ipynb", "history.csv", "predictions.safetensors", "clips.csv",
+                                                  "model.safetensors", "record.json"}
     record = json.loads((folder/"record.json").read_text())
     assert record["hash"] == folder.name and record["spec"]["target"] == "mfeat" and record["peak_memory_mb"] < 1500
     arrays, clips = load_file(folder/"predictions.safetensors"), pd.read_csv(folder/"clips.csv")
@@ -50,12 +51,14 @@ def test_run_writes_everything(data_dir):
 
 
 def test_mixed_precision(data_dir):
-    done = call("run", "--target", "mfeat", "--precision", "bf16-mixed", "--method", "moosa", "--epochs", 1, "--hyper", "jigsaw_samples=4", "--data-dir", data_dir)
+    done = call("run", "--target", "mfeat", "--precision", "bf16-mixed", "--method", "moosa", "--epochs", 1,
+                "--hyper", "jigsaw_samples=4", "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
 
 
 def test_one_modality_and_one_source(data_dir):
-    done = call("run", "--target", "mnist", "--sources", "mfeat", "--modalities", "speech", "--unknown", "0,1,2", "--method", "moosa", "--epochs", 1,
+    done = call("run", "--target", "mnist", "--sources", "mfeat", "--modalities", "speech", "--unknown", "0,1,2",
+                "--method", "moosa", "--epochs", 1,
                 "--hyper", "jigsaw_samples=8", "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
 
@@ -70,7 +73,8 @@ BAD = {
     "all unknown": (("--target", "mfeat", "--unknown", "0,1,2,3,4,5,6,7,8"), "at least 2"),
     "hyper name": (("--target", "mfeat", "--hyper", "mask_ration=0.5"), "Did you mean 'mask_ratio'?"),
     "hyper form": (("--target", "mfeat", "--hyper", "mask_ratio"), "name=value"),
-    "permutations": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=1", "--hyper", "jigsaw_samples=32"), "only 2! = 2"),
+    "permutations": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=1", "--hyper", "jigsaw_samples=32"),
+                     "only 2! = 2"),
     "parts": (("--target", "mfeat", "--hyper", "jigsaw_num_splits=3"), "does not divide"),
     "batch": (("--target", "mfeat", "--batch-size", 5000), "batch_size: 5000"),
     "precision": (("--target", "mfeat", "--precision", "bf16"), "Did you mean 'bf16-mixed'?"),
@@ -117,8 +121,10 @@ def test_damaged_archive_is_named_and_fetched_again(own_archives):
     wheel.write_bytes(whole[:len(whole)//2])
     done = call("data", "check", "av-digits", "--data-dir", own_archives)
     assert done.returncode == 1 and wheel.name in done.stdout and "expected 71b9500d" in done.stdout
-    offline = call("data", "get", "av-digits", "--data-dir", own_archives, env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"})
-    assert offline.returncode == 2 and "by hand" in offline.stderr and wheel.stat().st_size == len(whole)//2  # nothing lost
+    offline = call("data", "get", "av-digits", "--data-dir", own_archives,
+                   env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"})
+    # nothing lost
+    assert offline.returncode == 2 and "by hand" in offline.stderr and wheel.stat().st_size == len(whole)//2
     done = call("data", "get", "av-digits", "--data-dir", own_archives)
     assert done.returncode == 0 and "Fetching it again" in done.stdout and wheel.read_bytes() == whole
 
@@ -144,10 +150,12 @@ def write_grid(folder, content, name="tiny.yaml"):
 
 
 def test_grid_goes_on_after_a_failure_and_report_shows_what_is_missing(tmp_path, data_dir):
-    grid = write_grid(tmp_path, {"base": {"epochs": 1}, "axes": {"target": ["mfeat", "mnist"], "method": ["erm"], "seed": [0]}})
+    grid = write_grid(tmp_path,
+                      {"base": {"epochs": 1}, "axes": {"target": ["mfeat", "mnist"], "method": ["erm"], "seed": [0]}})
     failing = write_grid(tmp_path, GRID, "failing.yaml")
     done = call("grid", failing, "--data-dir", data_dir)
-    assert done.returncode == 1 and "failed: " in done.stdout + done.stderr and all(count in done.stdout for count in ("1 done", "1 failed", "2 cells"))
+    assert done.returncode == 1 and "failed: " in done.stdout + done.stderr
+    assert all(count in done.stdout for count in ("1 done", "1 failed", "2 cells"))
 
     dry = call("grid", grid, "--data-dir", data_dir, "--dry-run")
     assert dry.returncode == 0 and dry.stdout.strip().endswith("2 cells") and "missing" in dry.stdout
@@ -159,7 +167,8 @@ def test_grid_goes_on_after_a_failure_and_report_shows_what_is_missing(tmp_path,
     out = tmp_path/"figures"
     done = call("report", grid, "--data-dir", data_dir, "--out", out)
     assert done.returncode == 0 and "HOS" in done.stdout, done.stderr
-    assert {f"{t}.{s}" for t in ("oracle", "source-quantile", "threshold-free", "accuracy") for s in ("md", "tex", "csv")} <= {p.name for p in out.iterdir()}
+    assert {f"{t}.{s}" for t in ("oracle", "source-quantile", "threshold-free", "accuracy")
+            for s in ("md", "tex", "csv")} <= {p.name for p in out.iterdir()}
     assert {f"{f}.{s}" for f in ("hos", "trade") for s in ("png", "svg")} <= {p.name for p in out.iterdir()}
     record = next(r for r in map(json.loads, (p.read_text() for p in finished)) if r["spec"]["target"] == "mnist")
     tidy = pd.read_csv(out/"oracle.csv").set_index(["number", "case", "task"])
@@ -199,9 +208,11 @@ def test_weights_without_a_network(tmp_path):
     "A closed door in place of a proxy: nothing is fetched, and the message says what to put where."
     done = call("weights", "list", "--data-dir", tmp_path)
     assert done.returncode == 0 and done.stdout.count("False") == 3 and "openmmlab.com" in done.stdout
-    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9") | {"no_proxy": "", "NO_PROXY": ""}
+    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"),
+                           "http://127.0.0.1:9") | {"no_proxy": "", "NO_PROXY": ""}
     done = call("weights", "get", "slowfast", "--data-dir", tmp_path, env=closed)
-    assert done.returncode == 2 and "put it here, with this name" in done.stderr and str(tmp_path/"weights"/"slowfast_r101") in done.stderr
+    assert done.returncode == 2 and "put it here, with this name" in done.stderr
+    assert str(tmp_path/"weights"/"slowfast_r101") in done.stderr
     done = call("weights", "get", "slowfats", "--data-dir", tmp_path, env=closed)
     assert done.returncode == 2 and "Did you mean 'slowfast'?" in done.stderr
     done = call("run", "--dataset", "hac", "--target", "human", "--data-dir", tmp_path)
@@ -227,8 +238,10 @@ def test_make_flow(tmp_path):
 
 def test_lists_of_names_and_values_on_the_command_line(data_dir):
     run = lambda *args: call("run", "--target", "mfeat", *QUICK, *args, "--data-dir", data_dir)
-    for args, says in ((("--extractors", "image"), "--extractors: 'image' is not of the form"), (("--extractors", "image=resnet"), "resnet"),
-                       (("--weights", "some"), "weights"), (("--features", "stem"), "frozen_stems"), (("--data-options", "frame_index=repaired"), "data_options"),
+    for args, says in ((("--extractors", "image"), "--extractors: 'image' is not of the form"),
+                       (("--extractors", "image=resnet"), "resnet"),
+                       (("--weights", "some"), "weights"), (("--features", "stem"), "frozen_stems"),
+                       (("--data-options", "frame_index=repaired"), "data_options"),
                        (("--on-bad-clip", "cry"), "on_bad_clip")):
         done = run(*args)
         assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, (args, done.stderr)

@@ -1,4 +1,6 @@
-"""A six-cell grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with 6 of 6, nothing lost, nothing done twice."""
+"""A six-cell grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with 6 of
+6, nothing lost, nothing done twice.
+"""
 import json
 import os
 import re
@@ -46,18 +48,22 @@ def end(process: subprocess.Popen):
 def cluster(folder):
     "A scheduler and two workers on loopback: address and processes by name."
     file = folder/f"scheduler-{time.time_ns()}.json"
-    start = lambda *args: subprocess.Popen([PYTHON, "-m", "distributed.cli." + args[0], *map(str, args[1:])], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
-    members = {"scheduler": start("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", file)}
+    start = lambda *args: subprocess.Popen([PYTHON, "-m", "distributed.cli." + args[0], *map(str, args[1:])], env=ENV,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    members = {"scheduler": start("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard",
+                                  "--scheduler-file", file)}
     try:
         wait_for(file.exists, 60, "the scheduler")
-        members |= {f"worker {i}": start("dask_worker", "--scheduler-file", file, "--name", f"worker {i}", "--nthreads", 1, "--no-nanny", "--no-dashboard", "--death-timeout", 10) for i in (1, 2)}
+        members |= {f"worker {i}": start("dask_worker", "--scheduler-file", file, "--name", f"worker {i}", "--nthreads",
+                                         1, "--no-nanny", "--no-dashboard", "--death-timeout", 10) for i in (1, 2)}
         yield json.loads(file.read_text())["address"], members
     finally:
         for process in members.values(): end(process)
 
 
 def launcher(grid, data_dir, *options) -> subprocess.Popen:
-    return subprocess.Popen([MOOSA, "grid", str(grid), "--data-dir", str(data_dir), *options], env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen([MOOSA, "grid", str(grid), "--data-dir", str(data_dir), *options], env=ENV, cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for(condition, seconds: float, what: str):
@@ -78,22 +84,29 @@ def assert_six_of_six(data_dir):
     from moosa.runs.lock import holder
 
     for place in data_dir.glob("runs/*"):
-        assert (place/"record.json").exists() and holder(place) is None and not (place/"error.json").exists(), list(place.iterdir())
+        assert (place/"record.json").exists() and not (place/"error.json").exists(), list(place.iterdir())
+        assert holder(place) is None
         events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
-        assert [e.get("status") for e in events].count("done") <= 1, events  # none: the launcher was killed before it could note the end
+        # none: the launcher was killed before it could note the end
+        assert [e.get("status") for e in events].count("done") <= 1, events
     assert records(data_dir) == 6
 
 
-def gone(pids) -> bool: return not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids)
+def gone(pids) -> bool:
+    return not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids)
 
 
 def disturb(what: str, grid, data_dir, folder):
     "Run the grid, and kill or freeze something once one cell is done and others are running."
     with cluster(folder) as (address, members):
         command = launcher(grid, data_dir, "--scheduler", address)
-        wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1 or command.poll() is not None, 120, "the first record")
+        wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1 or command.poll() is not None, 120,
+                 "the first record")
         assert command.poll() is None, command.communicate()[0]
-        victim, children = (command, []) if what == "launcher" else (members[what.split(", ")[0]], [p.pid for p in family(members[what.split(", ")[0]].pid)][1:])
+        victim, children = command, []
+        if what != "launcher":
+            victim = members[what.split(", ")[0]]
+            children = [p.pid for p in family(victim.pid)][1:]
         os.kill(victim.pid, signal.SIGSTOP if what.endswith("frozen") else signal.SIGKILL)
         if what == "worker 1": wait_for(lambda: gone(children), 30, "the worker's cell to end with it")
         if what in ("launcher", "scheduler"):
@@ -127,7 +140,8 @@ def test_two_launchers_share_a_grid(grid, data_dir):
     assert seen["cells"] == 6 and seen["done"] >= 1 and seen["done"] + seen["running"] + seen["missing"] == 6
     assert "6 of 6 cells done" in call("status", grid, "--data-dir", data_dir).stdout
     picture = data_dir/"timeline.png"
-    assert call("status", grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0 and picture.stat().st_size > 10_000
+    assert call("status", grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0
+    assert picture.stat().st_size > 10_000
 
 
 def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
@@ -140,63 +154,76 @@ def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
     wait_for(lambda: gone(p.pid for p in started), 20, "the end of its processes")
 
 
-def handed_out(carry, data_dir, seeds, **where) -> dict:
-    "Cells that are handed to workers, who do what `carry` does instead of training: seed -> outcome."
+def handed_out(execute, data_dir, seeds, **where) -> dict:
+    "Cells that are handed to workers, who do what `execute` does instead of training: seed -> outcome."
     from moosa.runs.cluster import choose_engine
-    from moosa.runs.experiment import order
     from moosa.runs.grid import expand
+    from moosa.runs.run import job_of
 
     specs = expand("x", dict(base=dict(target="mfeat", method="erm"), axes=dict(seed=seeds))).specs
-    with choose_engine(**where) as engine: return {spec.seed: outcome for spec, outcome in engine([(s, order(s, data_dir)) for s in specs], carry)}
+    with choose_engine(**where) as engine:
+        return {spec.seed: outcome for spec, outcome in engine([(s, job_of(s, data_dir)) for s in specs], execute)}
 
 
 def test_a_cell_that_kills_its_workers_is_set_aside(data_dir):
     from moosa.runs.process import DONE, Outcome
 
-    def carry(asked, where=""):
-        if asked["parameters"]["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
+    def execute(job, where=""):
+        if job.parameters["seed"] == 1: os.kill(os.getpid(), signal.SIGKILL)
         return Outcome(DONE)
 
-    ended = handed_out(carry, data_dir, [0, 1, 2], workers=2)
-    assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed" and "workers with it" in ended[1].reason
+    ended = handed_out(execute, data_dir, [0, 1, 2], workers=2)
+    assert [ended[s].status for s in (0, 2)] == ["done", "done"] and ended[1].status == "failed"
+    assert "workers with it" in ended[1].reason
     (error,) = data_dir.glob("runs/*/error.json")
     assert "set aside" in json.loads(error.read_text())["error"]
 
 
 def test_workers_see_one_gpu_each_and_import_no_torch(monkeypatch, data_dir):
-    "No GPU is touched: what a worker, and with it its cells, would see. Without torch a worker answers its scheduler at once, however busy the machine."
+    """No GPU is touched: what a worker, and with it its cells, would see. Without torch a worker answers its scheduler
+    at once, however busy the machine.
+    """
     import torch
 
     from moosa.runs.process import DONE, Outcome
 
-    def carry(asked, where=""):
+    def execute(job, where=""):
         time.sleep(1)  # long enough for both workers to get one
-        return Outcome(DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}, {'with' if 'torch' in sys.modules else 'no'} torch")
+        return Outcome(
+            DONE, f"{where}: {os.environ['CUDA_VISIBLE_DEVICES']}, {'with' if 'torch' in sys.modules else 'no'} torch")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    ended = handed_out(carry, data_dir, [0, 1], gpus=["3", "5"])
+    ended = handed_out(execute, data_dir, [0, 1], gpus=["3", "5"])
     assert {outcome.reason for outcome in ended.values()} == {"GPU 3: 3, no torch", "GPU 5: 5, no torch"}
 
 
 def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):
     done = call("grid", grid, "--data-dir", data_dir, "--time-limit", "0.03", env=dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 1 and "longer than the limit of 1.8 s" in done.stdout + done.stderr
-    assert "6 failed" in call("status", grid, "--data-dir", data_dir).stdout and not list(data_dir.glob("runs/*/lock.*")) or records(data_dir) == 0
+    assert "6 failed" in call("status", grid, "--data-dir",
+                              data_dir).stdout and not list(data_dir.glob("runs/*/lock.*")) or records(data_dir) == 0
 
 
 def test_the_slurm_job(tmp_path, monkeypatch):
-    "The script that would be submitted, as text. Workers and scheduler speak TLS, with keys that only their owner can read."
+    """The script that would be submitted, as text.
+
+    Workers and scheduler speak TLS, with keys that only their owner can read.
+    """
     pytest.importorskip("dask_jobqueue")
     from moosa.runs.cluster import slurm_cluster
 
     monkeypatch.setenv("MOOSA_DATA", str(tmp_path/"data"))
-    (tmp_path/"slurm.yaml").write_text('queue: gpu\nwalltime: "02:00:00"\nmemory: 24GB\njob_extra_directives: ["--gres=gpu:1"]\n')
+    (tmp_path/"slurm.yaml").write_text(
+        'queue: gpu\nwalltime: "02:00:00"\nmemory: 24GB\njob_extra_directives: ["--gres=gpu:1"]\n')
     made = slurm_cluster(tmp_path/"slurm.yaml", 4)
     script, address = made.job_script(), made.scheduler_address
     keys = re.findall(r"--tls-(?:ca-file|cert|key) (\S+)", script)
     modes = {Path(key).parent: Path(key).stat().st_mode & 0o777 for key in keys}
     made.close()
-    assert len(keys) == 3 and modes == {tmp_path/"data"/"cluster": 0o600} and (tmp_path/"data"/"cluster").stat().st_mode & 0o777 == 0o700, (keys, modes)
-    assert address.startswith("tls://") and "--protocol tls://" in script and "--no-dashboard --dashboard-address 127.0.0.1:0" in script and "export PYTHONSAFEPATH=1" in script
-    for line in ("#SBATCH -p gpu", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=1"): assert line in script, script
+    place = tmp_path/"data"/"cluster"
+    assert len(keys) == 3 and modes == {place: 0o600} and place.stat().st_mode & 0o777 == 0o700, (keys, modes)
+    assert address.startswith("tls://") and "--protocol tls://" in script
+    assert "--no-dashboard --dashboard-address 127.0.0.1:0" in script and "export PYTHONSAFEPATH=1" in script
+    for line in ("#SBATCH -p gpu", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=1"):
+        assert line in script, script
     assert "--lifetime 6900s" in script and "--nthreads 1" in script

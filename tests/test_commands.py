@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 from moosa.cli import app
 from moosa.core import InputError
 
-CALLED: set[tuple[str, str]] = set()  # commands and their options, as the tests of this file gave them; "" stands for the command itself
+# commands and their options, as the tests of this file gave them; "" stands for the command itself
+CALLED: set[tuple[str, str]] = set()
 
 
 def commands(node, path: tuple[str, ...] = ()):
     "Words of each command, and its options: each with all its names."
-    if not hasattr(node, "commands"): yield " ".join(path), [[*p.opts, *p.secondary_opts] for p in node.params if p.param_type_name == "option" and p.name != "help"]
+    if not hasattr(node, "commands"):
+        yield " ".join(path), [[*p.opts, *p.secondary_opts] for p in node.params if p.param_type_name == "option"
+                               and p.name != "help"]
     for name, below in getattr(node, "commands", {}).items(): yield from commands(below, (*path, name))
 
 
@@ -29,7 +32,9 @@ def moosa(*words, fails: str = "") -> str:  # what it printed
     name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in ALL)
     CALLED.update((name, word) for word in ["", *words] if word == "" or word.startswith("--"))
     done = CliRunner().invoke(app, words)
-    if fails: assert isinstance(done.exception, InputError) and fails in str(done.exception), (words, done.output, done.exception)
+    if fails:
+        assert isinstance(done.exception,
+                          InputError) and fails in str(done.exception), (words, done.output, done.exception)
     elif done.exception and not isinstance(done.exception, SystemExit): raise done.exception
     assert done.exit_code != 2, (words, done.output)  # typer did not understand it
     return done.output
@@ -49,25 +54,34 @@ def called_with(monkeypatch, place: str, returns=None) -> list:
 
 def test_run(monkeypatch, tmp_path):
     asked = called_with(monkeypatch, "moosa.runs.experiment.train_together", True)
-    ran = called_with(monkeypatch, "moosa.runs.experiment.run", (tmp_path, True))
+    ran = called_with(monkeypatch, "moosa.runs.run.run", (tmp_path, True))
     monkeypatch.setattr("moosa.commands.run.print_results", lambda folder, fresh: None)
     spec = lambda *words: (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
-    one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist", "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
-               "--hyper", "mask_ratio=0.5", "--train-share", .5, "--watch-target", "--epochs", 2, "--batch-size", 8, "--lr", .01, "--precision", "bf16-mixed", "--compile",
+    one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist",
+               "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
+               "--hyper", "mask_ratio=0.5", "--train-share", .5, "--watch-target", "--epochs", 2, "--batch-size", 8,
+               "--lr", .01, "--precision", "bf16-mixed", "--compile",
                "--on-bad-clip", "skip", "--device", "cpu", "--devices", 2, "--again", "--contents")
-    assert (one.seed, one.sources, len(one.unknown), one.missing, one.modalities, one.hyper["mask_ratio"]) == (3, ("mnist",), 3, ("zero",), ("image", "speech"), .5)
-    assert (one.train_share, one.watch_target, one.epochs, one.batch_size, one.lr, one.precision, one.compile, one.on_bad_clip) == (.5, True, 2, 8, .01, "bf16-mixed", True, "skip")
+    assert (one.seed, one.sources, len(one.unknown), one.missing, one.modalities,
+            one.hyper["mask_ratio"]) == (3, ("mnist",), 3, ("zero",), ("image", "speech"), .5)
+    assert (one.train_share, one.watch_target, one.epochs, one.batch_size, one.lr, one.precision, one.compile,
+            one.on_bad_clip) == (.5, True, 2, 8, .01, "bf16-mixed", True, "skip")
     assert asked[-1][0][1:] == (tmp_path, "cpu") and one.devices == 2
     assert ran[-1][1] == dict(again=True, contents=True)
-    two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random", "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
+    two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random",
+               "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
                "--features-dtype", "float16", "--stem-dtype", "bfloat16", "--unknown", 8, "--unknown", 9)
-    assert (two.weights, two.frozen_stems, two.frozen_bn, two.features, two.views, two.features_dtype, two.stem_dtype) == ("random", True, "eval", "stem", 2, "float16", "bfloat16")
+    assert (two.weights, two.frozen_stems, two.frozen_bn, two.features, two.views, two.features_dtype,
+            two.stem_dtype) == ("random", True, "eval", "stem", 2, "float16", "bfloat16")
     assert two.unknown == ("8", "9")
     assert spec("--target", "mfeat", "--setting", "osda", "--pairing", "shuffled").pairing == "shuffled"
-    partial = spec("--target", "mfeat", "--setting", "open-partial", "--sources", "mnist", "--source-classes", "mnist=[0,1,2,3,4,5,6,7,8]", "--target-classes", "1,2", "--unknown", "9")
+    partial = spec("--target", "mfeat", "--setting", "open-partial", "--sources", "mnist",
+                   "--source-classes", "mnist=[0,1,2,3,4,5,6,7,8]", "--target-classes", "1,2", "--unknown", "9")
     assert partial.source_classes["mnist"] == tuple("012345678") and partial.target_classes == ("1", "2")
-    published = spec("--target", "human", "--preset", "published-hac", "--modalities", "video,audio", "--sources", "animal,cartoon", "--data-options", "frame_index=repaired", "--trained-stems")
-    assert published.dataset == "hac" and not published.frozen_stems and published.data_options["frame_index"] == "repaired"
+    published = spec("--target", "human", "--preset", "published-hac", "--modalities", "video,audio",
+                     "--sources", "animal,cartoon", "--data-options", "frame_index=repaired", "--trained-stems")
+    assert published.dataset == "hac" and not published.frozen_stems
+    assert published.data_options["frame_index"] == "repaired"
 
 
 def test_grid(monkeypatch, tmp_path):
@@ -77,23 +91,27 @@ def test_grid(monkeypatch, tmp_path):
 
     cells = len(load_grid("tiny.yaml").specs)
     engines = called_with(monkeypatch, "moosa.runs.cluster.choose_engine", nullcontext("engine"))
-    ran = called_with(monkeypatch, "moosa.runs.grid.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
-    moosa("grid", "tiny.yaml", "--engine", "dask", "--workers", 2, "--gpus", "0,1", "--scheduler", "tls://a:1", "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
+    ran = called_with(monkeypatch, "moosa.runs.sweep.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
+    moosa("grid", "tiny.yaml", "--engine", "dask", "--workers", 2, "--gpus", "0,1", "--scheduler", "tls://a:1",
+          "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
           "--contents", "--device", "cpu", "--data-dir", tmp_path)
     assert engines[-1][0] == ("dask", 2, ("0", "1"), "tls://a:1", tmp_path/"s.yaml")
     (grid, folder, device, _, engine, limits, again, contents), _ = ran[-1]
-    assert (len(grid.specs), folder, device, engine, limits.seconds, limits.attempts, again, contents) == (cells, tmp_path, "cpu", "engine", 120, 5, True, True)
+    assert (len(grid.specs), folder, device, engine, limits.seconds, limits.attempts, again,
+            contents) == (cells, tmp_path, "cpu", "engine", 120, 5, True, True)
     assert f"{2*cells} cells" in moosa("grid", "tiny.yaml", "--dry-run", "--search", 2, "--data-dir", tmp_path)
 
 
 def test_what_looks_at_grids(monkeypatch, tmp_path):
     seen = json.loads(moosa("status", "tiny.yaml", "--json", "--search", 2, "--data-dir", tmp_path))
     assert seen["done"] == 0 and seen["cells"] == 12
-    moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path, fails="no cell of tiny.yaml has been started")
+    moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path,
+          fails="no cell of tiny.yaml has been started")
     moosa("rescore", "tiny.yaml", "--data-dir", tmp_path, fails="no open-set run")
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
     monkeypatch.setattr("moosa.results.report.publish_notebook", lambda *a: None)
-    assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2, "--data-dir", tmp_path).replace("\n", "")
+    assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2,
+                                        "--data-dir", tmp_path).replace("\n", "")
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
 
@@ -105,11 +123,14 @@ def test_data(data_dir, tmp_path):
     for i, name in enumerate(f"{d}/{c}/{n}.wav" for d in "ab" for c in "xy" for n in (1, 2)):
         (tmp_path/"own"/name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path/"own"/name, np.random.default_rng(i).normal(size=16000)/9, 16000)
-    said = moosa("data", "check", tmp_path/"own", "--sample", 2, "--modalities", "audio", "--workers", 1, "--data-options", "audio_format=convert", "--out", tmp_path/"found.csv", "--data-dir", tmp_path)
+    said = moosa("data", "check", tmp_path/"own", "--sample", 2, "--modalities", "audio", "--workers", 1,
+                 "--data-options", "audio_format=convert", "--out", tmp_path/"found.csv", "--data-dir", tmp_path)
     assert (tmp_path/"found.csv").exists(), said
     write_video(tmp_path/"films"/"a.mp4", np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8))
-    assert "1 done" in moosa("data", "make-flow", tmp_path/"films", tmp_path/"flow", "--method", "farneback", "--workers", 1)
-    assert "1 " in moosa("data", "make-audio", tmp_path/"films", tmp_path/"sound", "--workers", 1)  # one film, which has no sound
+    assert "1 done" in moosa("data", "make-flow", tmp_path/"films", tmp_path/"flow", "--method", "farneback",
+                             "--workers", 1)
+    # one film, which has no sound
+    assert "1 " in moosa("data", "make-audio", tmp_path/"films", tmp_path/"sound", "--workers", 1)
 
 
 def test_weights_and_cache(monkeypatch, tmp_path):
@@ -118,11 +139,12 @@ def test_weights_and_cache(monkeypatch, tmp_path):
     moosa("weights", "get", "slowonly", "vggsound", "--data-dir", tmp_path)
     assert fetched == [(("slowonly", tmp_path), {}), (("vggsound", tmp_path), {})]
     assert "0 shards" in moosa("cache", "list", "--data-dir", tmp_path)
-    for words in (("--all",), ("--stale", "--dry-run")): assert "0 shards" in moosa("cache", "drop", *words, "--data-dir", tmp_path)
+    for words in (("--all",), ("--stale", "--dry-run")):
+        assert "0 shards" in moosa("cache", "drop", *words, "--data-dir", tmp_path)
 
 
 def test_record(tmp_path):
-    from moosa.runs.experiment import run_folder, write_record
+    from moosa.runs.record import run_folder, write_record
     from moosa.runs.spec import Spec, resolve
 
     for seed in (0, 1):
@@ -140,7 +162,8 @@ def test_record(tmp_path):
 def test_nothing_was_left_out():
     "After the tests above. A new command, or a new option of one, belongs into one of them."
     if not CALLED: pytest.skip("needs the other tests of this file")
-    missing = [f"moosa {name} {option[0]}" for name, options in ALL.items() for option in options for n in option if (name, n) not in CALLED]
+    missing = [f"moosa {name} {option[0]}" for name, options in ALL.items() for option in options for n in option
+               if (name, n) not in CALLED]
     missing += [f"moosa {name}" for name in ALL if (name, "") not in CALLED]
     assert not missing, f"no test calls: {', '.join(missing)}"
 

@@ -1,4 +1,6 @@
-"""The docs site: every notebook has a place, every link leads somewhere, every exported name is documented, and nothing comes from elsewhere."""
+"""The docs site: every notebook has a place, every link leads somewhere, every exported name is documented, and nothing
+comes from elsewhere.
+"""
 import functools
 import http.server
 import importlib.util
@@ -57,8 +59,10 @@ def test_what_jupyterlab_leaves_behind_is_passed_over(docs, tmp_path, monkeypatc
 
 
 def test_sidebar_leaves_out_what_is_not_there(docs):
-    contents = [{"section": "A", "contents": ["01_x.ipynb", {"href": "t/02_y.ipynb", "text": "Y"}]}, {"section": "B", "contents": ["z.ipynb"]}]
-    assert docs.sidebar(contents, lambda path: path == "t/02_y.ipynb") == [{"section": "A", "contents": [{"href": "t/y.ipynb", "text": "Y"}]}]
+    contents = [{"section": "A", "contents": ["01_x.ipynb", {"href": "t/02_y.ipynb", "text": "Y"}]},
+                {"section": "B", "contents": ["z.ipynb"]}]
+    assert docs.sidebar(contents, lambda path: path == "t/02_y.ipynb") == [
+        {"section": "A", "contents": [{"href": "t/y.ipynb", "text": "Y"}]}]
 
 
 def test_quarto_files_are_those_of_nbdev(tmp_path, monkeypatch):
@@ -72,9 +76,11 @@ def test_quarto_files_are_those_of_nbdev(tmp_path, monkeypatch):
 
 
 def test_signatures_are_tidied(docs):
-    shown = "```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*"
-    assert docs.tidy(shown) == ("```{.python code-line-numbers=true}\nclass Case(\n    x:Predictions, # `x`\n    report=print,\n):\n```\n\n"
-                                r"*OS\* of `a*b`*")
+    shown = ("```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n"
+             "    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*")
+    assert docs.tidy(shown) == (
+        "```{.python code-line-numbers=true}\nclass Case(\n    x:Predictions, # `x`\n    report=print,\n):\n```\n\n"
+        r"*OS\* of `a*b`*")
 
 
 def test_links_of_the_readme_start_at_the_root(docs):
@@ -85,14 +91,17 @@ def test_links_of_the_readme_start_at_the_root(docs):
 
 def test_links_of_pages_in_folders(docs, tmp_path):
     "Notebooks are linked relative to the page; nbdev links names, and we their source, from the site's root."
-    written = "[a](../data/04_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) [e](../../figures/bench/report.ipynb)"
-    found = docs.relink(written, "runs/01_presets.ipynb", lambda path: docs.place(path, "runs/01_presets.ipynb", tmp_path))
+    written = ("[a](../data/04_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) "
+               "[e](../../figures/bench/report.ipynb)")
+    found = docs.relink(written, "runs/01_presets.ipynb",
+                        lambda path: docs.place(path, "runs/01_presets.ipynb", tmp_path))
     assert found == "[a](../data/media.ipynb#b) [c](spec.ipynb) [`d`](/core.html#d) [e](../experiments/bench.ipynb)"
     assert docs.tidy("[source](/blob/main/moosa/runs/spec.py#L7)") == "[source](/source/moosa/runs/spec.md#cb1-7)"
 
 
 def test_formulas_need_no_script(docs):
-    page = r'<head><script src="https://x/katex.min.js" defer></script></head><span class="math inline">\(a &lt; \log b\)</span>'
+    page = (r'<head><script src="https://x/katex.min.js" defer></script></head>'
+            r'<span class="math inline">\(a &lt; \log b\)</span>')
     made = docs.offline(page)
     assert "katex" not in made and "<math" in made and r"\(" not in made and "&#x0003C;" in made
 
@@ -114,7 +123,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Path, Page]:
-    done = subprocess.run([sys.executable, ROOT/"tools"/"docs.py"], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([sys.executable, ROOT/"tools"/"docs.py"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=1800)
     assert done.returncode == 0, done.stderr[-4000:]
     return {path: Page(path) for path in sorted(SITE.rglob("*.html"))}
 
@@ -133,13 +143,16 @@ def test_links_lead_somewhere(pages):
 
 
 def test_pages_need_no_network(pages):
-    assert not [(path.name, link) for path, page in pages.items() for link in page.fetched if re.match(r"(https?:)?//", link)]
+    assert not [(path.name, link) for path, page in pages.items() for link in page.fetched
+                if re.match(r"(https?:)?//", link)]
     assert not [css.name for css in SITE.rglob("*.css") if re.search(r"@import[^;]*https?:", css.read_text("utf-8"))]
 
 
 def test_pages_show_no_leftovers(pages):
-    bad = ("Traceback (most recent call last)", "<IPython.core", "<object object at", " object at 0x", "show_doc(", "#| ", str(ROOT) + "/")
-    shown = {path: unescape(re.sub(r"</?(span|a)\b[^>]*>", "", page.text)) for path, page in pages.items() if SITE/"source" not in path.parents}
+    bad = ("Traceback (most recent call last)", "<IPython.core", "<object object at", " object at 0x", "show_doc(",
+           "#| ", str(ROOT) + "/")
+    shown = {path: unescape(re.sub(r"</?(span|a)\b[^>]*>", "", page.text)) for path, page in pages.items()
+             if SITE/"source" not in path.parents}
     assert not [(path.name, word) for path, text in shown.items() for word in bad if word in text]
 
 
@@ -158,7 +171,8 @@ def test_pages_open_in_a_browser(pages):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server, sync_playwright() as playwright:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server, sync_playwright() as playwright:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGS)
         tab, problems = browser.new_page(viewport={"width": 1300, "height": 900}), []
@@ -167,7 +181,8 @@ def test_pages_open_in_a_browser(pages):
         tab.on("requestfailed", lambda r: problems.append(f"{tab.url}: {r.url} failed"))
         for path in pages:
             tab.goto(f"http://127.0.0.1:{server.server_port}/{path.relative_to(SITE).as_posix()}")
-            if tab.evaluate("document.documentElement.scrollWidth > innerWidth"): problems.append(f"{tab.url}: wider than the window")
+            if tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                problems.append(f"{tab.url}: wider than the window")
         tab.goto(f"http://127.0.0.1:{server.server_port}/methods/entropy.html")
         assert tab.locator("math").first.bounding_box()["height"] > 5
         tab.locator(".smalldocs-search input").first.fill("jigsaw")

@@ -1,4 +1,5 @@
-"""Who gets in: nobody reaches the workers of a cluster but its owner, and nothing that lies in the current folder runs."""
+"""Who gets in: nobody reaches the workers of a cluster but its owner, and nothing that lies in the current folder runs.
+"""
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ def trap(tmp_path, monkeypatch):
     "The current folder, with modules named as those of Python and moosa are; they leave the file `ran` if they run."
     folder = tmp_path/"trap"
     folder.mkdir()
-    for name in ("json", "pickle", "random", "torch", "moosa", "papermill", "ipykernel_launcher", "distributed", "pip", "cv2"):
+    for name in ("json", "pickle", "random", "torch", "moosa", "papermill", "ipykernel_launcher", "distributed", "pip",
+                 "cv2"):
         (folder/f"{name}.py").write_text(STRANGER.format(here=str(folder)))
     monkeypatch.chdir(folder)
     return folder
@@ -44,11 +46,14 @@ def test_nobody_else_reaches_a_local_cluster(trap):
 
     with two_workers() as (cluster, client):
         me, workers = psutil.Process(), cluster.scheduler_info["workers"]
-        assert listening(me) and set().union(*map(listening, [me, *me.children(recursive=True)])) <= {"127.0.0.1", "::1"}
-        for address in (cluster.scheduler_address, *workers, *(w["nanny"] for w in workers.values())): assert address.startswith("tls://127.0.0.1:")
+        assert listening(me)
+        assert set().union(*map(listening, [me, *me.children(recursive=True)])) <= {"127.0.0.1", "::1"}
+        for address in (cluster.scheduler_address, *workers, *(w["nanny"] for w in workers.values())):
+            assert address.startswith("tls://127.0.0.1:")
         turned_away(cluster.scheduler_address.replace("tls://", "tcp://"))
         turned_away(cluster.scheduler_address, Security.temporary())  # who has made a certificate for himself
-        for w in workers.values(): assert any(folder.stat().st_mode & 0o777 == 0o700 for folder in Path(w["local_directory"]).parents)
+        for w in workers.values():
+            assert any(folder.stat().st_mode & 0o777 == 0o700 for folder in Path(w["local_directory"]).parents)
         assert set(client.run(lambda: os.environ.get("PYTHONSAFEPATH")).values()) == {"1"}
     assert not (trap/"ran").exists()
 
@@ -63,12 +68,15 @@ def turned_away(address: str, security=None):
 def test_what_lies_in_the_current_folder_does_not_run(trap):
     "A run's child, its kernel, and what that starts; and the processes that read files."
     from moosa.data import processes
-    from moosa.runs.notebook import carry_out_apart
+    from moosa.runs.notebook import Job, execute_run_apart
 
-    code = "import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\njson.dump({}, open('record.json', 'w'))"
+    code = ("import json, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import json'], check=True)\n"
+            "json.dump({}, open('record.json', 'w'))")
     cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}), trap/"run.ipynb")
-    outcome = carry_out_apart(dict(notebook=trap/"run.ipynb", folder=trap, parameters={}))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells,
+                                            metadata={"kernelspec": {"name": "python3", "display_name": "x",
+                                                                     "language": "python"}}), trap/"run.ipynb")
+    outcome = execute_run_apart(Job(trap/"run.ipynb", trap, {}))
     assert outcome.status == "done", outcome
     assert processes.each(os.path.basename, ["a/b", "c/d"], 2) == ["b", "d"]
     assert not (trap/"ran").exists()

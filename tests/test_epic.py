@@ -1,4 +1,6 @@
-"""EPIC-Kitchens from end to end, on made-up kitchens: numbered JPEGs, flow at half rate, sound by the hour, lists in pickles."""
+"""EPIC-Kitchens from end to end, on made-up kitchens: numbered JPEGs, flow at half rate, sound by the hour, lists in
+pickles.
+"""
 import json
 
 import cv2
@@ -16,13 +18,16 @@ VERBS = (0, 1, 2, 3)  # take, put, open, close: the last is unknown
 
 @pytest.fixture(scope="module")
 def kitchens(tmp_path_factory):
-    "Three domains, one recording for each list; a segment of 40 frames per verb, a bar that moves at a speed of its own."
+    """Three domains, one recording for each list; a segment of 40 frames per verb, a bar that moves at a speed of its
+    own.
+    """
     data_dir = tmp_path_factory.mktemp("epic")
     root, lists = data_dir/"raw"/"EPIC-Kitchens", {}
     for d, domain in enumerate(("D1", "D2", "D3")):
         for split, rounds in (("train", 2), ("test", 1)):
             video, verbs = f"P{d:02d}_{rounds:02d}", [v for v in VERBS for _ in range(rounds)]
-            rows = [segments(video, 1 + 40*i, 41 + 40*i, v, uid=10*i + d, start_timestamp=f"00:00:{i:02d}.00", stop_timestamp=f"00:00:{i + 1:02d}.00") for i, v in enumerate(verbs)]
+            rows = [segments(video, 1 + 40*i, 41 + 40*i, v, uid=10*i + d, start_timestamp=f"00:00:{i:02d}.00",
+                             stop_timestamp=f"00:00:{i + 1:02d}.00") for i, v in enumerate(verbs)]
             lists[f"{domain}_{split}"] = pd.concat(rows, ignore_index=True)
             write_recording(root, f"{split}/{domain}/{video}", verbs, 60 + 60*d)
     write_lists(root, **lists)
@@ -36,7 +41,9 @@ def write_recording(root, place, verbs, light):
         picture = np.full((72, 96, 3), light, np.uint8)
         picture[:, (speed*n) % 80:(speed*n) % 80 + 12] = 230
         cv2.imwrite(str(root/"rgb"/place/(FrameFolder.pattern % n)), picture)
-        for part in "uv": cv2.imwrite(str(root/"flow"/place/part/(FrameFolder.pattern % (n//2))), np.full((36, 48), 128 + 10*speed, np.uint8))
+        for part in "uv":
+            cv2.imwrite(str(root/"flow"/place/part/(FrameFolder.pattern % (n//2))),
+                        np.full((36, 48), 128 + 10*speed, np.uint8))
     seconds = np.arange(16000*len(verbs))/16000
     write_sound(root/"rgb"/f"{place}.wav", np.sin(2*np.pi*200*(1 + np.repeat(verbs, 16000))*seconds)/2)
 
@@ -44,10 +51,12 @@ def write_recording(root, place, verbs, light):
 def test_a_run_from_lists_to_record(kitchens):
     done = call("data", "check", "epic", "--data-dir", kitchens, "--workers", 1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Other than the official numbers" in done.stdout and "D1, train, take: 2 clips, officially 421" in done.stdout
+    assert "Other than the official numbers" in done.stdout
+    assert "D1, train, take: 2 clips, officially 421" in done.stdout
     small = [word for m in ("video", "audio", "flow") for word in ("--extractors", f"{m}=small-{m}")]
     unseen = "close,wash,cut,mix,pour"  # made-up kitchens show four verbs
-    done = call("run", "--dataset", "epic", "--target", "D3", "--sources", "D1,D2", "--unknown", unseen, *small, "--method", "moosa", "--epochs", 1, "--batch-size", 4,
+    done = call("run", "--dataset", "epic", "--target", "D3", "--sources", "D1,D2", "--unknown", unseen, *small,
+                "--method", "moosa", "--epochs", 1, "--batch-size", 4,
                 "--hyper", "jigsaw_samples=8", "--hyper", "jigsaw_num_splits=2", "--data-dir", kitchens)
     assert done.returncode == 0, done.stderr
     (record,) = (kitchens/"runs").glob("*/record.json")

@@ -18,8 +18,12 @@ from moosa.data.sounds import FilmSound, SoundFile
 SECONDS = 2
 
 
-def film_with_sound(path: Path, codec="aac", rate=44100, layout="stereo", film="libx264", first_picture=0.0, first_sound=0.0) -> Path:
-    "The sound's pitch tells the time: 400 Hz at 0 s of the recording, 400 more each second. The picture begins at `first_picture`."
+def film_with_sound(path: Path, codec="aac", rate=44100, layout="stereo", film="libx264", first_picture=0.0,
+                    first_sound=0.0) -> Path:
+    """The sound's pitch tells the time: 400 Hz at 0 s of the recording, 400 more each second.
+
+    The picture begins at `first_picture`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if codec not in av.codecs_available: pytest.skip(f"this PyAV does not encode {codec}")
     with av.open(str(path), "w") as out:
@@ -34,7 +38,8 @@ def film_with_sound(path: Path, codec="aac", rate=44100, layout="stereo", film="
         t = np.arange(round(first_sound*rate), SECONDS*rate)
         wave = np.sin(2*np.pi*(400*t/rate + 200*(t/rate)**2))/2
         for at in range(0, len(wave), 960):
-            frame = av.AudioFrame.from_ndarray(np.repeat(np.float32(wave[None, at:at + 960]), channels, 0), format="fltp", layout=layout)
+            frame = av.AudioFrame.from_ndarray(np.repeat(np.float32(wave[None, at:at + 960]), channels, 0),
+                                               format="fltp", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, at + round(first_sound*rate), Fraction(1, rate)
             for part in to_format.resample(frame): out.mux(sound.encode(part))
         for stream in (pictures, sound): out.mux(stream.encode())
@@ -48,9 +53,12 @@ def time_told(wave: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name, options", {
-    "aac.mp4": {}, "mono.mp4": dict(layout="mono", rate=48000), "six.mp4": dict(layout="5.1", rate=48000), "mp3.avi": dict(codec="libmp3lame", film="mpeg4"), "pcm.avi": dict(codec="pcm_s16le", film="mpeg4", rate=16000),
-    "opus.mkv": dict(codec="libopus", rate=48000), "opus.webm": dict(codec="libopus", film="libvpx-vp9", rate=48000), "aac.mov": dict(rate=22050), "flac.mkv": dict(codec="flac"),
-    "late_picture.mp4": dict(first_picture=0.4), "late_sound.mkv": dict(first_sound=0.3), "late_picture.mkv": dict(first_picture=0.4),
+    "aac.mp4": {}, "mono.mp4": dict(layout="mono", rate=48000), "six.mp4": dict(layout="5.1", rate=48000),
+    "mp3.avi": dict(codec="libmp3lame", film="mpeg4"), "pcm.avi": dict(codec="pcm_s16le", film="mpeg4", rate=16000),
+    "opus.mkv": dict(codec="libopus", rate=48000), "opus.webm": dict(codec="libopus", film="libvpx-vp9", rate=48000),
+    "aac.mov": dict(rate=22050), "flac.mkv": dict(codec="flac"),
+    "late_picture.mp4": dict(first_picture=0.4), "late_sound.mkv": dict(first_sound=0.3),
+    "late_picture.mkv": dict(first_picture=0.4),
 }.items())
 def test_sound_goes_with_the_picture(tmp_path, name, options):
     path = film_with_sound(tmp_path/name, **options)
@@ -60,7 +68,8 @@ def test_sound_goes_with_the_picture(tmp_path, name, options):
     if late := options.get("first_sound"): assert np.abs(sound.read(0, late - .05)).max() < 1e-3
     assert make_audio(path, workers=1).status.tolist() == ["done"]
     wav = SoundFile(path.with_suffix(".wav"))  # 16 kHz, one channel
-    assert wav.seconds == pytest.approx(sound.seconds, abs=.001) and np.abs(wav.read(.5, 1) - sound.read(.5, 1))[50:-50].max() < 1e-3
+    assert wav.seconds == pytest.approx(sound.seconds, abs=.001)
+    assert np.abs(wav.read(.5, 1) - sound.read(.5, 1))[50:-50].max() < 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +101,11 @@ def test_a_film_without_sound(tree, tmp_path):
     film = write_video(tmp_path/"mute.mp4", np.zeros((9, 64, 64, 3), np.uint8))
     (tmp_path/"manifest.csv").write_text("clip,class,domain,video,audio\na,run,sea,mute.mp4,mute.mp4\n")
     data, film = FolderData(tmp_path), tmp_path/"mute.mp4"
-    with pytest.raises(BadClip, match="mute.mp4: silent: there is no sound in this film"): data.load(data.clips, ["audio"])
+    with pytest.raises(BadClip, match="mute.mp4: silent: there is no sound in this film"):
+        data.load(data.clips, ["audio"])
     found = examine(data, workers=1)
-    assert found[found.level == "error"][["modality", "file", "problem"]].values.tolist() == [["audio", str(film), "silent"]]
+    assert found[found.level == "error"][["modality", "file",
+                                          "problem"]].values.tolist() == [["audio", str(film), "silent"]]
 
 
 def test_make_audio(tree, tmp_path):
@@ -102,10 +113,12 @@ def test_make_audio(tree, tmp_path):
     (tmp_path/"sea"/"videos"/"whole.mp4").write_bytes((tree/"sea"/"run"/"0.mp4").read_bytes())
     run = lambda: CliRunner().invoke(app, ["data", "make-audio", str(tmp_path), "--workers", "1"])
     result = run()
-    assert result.exit_code == 1 and "mute.mp4: silent: there is no sound" in result.output and "1 done" in result.output
+    assert result.exit_code == 1 and "mute.mp4: silent: there is no sound" in result.output
+    assert "1 done" in result.output
     wav = tmp_path/"sea"/"audio"/"whole.wav"
     before = wav.stat().st_mtime_ns
-    assert "1 there" in run().output and wav.stat().st_mtime_ns == before and [p.name for p in wav.parent.iterdir()] == ["whole.wav"]
+    assert "1 there" in run().output and wav.stat().st_mtime_ns == before
+    assert [p.name for p in wav.parent.iterdir()] == ["whole.wav"]
 
 
 def test_data_check_takes_data_options(tmp_path):
@@ -113,6 +126,8 @@ def test_data_check_takes_data_options(tmp_path):
 
     (tmp_path/"sea"/"run").mkdir(parents=True)
     soundfile.write(tmp_path/"sea"/"run"/"a.wav", np.sin(np.arange(9999)/9), 44100)
-    check = lambda *more: CliRunner().invoke(app, ["data", "check", str(tmp_path), "--workers", "1", "--out", str(tmp_path/"found.csv"), *more])
+    check = lambda *more: CliRunner().invoke(app, ["data", "check", str(tmp_path), "--workers", "1",
+                                                   "--out", str(tmp_path/"found.csv"), *more])
     assert check().exit_code == 1 and check("--data-options", "audio_format=convert").exit_code == 0
-    assert "audio_format" in str(check("--data-options", "audio_format=other").exception) and "frame_index" in str(check("--data-options", "frame_index=repaired").exception)
+    assert "audio_format" in str(check("--data-options", "audio_format=other").exception)
+    assert "frame_index" in str(check("--data-options", "frame_index=repaired").exception)

@@ -13,14 +13,16 @@ from moosa.data.motion import to_pixels
 
 def film(frames=12, speed=3, height=64, width=96):
     noise = np.random.default_rng(0).normal(size=(height, width + 200, 3))
-    ground = cv2.normalize(sum(cv2.GaussianBlur(noise, (0, 0), s)*s for s in (2, 8)), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    ground = cv2.normalize(sum(cv2.GaussianBlur(noise, (0, 0), s)*s for s in (2, 8)), None, 0, 255,
+                           cv2.NORM_MINMAX).astype(np.uint8)
     return np.stack([ground[:, 100 - speed*t:100 - speed*t + width] for t in range(frames)])
 
 
 @pytest.fixture
 def hac(tmp_path):
     "Two domains as HAC has them: three good videos, one cut short, one empty."
-    for domain, name, frames in (("sea", "a", 12), ("sea", "b", 1), ("lake", "a", 9)): write_video(tmp_path/domain/"videos"/f"{name}.mp4", film(frames), fps=25)
+    for domain, name, frames in (("sea", "a", 12), ("sea", "b", 1), ("lake", "a", 9)):
+        write_video(tmp_path/domain/"videos"/f"{name}.mp4", film(frames), fps=25)
     whole = (tmp_path/"sea"/"videos"/"a.mp4").read_bytes()
     (tmp_path/"lake"/"videos"/"cut.mp4").write_bytes(whole[:len(whole)//2])
     (tmp_path/"lake"/"videos"/"empty.mp4").write_bytes(b"")
@@ -29,12 +31,14 @@ def hac(tmp_path):
 
 def films(root):
     "Name -> pictures."
-    return {p.relative_to(root).as_posix(): (v := VideoFile(p)).read(range(v.frames)).astype(int) for p in sorted(root.rglob("*_flow_?.mp4"))}
+    return {p.relative_to(root).as_posix(): (v := VideoFile(p)).read(range(v.frames)).astype(int)
+            for p in sorted(root.rglob("*_flow_?.mp4"))}
 
 
 def alike(one, other):
     "The same films, but for a few grey levels: x264 does not always choose alike."
-    return list(one) == list(other) and all(one[k].shape == other[k].shape and np.abs(one[k] - other[k]).max() <= 10 for k in one)
+    return list(one) == list(other) and all(one[k].shape == other[k].shape and np.abs(one[k] - other[k]).max() <= 10
+                                            for k in one)
 
 
 def test_in_several_processes_as_in_one(hac, tmp_path):
@@ -42,9 +46,11 @@ def test_in_several_processes_as_in_one(hac, tmp_path):
     made = make_flow(hac, one, workers=1)
     assert made.status.tolist() == ["done", "bad", "bad", "done", "done"]
     bad = made[made.status == "bad"]
-    assert bad.file.str.contains("lake/videos").all() and bad.detail.str.split(":").str[0].tolist() == ["unreadable", "empty"]
+    assert bad.file.str.contains("lake/videos").all()
+    assert bad.detail.str.split(":").str[0].tolist() == ["unreadable", "empty"]
     assert make_flow(hac, two, workers=2).equals(made) and alike(films(one), films(two))
-    assert list(films(one)) == [f"{d}/flow/{n}_flow_{axis}.mp4" for d, n in (("lake", "a"), ("sea", "a"), ("sea", "b")) for axis in "xy"]
+    assert list(films(one)) == [f"{d}/flow/{n}_flow_{axis}.mp4" for d, n in (("lake", "a"), ("sea", "a"), ("sea", "b"))
+                                for axis in "xy"]
     assert not [p for p in tmp_path.rglob(".*")]  # no half-written films
 
 
@@ -54,7 +60,8 @@ def test_films_are_in_hacs_format(hac):
     assert (flow.frames, flow.y.frames, flow.fps) == (12, 12, 25)
     assert np.abs(to_pixels(flow.read([6]))[0, 16:-16, 16:-16].mean((0, 1)) - [3, 0]).max() < 0.5
     make_flow(hac/"sea"/"videos"/"b.mp4", hac, workers=1)
-    assert np.abs(FlowFiles(hac/"b_flow_x.mp4", hac/"b_flow_y.mp4").read([0]).astype(int) - 128).max() <= 1  # a single frame does not move
+    # a single frame does not move
+    assert np.abs(FlowFiles(hac/"b_flow_x.mp4", hac/"b_flow_y.mp4").read([0]).astype(int) - 128).max() <= 1
 
 
 def test_goes_on_where_it_was(hac):
@@ -83,8 +90,10 @@ def test_smaller_pictures(hac):
 
 
 @pytest.mark.parametrize("options, says", [
-    (dict(method="lucas"), "expected one of|Expected one of"), (dict(bound=0), "bound: 0"), (dict(short_side=8), "short_side: 8"), (dict(workers=0), "workers: 0"),
-    pytest.param(dict(method="tvl1"), "opencv-contrib-python-headless", marks=pytest.mark.skipif(hasattr(cv2, "optflow"), reason="this OpenCV has TV-L1")),
+    (dict(method="lucas"), "expected one of|Expected one of"), (dict(bound=0), "bound: 0"),
+    (dict(short_side=8), "short_side: 8"), (dict(workers=0), "workers: 0"),
+    pytest.param(dict(method="tvl1"), "opencv-contrib-python-headless",
+                 marks=pytest.mark.skipif(hasattr(cv2, "optflow"), reason="this OpenCV has TV-L1")),
 ])
 def test_wrong_options(hac, options, says):
     with pytest.raises(InputError, match=says): make_flow(hac, **options)
@@ -104,6 +113,7 @@ def test_videos_behind_links_and_none_of_the_systems(tmp_path):
     (tmp_path/"own"/"disk").symlink_to("../disk")
     (tmp_path/"own"/"circle").symlink_to(".")
     (tmp_path/"own"/"gone.mp4").symlink_to("/nowhere.mp4")
-    assert [str(video.relative_to(tmp_path)) for video, _ in find_videos(tmp_path/"own")] == ["own/b.mp4", "own/disk/a.mp4", "own/gone.mp4"]
+    assert [str(video.relative_to(tmp_path))
+            for video, _ in find_videos(tmp_path/"own")] == ["own/b.mp4", "own/disk/a.mp4", "own/gone.mp4"]
     (tmp_path/"own"/"films").symlink_to("/nowhere")
     with pytest.raises(InputError, match="is a link to /nowhere, which is not there"): find_videos(tmp_path/"own")

@@ -2,19 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from golden_backbones import case, test_batchnorm_after, test_values, test_weight_rule  # noqa: F401 (fixtures and tests of other files, collected here)
-from golden_e2e import test_buffers_after, test_parameters_after, test_step, test_validation_after, training  # noqa: F401
-from golden_osda import (adaptation, test_adaptation_buffers, test_adaptation_input_gradients, test_adaptation_parameter_gradients,  # noqa: F401
-                         test_adaptation_terms, test_which_clips_are_kept)
 from golden_rules import FOLDER, close, close_stats, fill, no_dropout, stats
-from golden_views import (kitchen, test_epic, test_every_case_is_covered, test_hac, test_spectrogram, test_the_published_window_of_sound,  # noqa: F401
-                          test_which_box, test_which_frames)
 from torch.nn import functional as F
 
 from moosa.methods.contrast import supcon
 from moosa.methods.entropy import entropy, entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.objectives import MoosaHyper, moosa
+from moosa.methods.moosa import MoosaHyper, moosa
 from moosa.evaluation.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 
@@ -33,13 +27,16 @@ class Step:
         self.order = {"VA": "va", "VF": "vf", "FA": "fa", "VFA": "vaf"}[letters]
         mask_ratio, ent_min, ent_temp, trans, contrast, explore, jigsaw_ratio, temp = self["hyper"].tolist()
         splits, self.perms = int(case[1:].split("_")[0]), self["jig_perms"]
-        self.hyper = MoosaHyper(alpha_trans=trans, alpha_contrast=contrast, explore_loss_coeff=explore, jigsaw_ratio=jigsaw_ratio,
-                                entropy_min_weight=ent_min, entropy_weight_temp=ent_temp, mask_ratio=mask_ratio, temp=temp,
+        self.hyper = MoosaHyper(alpha_trans=trans, alpha_contrast=contrast, explore_loss_coeff=explore,
+                                jigsaw_ratio=jigsaw_ratio,
+                                entropy_min_weight=ent_min, entropy_weight_temp=ent_temp, mask_ratio=mask_ratio,
+                                temp=temp,
                                 jigsaw_num_splits=splits, jigsaw_samples=len(self.perms))
         leaf = lambda key: torch.from_numpy(self.file[key]).requires_grad_()
         self.embeddings = {NAMES[m]: leaf(f"{m}_emd") for m in self.order}
         self.logits = {NAMES[m]: leaf(f"{m}_logits") for m in self.order}
-        self.masks = {NAMES[m]: torch.from_numpy(np.unpackbits(self.file[f"mask_{m}"], axis=1)[:, :self.file[f"{m}_emd"].shape[1]].astype(bool))
+        self.masks = {NAMES[m]: torch.from_numpy(
+            np.unpackbits(self.file[f"mask_{m}"], axis=1)[:, :self.file[f"{m}_emd"].shape[1]].astype(bool))
                       for m in self.order}
         self.labels = torch.from_numpy(self.file["labels"])
 
@@ -49,7 +46,8 @@ class Step:
         dims = {m: e.shape[1] for m, e in self.embeddings.items()}
         self.fused = no_dropout(fused_head(sum(dims.values()), int(self.file["num_class"])))
         self.objective = no_dropout(moosa(dims, self.hyper, seed=0))
-        self.jigsaw = self.objective.terms["jigsaw"].task = Jigsaw(dims, self.perms.tolist(), self.hyper.jigsaw_num_splits)
+        self.jigsaw = self.objective.terms["jigsaw"].task = Jigsaw(
+            dims, self.perms.tolist(), self.hyper.jigsaw_num_splits)
         self.translation = self.objective.terms["translation"].task
         self.load_weights()
         self.outputs = Outputs(self.embeddings, self.logits, self.fused(torch.cat(list(self.embeddings.values()), 1)))
@@ -112,18 +110,21 @@ def test_input_gradients(step):
 
 def test_parameter_gradients(step):
     names = [str(n) for n in step["param_grad_names"]]
-    for name, theirs in zip(names, step["param_grad_stats"]): close_stats(stats(step.live[name].grad), theirs, name, step.live[name].grad)
+    for name, theirs in zip(names, step["param_grad_stats"]):
+        close_stats(stats(step.live[name].grad), theirs, name, step.live[name].grad)
     assert set(names) == {n for n, p in step.live.items() if isinstance(p, torch.nn.Parameter)}
 
 
 def test_projection_buffers(step):
     names = [str(n) for n in step["proj_bn_names"]]
-    for name, theirs in zip(names, step["proj_bn_stats"]): close_stats(stats(step.live[name]), theirs, name, step.live[name])
+    for name, theirs in zip(names, step["proj_bn_stats"]):
+        close_stats(stats(step.live[name]), theirs, name, step.live[name])
     assert {n for n in names if "running" in n} == {n for n in step.live if "running" in n}
 
 
 def test_published_permutations(step):
-    assert np.array_equal(step["jig_perms"], [unrank_permutation(int(i), step["jig_perms"].shape[1]) for i in step["jig_indices"]])
+    assert np.array_equal(step["jig_perms"],
+                          [unrank_permutation(int(i), step["jig_perms"].shape[1]) for i in step["jig_indices"]])
 
 
 def cases(name, suffix): return sorted({k.rsplit("/", 1)[0] for k in load(name).files if k.endswith(suffix)})
@@ -137,7 +138,8 @@ def test_supcon(case):
     loss = supcon(features, labels, float(file[f"{case}/temperature"]))
     loss.backward()
     close(loss, file[f"{case}/loss"])
-    close(features.grad, file[f"{case}/grad"], floor=1e-6)  # a lone pair has loss 0, and their gradient is noise of 1e-7
+    # a lone pair has loss 0, and their gradient is noise of 1e-7
+    close(features.grad, file[f"{case}/grad"], floor=1e-6)
 
 
 @pytest.mark.parametrize("case", [str(n) for n in load("threshold_sweep")["names"]])
@@ -149,7 +151,8 @@ def test_threshold_sweep(case):
         assert len(sweep.table) == 10
         return
     np.testing.assert_array_equal(np.float32(sweep.table["threshold"]), np.float32(get("thresholds")))
-    for ours, theirs in dict(HOS="HOS", threshold="thr_HOS").items(): assert np.float32(sweep.best[ours]) == np.float32(get(theirs)), ours
+    for ours, theirs in dict(HOS="HOS", threshold="thr_HOS").items():
+        assert np.float32(sweep.best[ours]) == np.float32(get(theirs)), ours
     assert sweep.best["OS*"] == pytest.approx(float(get("OS")), abs=1e-12)
     assert sweep.best["UNK"] == pytest.approx(float(get("UNK")), abs=1e-12)
     assert sweep.best_accuracy["accuracy"] == pytest.approx(float(get("best_overall_acc")), abs=1e-12)

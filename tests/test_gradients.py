@@ -1,4 +1,6 @@
-"""Gradients that are written by hand, against autograd's: the jigsaw's, for every choice of modalities that need one, and gradient modulation's."""
+"""Gradients that are written by hand, against autograd's: the jigsaw's, for every choice of modalities that need one,
+and gradient modulation's.
+"""
 from itertools import product
 
 import numpy as np
@@ -33,7 +35,8 @@ def test_jigsaw_asks_each_modality_for_itself(needed, weights):
     found = []
     for way in (jigsaw, lambda e: jigsaw_by_rows(jigsaw, e)):
         torch.manual_seed(1)
-        embeddings = {m: torch.randn(3, d, dtype=torch.float64, requires_grad=n) for (m, d), n in zip(DIMS.items(), needed)}
+        embeddings = {m: torch.randn(3, d, dtype=torch.float64, requires_grad=n)
+                      for (m, d), n in zip(DIMS.items(), needed)}
         jigsaw.zero_grad()
         way(embeddings).backward()
         found.append([embeddings[m].grad for m in DIMS] + [p.grad for p in jigsaw.parameters()])
@@ -43,7 +46,8 @@ def test_jigsaw_asks_each_modality_for_itself(needed, weights):
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.floats(-3, 4.4), st.floats(-3, 4.4), st.floats(-1, 1), st.integers(0, 99))
+@given(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.floats(-3, 4.4),
+       st.floats(-3, 4.4), st.floats(-1, 1), st.integers(0, 99))
 def test_without_conflict_in_every_precision(dtype, one, two, cosine, seed):
     "As in double precision up to rounding, for norms of 0.001 to 25,000; it never goes back on the longer gradient."
     torch.manual_seed(seed)
@@ -97,12 +101,15 @@ def test_gmp_trains_each_classifier_at_full_weight(method):
     found = []
     for count in (2, 3):
         dims = dict(list({m: 8 for m in DIMS}.items())[:count])
-        objective, o = create_objective(method, dims, dict(jigsaw_num_splits=2, jigsaw_samples=4) if "moosa" in method else {}), random_outputs(dims)
+        objective = create_objective(method, dims, dict(jigsaw_num_splits=2, jigsaw_samples=4) if "moosa" in method
+                                     else {})
+        o = random_outputs(dims)
         net = objective.terms["balance"].classifiers["video"]
         for p in net.parameters(): torch.nn.init.normal_(p, std=.1, generator=torch.Generator().manual_seed(0))
         o.embeddings["video"].data = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
         objective(o, LABELS)[0].backward()
-        alone = torch.autograd.grad(F.cross_entropy(net(o.embeddings["video"].detach()), o.domains), list(net.parameters()))
+        alone = torch.autograd.grad(F.cross_entropy(net(o.embeddings["video"].detach()), o.domains),
+                                    list(net.parameters()))
         for p, g in zip(net.parameters(), alone): torch.testing.assert_close(p.grad, g)
         found.append([p.grad for p in net.parameters()])
     for two, three in zip(*found): torch.testing.assert_close(two, three)

@@ -1,4 +1,8 @@
-"""One reduced cell of every grid file trains, tests and is reported, through the `moosa` command. What it keeps of its grid: setting, method, modalities, hyper-parameters that are no widths; of mini-HAC's, how features are computed."""
+"""One reduced cell of every grid file trains, tests and is reported, through the `moosa` command.
+
+What it keeps of its grid: setting, method, modalities, hyper-parameters that are no widths; of mini-HAC's, how features
+are computed.
+"""
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,14 +14,17 @@ from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
-    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1, "features": -1,
-             "methods": -1, "mini-hac-methods": 9, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10, "sensitivity-size": 0, "selection": 0},
+    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1,
+             "features": -1,
+             "methods": -1, "mini-hac-methods": 9, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10,
+             "sensitivity-size": 0, "selection": 0},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2, "adaptation-methods": 80},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
     "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
     "in-domain": {"in-domain": 1, "digits-in-domain": 0},
 }
-ALIKE = {"sensitivity-entropy-min", "sensitivity-weights", "sensitivity-temperature", "sensitivity-unknown"}  # differ from others by a number
+# differ from others by a number
+ALIKE = {"sensitivity-entropy-min", "sensitivity-weights", "sensitivity-temperature", "sensitivity-unknown"}
 DOMAINS = dict(D1="human", D2="animal", D3="cartoon")
 NARROW = dict(jigsaw_hidden=16, trans_hidden_num=16, hidden_dim=16, out_dim=8)
 OPEN_SET = {"oracle", "source-quantile", "threshold-free"}
@@ -26,10 +33,12 @@ OPEN_SET = {"oracle", "source-quantile", "threshold-free"}
 def reduced(spec, seed: int) -> dict:
     "A cell on generated clips, or on digits; another seed for each, so that no two are the same."
     hyper = {k: NARROW.get(k, min(v, 8) if k == "jigsaw_samples" else v) for k, v in spec.hyper.items()}
-    cell = dict(setting=spec.setting, method=spec.method, hyper=hyper, train_share=spec.train_share, watch_target=spec.watch_target, target=DOMAINS.get(spec.target, spec.target), epochs=1, seed=seed)
+    cell = dict(setting=spec.setting, method=spec.method, hyper=hyper, train_share=spec.train_share,
+                watch_target=spec.watch_target, target=DOMAINS.get(spec.target, spec.target), epochs=1, seed=seed)
     if spec.setting != "in-domain": cell["sources"] = [DOMAINS.get(s, s) for s in spec.sources]
     if spec.setting != "closed": cell["unknown"] = len(spec.unknown)
-    if spec.dataset == "av-digits": return cell | dict(dataset="av-digits", modalities=list(spec.modalities), batch_size=128)
+    if spec.dataset == "av-digits":
+        return cell | dict(dataset="av-digits", modalities=list(spec.modalities), batch_size=128)
     kept = dict(features=spec.features, frozen_bn=spec.frozen_bn) if spec.dataset == "mini-hac" else {}
     return cell | kept | dict(dataset="mini-hac", modalities=list(spec.modalities), batch_size=4, views=1)
 
@@ -50,9 +59,11 @@ def finished(folder):
     def carry_out(setting: str):
         specs = [load_grid(name).specs[cell] for name, cell in GRIDS[setting].items()]
         path = folder/f"reduced-{setting}.yaml"
-        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}", cells=[reduced(s, seed) for seed, s in enumerate(specs)]), sort_keys=False))
+        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}",
+                                            cells=[reduced(s, seed) for seed, s in enumerate(specs)]), sort_keys=False))
         options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 14 cells, beside other tests
-        return call("grid", path, "--data-dir", folder, **options), call("report", path, "--data-dir", folder, "--out", folder/setting, **options)
+        return call("grid", path, "--data-dir", folder,
+                    **options), call("report", path, "--data-dir", folder, "--out", folder/setting, **options)
 
     with ThreadPoolExecutor(2) as pool: return dict(zip(GRIDS, pool.map(carry_out, GRIDS)))
 
@@ -67,9 +78,13 @@ def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
     records = {r["hash"]: r for r in (json.loads(p.read_text()) for p in (folder/"runs").glob("*/record.json"))}
     for spec, (name, cell) in zip(specs, GRIDS[setting].items()):
         whole, record = load_grid(name).specs[cell], records[spec_hash(spec)]
-        assert record["spec"]["setting"] == whole.setting == setting and record["spec"]["modalities"] == list(whole.modalities)
-        if whole.dataset == "mini-hac": assert record["features"]["kind"] == record["spec"]["features"] == whole.features and len(record["features"]["differs_from_live"]) >= 2
-        for k in {"mask_ratio", "alpha_trans", "entropy_min_weight", "jigsaw_num_splits", "target_filter_thr"} & set(whole.hyper):
+        assert record["spec"]["setting"] == whole.setting == setting
+        assert record["spec"]["modalities"] == list(whole.modalities)
+        if whole.dataset == "mini-hac":
+            assert record["features"]["kind"] == record["spec"]["features"] == whole.features
+            assert len(record["features"]["differs_from_live"]) >= 2
+        for k in {"mask_ratio", "alpha_trans", "entropy_min_weight", "jigsaw_num_splits",
+                  "target_filter_thr"} & set(whole.hyper):
             assert record["spec"]["hyper"][k] == whole.hyper[k], (name, k)
         assert (OPEN_SET <= set(record["results"])) == bool(spec.unknown), name
         assert 0 <= record["results"]["accuracy"]["fused"] <= 1
@@ -77,4 +92,5 @@ def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
 
 def test_every_grid_file_has_its_cell():
     there = {path.stem for path in (ROOT/"nbs"/"experiments"/"grids").glob("*.yaml")}
-    assert {name for grids in GRIDS.values() for name in grids} == there - ALIKE - {"demo", "tiny"}, "demo.yaml is run by test_cli.py and `make reproduce`, tiny.yaml by test_cluster.py"
+    elsewhere = {"demo", "tiny"}  # demo.yaml is run by test_cli.py and `make reproduce`, tiny.yaml by test_cluster.py
+    assert {name for grids in GRIDS.values() for name in grids} == there - ALIKE - elsewhere

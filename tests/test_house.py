@@ -28,10 +28,16 @@ def test_metadata_is_written_once():
     meta, project = metadata(), tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
     assert moosa.__version__ == meta["version"]
     assert project["description"] == meta["description"] == moosa.__doc__.strip()
-    assert (project["name"], project["license"], project["requires-python"]) == (meta["lib_name"], meta["license"], f">={meta['min_python']}")
+    assert (project["name"], project["license"],
+            project["requires-python"]) == (meta["lib_name"], meta["license"], f">={meta['min_python']}")
     assert project["keywords"] == meta["keywords"].split() and project["authors"] == [{"name": meta["author"]}]
-    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"]) and "dependencies" not in project
+    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"])
+    assert "dependencies" not in project
     assert f"## {meta['version']}" in (ROOT/"CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT/"CITATION.cff").read_text())
+    assert [citation[key] for key in ("title", "version", "license", "abstract")] == [
+        meta[key] for key in ("lib_name", "version", "license", "description")]
+    assert citation["keywords"] == meta["keywords"].split() and citation["authors"] == [{"name": meta["author"]}]
 
 
 def test_installed_metadata_comes_from_settings():
@@ -39,7 +45,8 @@ def test_installed_metadata_comes_from_settings():
 
     meta, installed = metadata(), distribution("moosa")
     name = lambda requirement: re.split(r"[<>=;\[ ]", requirement)[0].lower()
-    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements") for line in meta[key].splitlines() if line.strip()}
+    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements")
+              for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted
     assert installed.version == meta["version"]
 
@@ -53,7 +60,9 @@ def test_environment_yml_installs_the_package():
 # --- one order of wings and rooms ------------------------------------------------------------------------------------
 
 def rooms() -> dict[str, list[str]]:
-    "Wing -> its notebooks, in the order of nbs/sidebar.yml; the sections for readers, whose pages have no numbers, left out."
+    """Wing -> its notebooks, in the order of nbs/sidebar.yml; the sections for readers, whose pages have no numbers,
+    left out.
+    """
     contents = yaml.safe_load((ROOT/"nbs"/"sidebar.yml").read_text())["website"]["sidebar"]["contents"]
     sections = {section["section"]: section["contents"] for section in contents}
     wings = {name: entries for name, entries in sections.items() if all(isinstance(e, str) for e in entries)}
@@ -112,8 +121,8 @@ def imported_rooms(text: str, module: str) -> set[str]:
 
 
 def test_imports_are_found():
-    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\nfrom . import (\n    hac,\n    epic)\n"
-            "def late():\n    import moosa.data.folder\n")
+    text = ("from moosa.core import one_of\nfrom ..extractors.small import x, y as z\n"
+            "from . import (\n    hac,\n    epic)\ndef late():\n    import moosa.data.folder\n")
     assert imported_rooms(text, "moosa.data.views") >= {"moosa.core", "moosa.extractors.small", "moosa.data.hac",
                                                         "moosa.data.epic", "moosa.data.folder"}
 
@@ -157,13 +166,21 @@ def first_code(nb): return next(c for c in nb["cells"] if c["cell_type"] == "cod
 
 
 @pytest.mark.parametrize("name, change, says", [
-    ("00_core.ipynb", lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]), "has outputs or metadata"),
+    ("00_core.ipynb",
+     lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]),
+     "has outputs or metadata"),
     ("00_core.ipynb", lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}), "differs from its notebook"),
-    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]], "0 cells tagged `parameters`"),
-    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]), "2 cells tagged `parameters`"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}), "more than 60 lines"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}), "F821 Undefined name `nobody_knows_me`"),
+    ("00_core.ipynb",
+     lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}),
+     "differs from its notebook"),
+    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]],
+     "0 cells tagged `parameters`"),
+    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
+     "2 cells tagged `parameters`"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}),
+     "more than 60 lines"),
+    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}),
+     "F821 Undefined name `nobody_knows_me`"),
 ])
 def test_check_finds(copy_of_house, name, change, says):
     undo = edit(copy_of_house/"nbs"/name, change)
@@ -183,30 +200,37 @@ def test_check_finds_an_orphan(copy_of_house):
 def code_cells() -> list[tuple[str, str]]:
     "Names of notebooks, and the code of their cells."
     paths = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
-    return [(p.name, "".join(c["source"])) for p in paths for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code"]
+    return [(p.name, "".join(c["source"])) for p in paths for c in json.loads(p.read_text())["cells"]
+            if c["cell_type"] == "code"]
 
 
 def test_no_test_with_random_examples_is_held_to_milliseconds():
-    "Hypothesis gives an example 200 ms unless told otherwise, and a busy machine needs more: `make docs` and `make test` would fail now and then."
+    """Hypothesis gives an example 200 ms unless told otherwise, and a busy machine needs more: `make docs` and `make
+    test` would fail now and then.
+    """
     held = []
     for name, text in code_cells() + [(p.name, p.read_text()) for p in (ROOT/"tests").glob("*.py")]:
         patient = re.findall(r"^(\w+) = .*deadline=None", text, re.M)
         for m in re.finditer(r"^@given\(", text, re.M):
             above, below = text[:m.start()].splitlines()[-1:], text[m.start():text.index("def ", m.start())]
-            if "deadline=None" not in f"{above}{below}" and above not in ([f"@{p}"] for p in patient): held.append(f"{name}: {below}")
+            if "deadline=None" not in f"{above}{below}" and above not in ([f"@{p}"] for p in patient):
+                held.append(f"{name}: {below}")
     assert not held, held
 
 
 def test_nothing_is_fetched_unencrypted():
     "No address in the package begins with http, but for this machine's own."
-    found = [f"{p.name}: {address}" for p in (ROOT/"moosa").rglob("*.py") for address in re.findall(r"http://[^\"' )]+", p.read_text()) if "127.0.0.1" not in address]
+    found = [f"{p.name}: {address}" for p in (ROOT/"moosa").rglob("*.py")
+             for address in re.findall(r"http://[^\"' )]+", p.read_text()) if "127.0.0.1" not in address]
     assert not found, found
 
 
 def test_lab_runs_anywhere_and_asks_nobody():
     "What `make lab` would start, as root too."
-    said = subprocess.run(["make", "-n", "lab", "LAB_ARGS=--port 8890"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert "NeverCheckForUpdate" in said and "news_url=None" in said and f'root_dir="{ROOT}"' in said and "--port 8890" in said
+    said = subprocess.run(["make", "-n", "lab", "LAB_ARGS=--port 8890"], cwd=ROOT, capture_output=True,
+                          text=True).stdout
+    assert "NeverCheckForUpdate" in said and "news_url=None" in said and f'root_dir="{ROOT}"' in said
+    assert "--port 8890" in said
     assert ("--allow-root" in said) == (os.getuid() == 0)
 
 

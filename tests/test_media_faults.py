@@ -1,4 +1,6 @@
-"""Data that is wrong: each fault ends in one message that names the file, never in a library's traceback, never in a clip left out in silence."""
+"""Data that is wrong: each fault ends in one message that names the file, never in a library's traceback, never in a
+clip left out in silence.
+"""
 import pickle
 import shutil
 from pathlib import Path
@@ -50,14 +52,16 @@ def root(whole, tmp_path) -> Path:
 def open_hac(root: Path, **options) -> Hac: return Hac(root.parent.parent, **options)
 
 
-def load(root: Path, *modalities: str, **options): return open_hac(root, **options).load(first(root), modalities or Hac.modalities)
+def load(root: Path, *modalities: str, **options):
+    return open_hac(root, **options).load(first(root), modalities or Hac.modalities)
 
 
 def first(root: Path) -> pd.DataFrame: return open_hac(root).clips[:1]
 
 
 def test_the_whole_one_loads(root):
-    assert {m: tuple(x.shape) for m, x in load(root).items()} == {"video": (1, 3, 32, 224, 224), "audio": (1, 1, 257, 1004), "flow": (1, 2, 8, 256, 256)}
+    assert {m: tuple(x.shape) for m, x in load(root).items()} == {
+        "video": (1, 3, 32, 224, 224), "audio": (1, 1, 257, 1004), "flow": (1, 2, 8, 256, 256)}
 
 
 # --- lists ---
@@ -118,11 +122,15 @@ def change(path: Path, fault: str):
         case "half": path.write_bytes(content[:len(content)//2])
 
 
-VIDEO, FLOW_X, FLOW_Y, AUDIO = "videos/train-a.mp4", "flow/train-a_flow_x.mp4", "flow/train-a_flow_y.mp4", "audio/train-a.wav"
+VIDEO = "videos/train-a.mp4"
+FLOW_X = "flow/train-a_flow_x.mp4"
+FLOW_Y = "flow/train-a_flow_y.mp4"
+AUDIO = "audio/train-a.wav"
 
 
 @pytest.mark.parametrize("file, modality", [(VIDEO, "video"), (FLOW_X, "flow"), (FLOW_Y, "flow"), (AUDIO, "audio")])
-@pytest.mark.parametrize("fault, problem", [("absent", {"missing"}), ("empty", {"empty"}), ("text", {"unreadable"}), ("half", {"unreadable", "truncated"})])
+@pytest.mark.parametrize("fault, problem", [("absent", {"missing"}), ("empty", {"empty"}), ("text", {"unreadable"}),
+                                            ("half", {"unreadable", "truncated"})])
 def test_file(root, file, modality, fault, problem):
     path = root/"human"/file
     change(path, fault)
@@ -136,7 +144,8 @@ def test_listed_but_absent_clip(root):
     "A list that names a clip without media: named when it is loaded."
     data = open_hac(root)
     clip = data.clips[data.clips["clip"] == "human/train-b"]
-    for modality, path in (("video", "videos/train-b.mp4"), ("flow", "flow/train-b_flow_x.mp4"), ("audio", "audio/train-b.wav")):
+    for modality, path in (("video", "videos/train-b.mp4"), ("flow", "flow/train-b_flow_x.mp4"),
+                           ("audio", "audio/train-b.wav")):
         with pytest.raises(BadClip, match="missing") as error: data.load(clip, [modality])
         assert error.value.path == root/"human"/path
 
@@ -198,7 +207,8 @@ class Code:
 @pytest.mark.parametrize("where", ["alone", "in a column", "in a name"])
 def test_pickle_with_code(kitchen, tmp_path, where):
     code, table = Code(Path.mkdir, tmp_path/"ran"), segments()
-    write_pickle(epic_list(kitchen), {"alone": code, "in a column": table.assign(narration=[code]), "in a name": {"name": code}}[where])
+    write_pickle(epic_list(kitchen),
+                 {"alone": code, "in a column": table.assign(narration=[code]), "in a name": {"name": code}}[where])
     with pytest.raises(InputError, match=r"D2_train.pkl: it asks for pathlib\.Pa.*can run code"): Epic(tmp_path)
     assert not (tmp_path/"ran").exists()
 
@@ -216,8 +226,10 @@ def test_pickle_is_damaged(kitchen, tmp_path, fault):
 
 
 @pytest.mark.parametrize("table, message", [
-    (segments(verb_class=8), "row 0: verb_class 8 is not from 0 to 7"), (segments(video="../../x"), "row 0: video_id '../../x'"), (segments(start=9, stop=8), "row 0: frames 9 to 8"),
-    (segments(start_timestamp="now"), "row 0: expected a time HH:MM:SS.ss, found 'now'"), (segments().drop(columns="stop_frame"), r"column\(s\) stop_frame are missing"),
+    (segments(verb_class=8), "row 0: verb_class 8 is not from 0 to 7"),
+    (segments(video="../../x"), "row 0: video_id '../../x'"), (segments(start=9, stop=8), "row 0: frames 9 to 8"),
+    (segments(start_timestamp="now"), "row 0: expected a time HH:MM:SS.ss, found 'now'"),
+    (segments().drop(columns="stop_frame"), r"column\(s\) stop_frame are missing"),
     (segments()[:0], "the list is empty"), (segments().assign(uid=[1.5]), "row 0: expected whole numbers")])
 def test_segments(kitchen, tmp_path, table, message):
     write_pickle(epic_list(kitchen), table)
@@ -226,11 +238,14 @@ def test_segments(kitchen, tmp_path, table, message):
 
 def test_recording_is_absent(kitchen, tmp_path):
     data = Epic(tmp_path)
-    for modality, path in (("video", "rgb/train/D1/D1_train/frame_*.jpg"), ("flow", "flow/train/D1/D1_train/u/frame_*.jpg"), ("audio", "rgb/train/D1/D1_train.wav")):
+    for modality, path in (("video", "rgb/train/D1/D1_train/frame_*.jpg"),
+                           ("flow", "flow/train/D1/D1_train/u/frame_*.jpg"), ("audio", "rgb/train/D1/D1_train.wav")):
         with pytest.raises(BadClip, match="missing") as error: data.load(data.clips[:1], [modality])
         assert error.value.path.relative_to(kitchen).match(path)
 
 
 def test_get_says_what_to_do(kitchen, tmp_path):
     epic_list(kitchen).unlink()
-    with pytest.raises(InputError, match="(?s)D2_train.pkl: not in .*MM-SADA_Domain_Adaptation_Splits.*download_script.sh"): get_epic(tmp_path)
+    with pytest.raises(InputError,
+                       match="(?s)D2_train.pkl: not in .*MM-SADA_Domain_Adaptation_Splits.*download_script.sh"):
+        get_epic(tmp_path)

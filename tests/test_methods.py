@@ -3,14 +3,17 @@ import pytest
 import torch
 from conftest import call
 
-from moosa.runs.experiment import build_learner, load_predictions, open_experiment, run_folder
+from moosa.runs.experiment import build_learner, open_experiment
+from moosa.runs.predictions import load_predictions
+from moosa.runs.record import run_folder
 from moosa.methods.registry import METHODS
 from moosa.runs.spec import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
 
 NAMES = [name for name in METHODS if "+" not in name] + ["moosa+outliers"]
-NARROW = dict(simmmdg=dict(trans_hidden_num=16, hidden_dim=16), moosa=dict(trans_hidden_num=16, hidden_dim=16, jigsaw_hidden=16, jigsaw_samples=8))
+NARROW = dict(simmmdg=dict(trans_hidden_num=16, hidden_dim=16),
+              moosa=dict(trans_hidden_num=16, hidden_dim=16, jigsaw_hidden=16, jigsaw_samples=8))
 
 
 def trained(name: str, folder, source: str, **more):
@@ -28,25 +31,33 @@ def trained(name: str, folder, source: str, **more):
 @pytest.mark.parametrize("name", NAMES)
 def test_on_digits(name, data_dir):
     row, objective = trained(name, data_dir, dataset="av-digits", target="mfeat", source="mnist", batch_size=256)
-    assert set(objective.weights) <= set(row) and row["loss"] == pytest.approx(sum(w*row[term] for term, w in objective.weights.items()), rel=1e-4)
+    assert set(objective.weights) <= set(row)
+    assert row["loss"] == pytest.approx(sum(w*row[term] for term, w in objective.weights.items()), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_on_generated_clips(name, generated):
-    row, objective = trained(name, generated, dataset="mini-hac", target="cartoon", source="human", modalities=["video", "audio"], batch_size=4, views=1)
+    row, objective = trained(name, generated, dataset="mini-hac", target="cartoon", source="human",
+                             modalities=["video", "audio"], batch_size=4, views=1)
     assert set(objective.weights) <= set(row)
 
 
 def test_by_name_on_the_command_line(data_dir):
-    done = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "coral+outliers", "--epochs", 1, "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
+    done = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "coral+outliers", "--epochs", 1,
+                "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
-    folder = run_folder(spec_from(dict(dataset="av-digits", target="mfeat", method="coral+outliers", epochs=1)), data_dir)
+    folder = run_folder(spec_from(dict(dataset="av-digits", target="mfeat", method="coral+outliers", epochs=1)),
+                        data_dir)
     parts = load_predictions(folder)
-    assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values()) and len(parts["target"].embeddings) == 2
-    (data_dir/"one.yaml").write_text("about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
+    assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values())
+    assert len(parts["target"].embeddings) == 2
+    (data_dir/"one.yaml").write_text(
+        "about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
     rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
-    assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout and "agreement" not in rescored.stdout, rescored.stderr  # coral trains no head but the fused one
+    assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout, rescored.stderr
+    assert "agreement" not in rescored.stdout  # coral trains no head but the fused one
     kept = (folder/"scores.csv").stat().st_mtime_ns
     reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")
-    assert reported.returncode == 0 and "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text(), reported.stderr
+    assert reported.returncode == 0, reported.stderr
+    assert "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text()
     assert (folder/"scores.csv").stat().st_mtime_ns == kept  # the report computes none

@@ -1,4 +1,6 @@
-"""mini-HAC from end to end: generated, examined, trained on with every set of modalities, clips that cannot be read named or skipped."""
+"""mini-HAC from end to end: generated, examined, trained on with every set of modalities, clips that cannot be read
+named or skipped.
+"""
 import itertools
 import json
 import shutil
@@ -34,11 +36,13 @@ def copy(generated, tmp_path):
     return tmp_path
 
 
-def rows(dataset, domain="human", action="eating"): return dataset.clips[(dataset.clips.domain == domain) & (dataset.clips["class"] == dataset.classes.index(action))]
+def rows(dataset, domain="human", action="eating"):
+    return dataset.clips[(dataset.clips.domain == domain) & (dataset.clips["class"] == dataset.classes.index(action))]
 
 
 def spec(modalities=("video", "audio", "flow"), **more):
-    return spec_from({"dataset": "mini-hac", "target": "cartoon", "modalities": modalities, "epochs": 1, "batch_size": 8, "views": 1, **more})
+    return spec_from({"dataset": "mini-hac", "target": "cartoon", "modalities": modalities, "epochs": 1,
+                      "batch_size": 8, "views": 1, **more})
 
 
 def train(s, folder, **how):
@@ -46,7 +50,8 @@ def train(s, folder, **how):
     experiment.precompute()
     config = experiment.config(workers=0)
     state = fit(fabric, learner, experiment.train, experiment.validation, config)
-    return experiment, state, *(predict(fabric, learner, clips, config) for clips in (experiment.validation, experiment.test))
+    return experiment, state, *(predict(fabric, learner, clips, config)
+                                for clips in (experiment.validation, experiment.test))
 
 
 @pytest.mark.parametrize("method", ["erm", "moosa"])
@@ -68,7 +73,8 @@ def test_features_computed_once_change_nothing_in_evaluation(generated):
     for experiment in experiments:
         experiment.precompute()
         learner = build_learner(experiment.spec, generated)
-        predictions.append(predict(make_fabric("cpu", threads=1), learner, experiment.test, experiment.config(workers=0)))
+        predictions.append(predict(make_fabric("cpu", threads=1), learner, experiment.test,
+                                   experiment.config(workers=0)))
     torch.testing.assert_close(predictions[0].fused, predictions[1].fused, rtol=1e-5, atol=1e-6)
 
 
@@ -85,7 +91,8 @@ from moosa.data.films import VideoFile
 from moosa.runs.experiment import open_experiment
 from moosa.runs.spec import spec_from
 
-clips = open_experiment(spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live")), sys.argv[1]).train
+spec = spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live"))
+clips = open_experiment(spec, sys.argv[1]).train
 gc.disable()
 os.register_at_fork(after_in_child=gc.enable)
 gc.set_threshold(1, 1, 1)
@@ -99,7 +106,8 @@ print(sum(len(b.clips) for b in train_batches(clips, 8, 0, 0, workers=2)))
 
 def test_a_film_left_open_does_not_hang_the_workers(generated):
     "Forked workers inherit it, and closing it there waits for threads that they do not have."
-    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(generated)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(generated)], capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0 and done.stdout.split()[-1] == "24", done.stderr
 
 
@@ -142,15 +150,20 @@ def test_doctor_finds_every_planted_fault(copy):
     for (modality, spoil, _), clip in zip(FAULTS, victims): spoil(place(dataset, clip, modality))
     found = examine(minihac.MiniHac(copy), workers=2)
     for (modality, _, (level, problem)), clip in zip(FAULTS, victims):
-        assert ((found["clip"] == clip.clip) & (found.modality == modality) & (found.level == level) & (found.problem == problem)).any(), (clip.clip, problem)
+        same = (found["clip"] == clip.clip) & (found.modality == modality) & (found.level == level)
+        assert (same & (found.problem == problem)).any(), (clip.clip, problem)
     spoiled = {clip.clip for _, clip in zip(FAULTS, victims)}
-    assert {t for t in map(tuple, found[["clip", "modality", "problem"]].itertuples(index=False)) if t[0] not in spoiled} <= clean
+    assert {t for t in map(tuple, found[["clip", "modality", "problem"]].itertuples(index=False))
+            if t[0] not in spoiled} <= clean
     done = call("data", "check", "mini-hac", "--data-dir", copy, "--workers", 2)
     assert done.returncode == 1 and "WRONG" in done.stdout and "missing" in done.stdout
-    written = pd.read_csv(copy/"check-mini-hac.csv", keep_default_na=False)  # what differs from the manifest, and what is wrong with it
-    for (_, _, (level, problem)), clip in zip(FAULTS, victims): assert ((written["clip"] == clip.clip) & (written.problem == problem)).any(), clip.clip
+    # what differs from the manifest, and what is wrong with it
+    written = pd.read_csv(copy/"check-mini-hac.csv", keep_default_na=False)
+    for (_, _, (level, problem)), clip in zip(FAULTS, victims):
+        assert ((written["clip"] == clip.clip) & (written.problem == problem)).any(), clip.clip
     differing = written[written.problem.isin(["changed", "missing"])]
-    assert set(differing["clip"]) == spoiled and not differing.file.duplicated().any() and (differing.level == "error").all()
+    assert set(differing["clip"]) == spoiled and not differing.file.duplicated().any()
+    assert (differing.level == "error").all()
 
 
 def test_check_command_on_a_clean_copy(generated):
@@ -163,7 +176,8 @@ def test_a_bad_clip_stops_the_run_or_is_skipped_by_name(copy):
     dataset = minihac.MiniHac(copy)
     bad = next(rows(dataset).itertuples())
     place(dataset, bad, "video")[0].write_text("this is not a video")
-    args = ("run", "--dataset", "mini-hac", "--target", "cartoon", "--modalities", "video", "--method", "erm", "--epochs", 1, "--data-dir", copy)
+    args = ("run", "--dataset", "mini-hac", "--target", "cartoon", "--modalities", "video", "--method", "erm",
+            "--epochs", 1, "--data-dir", copy)
     stopped = call(*args)
     assert stopped.returncode == 2 and f"{bad.file}: unreadable" in stopped.stderr, stopped.stderr
     skipped = call(*args, "--on-bad-clip", "skip")
@@ -198,11 +212,13 @@ def test_own_data_from_the_command_line(generated, tmp_path):
         stem = clip.clip.replace("/", "-")
         shutil.copy(dataset.media(clip, "video").path, tmp_path/f"{stem}.mp4")
         shutil.copy(dataset.media(clip, "audio").path, tmp_path/f"{stem}.wav")
-        table.append({"clip": stem, "class": dataset.classes[label], "domain": clip.domain, "part": clip.part, "video": f"{stem}.mp4", "audio": f"{stem}.wav"})
+        table.append({"clip": stem, "class": dataset.classes[label], "domain": clip.domain, "part": clip.part,
+                      "video": f"{stem}.mp4", "audio": f"{stem}.wav"})
     pd.DataFrame(table).to_csv(tmp_path/"manifest.csv", index=False)
     done = call("data", "check", tmp_path, "--out", tmp_path/"findings.csv")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = call("run", "--dataset", ".", "--target", "animal", "--unknown", "running", "--method", "moosa", "--epochs", 1, "--hyper", "jigsaw_samples=8",
+    done = call("run", "--dataset", ".", "--target", "animal", "--unknown", "running", "--method", "moosa",
+                "--epochs", 1, "--hyper", "jigsaw_samples=8",
                 "--batch-size", 4, "--data-dir", tmp_path/"data", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path/"data"/"runs").glob("*/record.json")
@@ -218,7 +234,9 @@ def test_own_data_from_the_command_line(generated, tmp_path):
 
 @pytest.mark.slow
 def test_published_networks_on_hacs_layout(generated, tmp_path):
-    "A run as on HAC, with SlowFast, SlowOnly and the VGGSound network at full size; weights are made up, in the published files' formats. Two minutes and 8 GB."
+    """A run as on HAC, with SlowFast, SlowOnly and the VGGSound network at full size; weights are made up, in the
+    published files' formats. Two minutes and 8 GB.
+    """
     from golden_rules import published_file
 
     from moosa.extractors.weights import PUBLISHED, weights_path
@@ -227,19 +245,23 @@ def test_published_networks_on_hacs_layout(generated, tmp_path):
     (tmp_path/"raw"/"mini-hac").rename(tmp_path/"raw"/"HAC")
     (tmp_path/"weights").mkdir()
     for name in PUBLISHED: shutil.move(published_file(name, tmp_path), weights_path(name, tmp_path))
-    done = call("run", "--dataset", "hac", "--target", "cartoon", "--epochs", 1, "--batch-size", 4, "--hyper", "jigsaw_num_splits=2", "--data-dir", tmp_path, timeout=900)
+    done = call("run", "--dataset", "hac", "--target", "cartoon", "--epochs", 1, "--batch-size", 4,
+                "--hyper", "jigsaw_num_splits=2", "--data-dir", tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     record = json.loads(next((tmp_path/"runs").glob("*/record.json")).read_text())
-    assert record["spec"]["extractors"] == {"video": "slowfast", "audio": "vggsound", "flow": "slowonly"} and record["spec"]["frozen_bn"] == "train"
+    assert record["spec"]["extractors"] == {"video": "slowfast", "audio": "vggsound", "flow": "slowonly"}
+    assert record["spec"]["frozen_bn"] == "train"
 
 
 def test_what_differs_from_the_manifest(tmp_path):
     root = minihac.minihac_folder(tmp_path)
-    files = {name: b"whole" for name in ("human/videos/a.mp4", "human/videos/b.mp4", "human/audio/a.wav", "HAC_Splits/HAC_test_only_human.csv")}
+    files = {name: b"whole" for name in ("human/videos/a.mp4", "human/videos/b.mp4", "human/audio/a.wav",
+                                         "HAC_Splits/HAC_test_only_human.csv")}
     for name, content in files.items():
         (root/name).parent.mkdir(parents=True, exist_ok=True)
         (root/name).write_bytes(content)
-    manifest = dict(generator=minihac.GENERATOR, seed=0, clips=2, files={name: file_sha256(root/name) for name in files})
+    manifest = dict(generator=minihac.GENERATOR, seed=0, clips=2,
+                    files={name: file_sha256(root/name) for name in files})
     write_json(root/"manifest.json", manifest)
     table = minihac.check(tmp_path)
     assert table.ok.all() and table.attrs["changed"] == []
@@ -247,8 +269,10 @@ def test_what_differs_from_the_manifest(tmp_path):
     (root/"human/videos/b.mp4").write_bytes(b"")
     (root/"human/audio/a.wav").unlink()
     table = minihac.check(tmp_path)
-    assert table[~table.ok].what.tolist() == ["human/videos", "human/audio"] and "2 changed, e.g. a.mp4" in table.found.tolist()
-    assert [(path.name, problem) for path, problem, _ in table.attrs["changed"]] == [("a.mp4", "changed"), ("b.mp4", "changed"), ("a.wav", "missing")]
+    assert table[~table.ok].what.tolist() == ["human/videos", "human/audio"]
+    assert "2 changed, e.g. a.mp4" in table.found.tolist()
+    assert [(path.name, problem) for path, problem, _ in table.attrs["changed"]] == [
+        ("a.mp4", "changed"), ("b.mp4", "changed"), ("a.wav", "missing")]
     for broken in ([], dict(files=[]), manifest | dict(files=None), manifest | dict(clips="two")):
         write_json(root/"manifest.json", broken)
         (line,) = minihac.check(tmp_path).itertuples()

@@ -1,4 +1,5 @@
-"""Names that people, other languages and attackers choose are harmless wherever they are shown or become a file's name."""
+"""Names that people, other languages and attackers choose are harmless wherever they are shown or become a file's name.
+"""
 import csv
 import re
 import warnings
@@ -18,7 +19,8 @@ from moosa.cli import app
 from moosa.core import user_path
 from moosa.results.compare import compare, paired, sentence
 from moosa.data import loader
-from moosa.runs.experiment import make_split, run_folder, write_record
+from moosa.runs.experiment import make_split
+from moosa.runs.record import run_folder, write_record
 from moosa.runs.fingerprint import Now
 from moosa.extractors.cache import cache_folder, make_shard
 from moosa.results.run_figures import confusion, plot_setting, spec_table
@@ -29,7 +31,8 @@ from moosa.results.style import legend
 from moosa.results.cases import task_labels
 from moosa.results.tables import collect_results, make_tables, save_table
 
-NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</script>", "x/../../../../escaped", "L"*300, "_hidden", "50 % & {#}",
+NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</script>", "x/../../../../escaped",
+         "L"*300, "_hidden", "50 % & {#}",
          "playing violin, fiddle", "\\alpha ~ ^", "[x](javascript:1)", "no", "007", "'mean'"]
 
 
@@ -58,12 +61,15 @@ def named(tmp_path_factory, read_once):
                     np.save(root/f"{i}-{j}-{part}.npy", np.full((13, 40), i + 20*j + 400*len(part), np.float32))
                     lines.writerow([f"{i}-{j}-{part}", name, domain, part, f"{i}-{j}-{part}.npy"])
     base = dict(dataset=str(root), extractors={"array": "moosa.extractors.small:small_speech"})
-    grid = expand("named", dict(about="", base=base, axes=dict(unknown=[[NAMES[1], NAMES[10]]], target=NAMES, seed=[0])))
+    grid = expand("named",
+                  dict(about="", base=base, axes=dict(unknown=[[NAMES[1], NAMES[10]]], target=NAMES, seed=[0])))
     now = Now(root)
     for i, spec in enumerate(grid.specs):
         group = {"OS*": .5 + .001*i, "UNK": .5, "HOS": .5, "OS*-class": .5, "HOS-class": .5, "threshold": .5}
-        results = {"oracle": group, "source-quantile": group, "threshold-free": dict.fromkeys(("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR"), .5),
-                   "accuracy": {"fused": .5, "array": .5}, "class-mean accuracy": {"fused": .5}, "calibration": {"ECE": .1}, "validation accuracy": {"fused": .5}}
+        results = {"oracle": group, "source-quantile": group,
+                   "threshold-free": dict.fromkeys(("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR"), .5),
+                   "accuracy": {"fused": .5, "array": .5}, "class-mean accuracy": {"fused": .5},
+                   "calibration": {"ECE": .1}, "validation accuracy": {"fused": .5}}
         write_record(run_folder(spec, root), spec, results, 0, "cpu", 1., fingerprint=now.of(spec))
     results = collect_results(grid, root)
     assert (results.status == "done").all(), results.reason.iloc[0]
@@ -82,7 +88,8 @@ def drawn(fig):
 
 def test_every_task_has_a_label_of_its_own(named):
     pairs = [["a+b"], ["a|b"], ["a+b", "a|b"], ["a|b", "a+b"]]
-    grid = expand("named", dict(base=named.base | {"target": "mean"}, axes=dict(unknown=[[NAMES[1], NAMES[10]], [NAMES[3], NAMES[11]]], sources=pairs)))
+    grid = expand("named", dict(base=named.base | {"target": "mean"},
+                                axes=dict(unknown=[[NAMES[1], NAMES[10]], [NAMES[3], NAMES[11]]], sources=pairs)))
     labels = [*task_labels(named.grid), *task_labels(grid)]
     assert len(set(labels)) == len(labels) and "mean" not in labels
 
@@ -94,7 +101,9 @@ def test_tables(named, tmp_path):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1 and len(lines) == len(table.wide) + 2
         assert "<script" not in table.markdown() and not re.search(r"(?<!\\)\$", table.markdown().split("\n\n", 1)[1])
         rows = re.search(r"\\midrule\n(.*?)\\bottomrule", table.latex(), re.S)[1].strip().splitlines()
-        assert len(rows) == len(table.wide) and all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == len(table.wide.columns) + 1 for row in rows)
+        assert len(rows) == len(table.wide)
+        assert all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == len(table.wide.columns) + 1
+                   for row in rows)
         assert not any(row.lstrip().startswith("[") for row in rows)
         paths = save_table(table, tmp_path)
         back = pd.read_csv(next(p for p in paths if p.suffix == ".csv"), keep_default_na=False)
@@ -106,7 +115,8 @@ def test_the_mean_is_that_of_all_domains(named):
     summary = next(t for t in named.tables if t.name == "oracle").tidy
     rows = summary[(summary.number == "OS*") & (summary.task == "mean")]
     assert len(rows) == rows.case.nunique()
-    assert rows["mean"].iloc[0] == pytest.approx(summary[(summary.number == "OS*") & (summary.task != "mean")]["mean"].mean())
+    assert rows["mean"].iloc[0] == pytest.approx(
+        summary[(summary.number == "OS*") & (summary.task != "mean")]["mean"].mean())
 
 
 def test_figures_of_a_grid(named):
@@ -126,14 +136,16 @@ def test_figures_of_a_run(named):
     split = make_split(spec, loader.dataset_class(spec.dataset))
     drawn(plot_setting(split))
     known = split.classes.known
-    target = SimpleNamespace(fused=torch.eye(len(known)), labels=torch.arange(len(known)), num_known=len(known), open_set=False)
+    target = SimpleNamespace(fused=torch.eye(len(known)), labels=torch.arange(len(known)), num_known=len(known),
+                             open_set=False)
     assert list(confusion(target, None, known).index) == list(known)
 
 
 def test_pages(named):
     status = pd.Series(["done"]*len(named.grid.specs))
     assert "<script" not in describe(named.grid, named.results, status)
-    results = pd.DataFrame([dict(case=case, task=f"t{i}", unknown=2, seed=seed, group="oracle", number="HOS", value=.5 + .3*(case != "erm") + .01*i, rule=None)
+    results = pd.DataFrame([dict(case=case, task=f"t{i}", unknown=2, seed=seed, group="oracle", number="HOS",
+                                 value=.5 + .3*(case != "erm") + .01*i, rule=None)
                             for case in ("erm", NAMES[5] + "|$") for i in range(8) for seed in (0, 1, 2)])
     said = sentence(compare(paired(results, "oracle", "HOS"), "erm"), "HOS")
     assert r"&lt;script&gt;alert(1)&lt;/script&gt;\|\$ is better than erm" in said, said
@@ -144,10 +156,12 @@ def test_pages(named):
 def test_widgets_show_names_as_they_are(monkeypatch):
     clip = pd.DataFrame([dict(clip="c", domain=NAMES[5])])
     dataset = SimpleNamespace(clips=clip, recipes={"video": None}, load=lambda clips, modalities: {"video": [None]})
-    for name, value in dict(is_film=lambda *_: True, sample_clips=lambda *_: clip, pictures=lambda *_: None, animation=lambda *_: b"").items():
+    for name, value in dict(is_film=lambda *_: True, sample_clips=lambda *_: clip, pictures=lambda *_: None,
+                            animation=lambda *_: b"").items():
         monkeypatch.setattr(explore, name, value)
     monkeypatch.delenv("MOOSA_NO_PROGRESS", raising=False)
-    shown = explore.play_clips(SimpleNamespace(spec=SimpleNamespace(modalities=("video",)), dataset=dataset)).children[0].children[0].value
+    shown = explore.play_clips(SimpleNamespace(spec=SimpleNamespace(modalities=("video",)),
+                                               dataset=dataset)).children[0].children[0].value
     assert "<script" not in shown and "&lt;script&gt;" in shown
 
 
@@ -157,7 +171,8 @@ def test_cache_stays_in_its_folder(tmp_path):
         about = dict(modality="video", domain=domain, part="train", kind="stem", view=0, dtype="float32")
         for dataset in ("hac", "/x/..", "/data/" + "y"*250):
             shard = make_shard(tmp_path, dataset, about)
-            assert shard.place.resolve().is_relative_to(cache_folder(tmp_path)) and shard.place.parent.parent == cache_folder(tmp_path)
+            assert shard.place.resolve().is_relative_to(cache_folder(tmp_path))
+            assert shard.place.parent.parent == cache_folder(tmp_path)
             assert max(len(part.encode()) for part in shard.building.parts) <= 255
             places.append(shard.place)
     assert len(set(places)) == len(places)
@@ -165,7 +180,8 @@ def test_cache_stays_in_its_folder(tmp_path):
 
 def test_report_names_its_grid():
     assert "moosa report methods.yaml" in made_by("methods.yaml") and "--search 8" in made_by("x.yaml", 8)
-    assert "/home/somebody" not in made_by("/home/somebody/own.yaml") and "own.yaml" in made_by("/home/somebody/own.yaml")
+    assert "/home/somebody" not in made_by("/home/somebody/own.yaml")
+    assert "own.yaml" in made_by("/home/somebody/own.yaml")
     page = (Path(__file__).resolve().parent.parent/"nbs"/"experiments"/"report.ipynb").read_text()
     assert "made_by(grid, search)" in page and "moosa report demo.yaml" not in page
 
@@ -176,7 +192,8 @@ def test_home_is_written_out_in_every_path():
         yield from (command.callback for command in group.registered_commands)
         for inner in group.registered_groups: yield from commands(inner.typer_instance)
 
-    paths = [(call.__name__, name, hint.__metadata__[0]) for call in commands(app) for name, hint in get_type_hints(call, include_extras=True).items()
+    paths = [(call.__name__, name, hint.__metadata__[0]) for call in commands(app)
+             for name, hint in get_type_hints(call, include_extras=True).items()
              if get_origin(hint) is Annotated and "Path" in str(hint.__origin__)]
     assert len(paths) > 15
     for call, name, about in paths: assert about.parser is user_path, (call, name)

@@ -1,4 +1,6 @@
-"""A NaN in one clip is an error that names the clip, wherever it lies and wherever it comes from; never a number in the results."""
+"""A NaN in one clip is an error that names the clip, wherever it lies and wherever it comes from; never a number in the
+results.
+"""
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,14 +36,17 @@ def root(tmp_path):
 
 
 def spec(root, **more):
-    return spec_from(dict(dataset=str(root), target="forest", unknown=["horn"], method="erm", batch_size=4, epochs=1, **more))
+    return spec_from(dict(dataset=str(root), target="forest", unknown=["horn"], method="erm", batch_size=4, epochs=1,
+                          **more))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_sound_of_the_target_stops_the_run_before_training(root, tmp_path, bad):
     soundfile.write(root/"forest"/"clap"/"2.wav", wave(bad), 16000, subtype="FLOAT")
     experiment = open_experiment(spec(root), tmp_path)
-    with pytest.raises(InputError, match=r"1 clip\(s\) cannot be used\n  forest/clap/2, audio: .*2.wav: not-finite: 1 of"): experiment.check_before()
+    with pytest.raises(InputError,
+                       match=r"1 clip\(s\) cannot be used\n  forest/clap/2, audio: .*2.wav: not-finite: 1 of"):
+        experiment.check_before()
     with pytest.raises(BadClip, match="2.wav: not-finite"): experiment.test.load(range(len(experiment.test)))
     with pytest.raises(BadClip, match="2.wav: not-finite"):
         open_experiment(spec(root, features="embedding", frozen_stems=True, views=1), tmp_path).precompute()
@@ -61,13 +66,16 @@ def arrays(folder, **found) -> FolderData:
     return FolderData(folder)
 
 
-@pytest.mark.parametrize("bad, problem", [([0, np.nan], "not-finite"), ([np.nan]*2, "not-finite"), ([1e300, 0], "not-finite"), (np.float16([np.inf, 0]), "not-finite"),
-                                          (np.zeros((0, 2)), "empty"), ([1j, 0], "unreadable"), (["a", "b"], "unreadable"), ([0, 0, 0], "mismatch")])
+@pytest.mark.parametrize("bad, problem", [([0, np.nan], "not-finite"), ([np.nan]*2, "not-finite"),
+                                          ([1e300, 0], "not-finite"), (np.float16([np.inf, 0]), "not-finite"),
+                                          (np.zeros((0, 2)), "empty"), ([1j, 0], "unreadable"),
+                                          (["a", "b"], "unreadable"), ([0, 0, 0], "mismatch")])
 def test_arrays(tmp_path, bad, problem):
     data = arrays(tmp_path, a=np.zeros(2), b=np.asarray(bad), c=np.ones(2), d=np.ones(2, int))
     with pytest.raises(InputError, match=f"d/c/b, array: .*b.npy: {problem}"): check_before(data, data.clips, ["array"])
     if problem == "mismatch":
-        with pytest.raises(InputError, match=r"modality array: .*clip d/c/b has an array of shape \(3,\)"): data.load(data.clips, ["array"])
+        with pytest.raises(InputError, match=r"modality array: .*clip d/c/b has an array of shape \(3,\)"):
+            data.load(data.clips, ["array"])
     else:
         with pytest.raises(BadClip, match=f"b.npy: {problem}"): data.load(data.clips, ["array"])
     check_before(data, data.clips.drop(index=1), ["array"])
@@ -93,13 +101,15 @@ def test_data_without_files_name_the_clip_too():
 def test_numbers_that_the_model_cannot_hold_name_the_clip():
     learner = build_learner(spec_from(dict(target="mfeat", modalities=["speech"], method="erm")))
     clips = ClipList(Given(), pd.DataFrame(dict(clip=["a", "huge", "b"], label=0)), ["speech"])
-    with pytest.raises(InputError, match="logits of 1 of 3 clips are NaN or infinite: huge"): predict(make_fabric("cpu"), learner, clips, TrainConfig())
+    with pytest.raises(InputError, match="logits of 1 of 3 clips are NaN or infinite: huge"):
+        predict(make_fabric("cpu"), learner, clips, TrainConfig())
 
 
 def pretend(n: int, classes: int) -> Predictions:
     torch.manual_seed(n)
     labels = torch.arange(n) % classes
-    return Predictions(torch.randn(n, 3), {"a": torch.randn(n, 3)}, labels, [f"clip {i}" for i in range(n)], {"a": torch.randn(n, 4)})
+    return Predictions(torch.randn(n, 3), {"a": torch.randn(n, 3)}, labels, [f"clip {i}" for i in range(n)],
+                       {"a": torch.randn(n, 4)})
 
 
 @pytest.mark.parametrize("unknown", [True, False])
@@ -108,7 +118,8 @@ def pretend(n: int, classes: int) -> Predictions:
 def test_no_number_comes_of_logits_that_are_not_finite(where, value, unknown):
     lists = dict(target=pretend(12, 4 if unknown else 3), validation=pretend(9, 3))
     lists[where].fused[5, 1] = value
-    with pytest.raises(InputError, match="the fused head's logits of 1 of .* clips are NaN or infinite: clip 5"): evaluate(**lists)
+    with pytest.raises(InputError, match="the fused head's logits of 1 of .* clips are NaN or infinite: clip 5"):
+        evaluate(**lists)
     if not unknown: return
     with pytest.raises(InputError, match="clip 5"): rescore(**lists)
     lists = dict(target=pretend(12, 4), validation=pretend(9, 3))

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from moosa.results.run_figures import nines, plot_scores, plot_sweep
 from moosa.methods.registry import METHODS
-from moosa.evaluation.openset import Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax, published_sweep
+from moosa.evaluation.openset import (Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax,
+                                      published_sweep)
 from moosa.evaluation.scores import rescore
 
 

@@ -1,4 +1,6 @@
-"""Pairs of source and target clips tell nothing of the target's labels, on every built-in data set; lists here are sorted by class, as most are on disk."""
+"""Pairs of source and target clips tell nothing of the target's labels, on every built-in data set; lists here are
+sorted by class, as most are on disk.
+"""
 from dataclasses import asdict
 
 import pandas as pd
@@ -22,33 +24,46 @@ class Told(DataSet):
     threads = 1
 
     def __init__(self, described, clips: pd.DataFrame):
-        self.clips, self.classes, self.modalities, self.test_parts = clips, described.classes, described.modalities, described.test_parts
+        self.clips = clips
+        self.classes = described.classes
+        self.modalities = described.modalities
+        self.test_parts = described.test_parts
         self.told = dict(zip(clips["clip"], clips["class"]))
 
-    def load(self, clips, modalities, view=None): return {m: torch.tensor([self.told[c] for c in clips["clip"]]) for m in modalities}
+    def load(self, clips, modalities, view=None):
+        return {m: torch.tensor([self.told[c] for c in clips["clip"]]) for m in modalities}
 
 
 def table(dataset: str) -> pd.DataFrame:
     "A data set's clips, without its files."
     described = dataset_class(dataset)
     if dataset == "av-digits": return AVDigits().clips
-    if dataset == "mini-hac": counts = {(i.domain, "validation" if i.index >= 32 else "train", described.classes[i.label]): (8 if i.index >= 32 else 32) for i in items(40)}
+    if dataset == "mini-hac":
+        counts = {(i.domain, "validation" if i.index >= 32 else "train",
+                   described.classes[i.label]): (8 if i.index >= 32 else 32) for i in items(40)}
     else: counts = described.official_counts
-    rows = [(f"{domain}/{part}/{name}-{k}", domain, described.classes.index(name), part) for (domain, part, name), n in counts.items() for k in range(n)]
+    rows = [(f"{domain}/{part}/{name}-{k}", domain, described.classes.index(name), part)
+            for (domain, part, name), n in counts.items() for k in range(n)]
     return pd.DataFrame(rows, columns=["clip", "domain", "class", "part"])
 
 
 def epochs(dataset: str, sources: int, monkeypatch, **how) -> tuple[pd.DataFrame, pd.DataFrame, object]:
-    "Pairs as training sees them: columns epoch, source, target, the two clips' classes; chance: shares of classes in source and target; the experiment."
+    """Pairs as training sees them: columns epoch, source, target, the two clips' classes; chance: shares of classes in
+    source and target; the experiment.
+    """
     clips, target = table(dataset), TARGETS[dataset]
     there = [d for d in clips.domain.unique() if d != target][:sources]
     spec = spec_from(dict(dataset=dataset, setting="osda", sources=there, target=target, features="live", **how))
     monkeypatch.setattr(experiment, "open_dataset", lambda spec, folder: Told(dataset_class(dataset), clips))
     opened, m = experiment.open_experiment(spec), spec.modalities[0]
-    batches = [(epoch, b) for epoch in range(EPOCHS) for b in train_batches(opened.train, spec.batch_size, spec.seed, epoch)]
-    found = pd.concat([pd.DataFrame(dict(epoch=epoch, source=b.data[m], target=b.unlabelled[m])) for epoch, b in batches])
-    lists = dict(source=opened.split.train["class"], target=opened.split.unlabelled["clip"].map(opened.train.target.dataset.told))
-    return found, pd.DataFrame({name: classes.value_counts(normalize=True) for name, classes in lists.items()}).fillna(0), opened
+    batches = [(epoch, b) for epoch in range(EPOCHS)
+               for b in train_batches(opened.train, spec.batch_size, spec.seed, epoch)]
+    found = pd.concat([pd.DataFrame(dict(epoch=epoch, source=b.data[m], target=b.unlabelled[m]))
+                       for epoch, b in batches])
+    lists = dict(source=opened.split.train["class"],
+                 target=opened.split.unlabelled["clip"].map(opened.train.target.dataset.told))
+    chance = pd.DataFrame({name: classes.value_counts(normalize=True) for name, classes in lists.items()}).fillna(0)
+    return found, chance, opened
 
 
 @pytest.mark.parametrize("sources", [1, 2])
@@ -60,11 +75,14 @@ def test_pairs_are_blind_to_labels(dataset, sources, archives, monkeypatch):
     assert abs((found.source == found.target).mean() - equal) < 4*(equal*(1 - equal)/len(found))**.5 + 1e-3
     for _, epoch in found.groupby("epoch"):
         for name in ("source", "target"):
-            assert (epoch[name].value_counts(normalize=True).reindex(chance.index, fill_value=0) - chance[name]).abs().max() < .03
+            shares = epoch[name].value_counts(normalize=True).reindex(chance.index, fill_value=0)
+            assert (shares - chance[name]).abs().max() < .03
 
 
 def test_the_published_pairs_stay_reachable_and_tell_labels(archives, monkeypatch):
-    "The very thing that the others are held against: by position, AV-digits' sorted lists agree in the digit far more often than one in ten."
+    """The very thing that the others are held against: by position, AV-digits' sorted lists agree in the digit far more
+    often than one in ten.
+    """
     found, chance, _ = epochs("av-digits", 2, monkeypatch, pairing="published")
     assert (found.source == found.target).mean() > .4 and (found.target >= 8).mean() < .15
 

@@ -62,9 +62,13 @@ def test_skipping_leaves_out_only_the_clip_that_crashes(crashing):
 
 def test_a_run_names_the_clip_that_crashes(crashing, monkeypatch):
     clips = ClipList(crashing, crashing.clips.assign(label=0), ["array"])
-    with pytest.raises(InputError, match="clip d/c/07: the process that loads it dies of it"): list(eval_batches(clips, 1, workers=1))
-    pairs = Pairs(ClipList(crashing, clips.clips.iloc[:4], ["array"]), ClipList(crashing, clips.clips.iloc[5:9], ["array"]))
-    monkeypatch.setattr(loader, "each", lambda work, singles, label: [ProcessDied() if one.names[row] == "d/c/07" else None for one, row in singles])
+    with pytest.raises(InputError, match="clip d/c/07: the process that loads it dies of it"):
+        list(eval_batches(clips, 1, workers=1))
+    pairs = Pairs(ClipList(crashing, clips.clips.iloc[:4], ["array"]),
+                  ClipList(crashing, clips.clips.iloc[5:9], ["array"]))
+    monkeypatch.setattr(loader, "each",
+                        lambda work, singles, label: [ProcessDied() if one.names[row] == "d/c/07" else None
+                                                      for one, row in singles])
     assert "clip d/c/07: the process" in str(loader.find_deadly(pairs, [0, 1, 2, 3], RuntimeError()))
     assert isinstance(loader.find_deadly(pairs.source, [0, 1], RuntimeError("killed")), RuntimeError)
 
@@ -78,7 +82,9 @@ class Plain(DataSet):
         return {"a": x[:, None].repeat(1, 500).float(), "b": (x, x.double())}
 
 
-def plain(numbers) -> ClipList: return ClipList(Plain(), pd.DataFrame(dict(clip=[str(n) for n in numbers], number=numbers, label=0, domain="d")), ["a", "b"])
+def plain(numbers) -> ClipList:
+    return ClipList(Plain(), pd.DataFrame(dict(clip=[str(n) for n in numbers], number=numbers, label=0, domain="d")),
+                    ["a", "b"])
 
 
 @pytest.mark.parametrize("room", [0, 20_000, 2**40])
@@ -90,8 +96,10 @@ def test_where_shared_memory_is_small_batches_go_through_a_pipe(monkeypatch, roo
     found = list(eval_batches(plain(range(10)), 4, workers=2))
     assert [b.clips for b in found] == [b.clips for b in expected] and len(packed) == (3 if room < 2**40 else 0)
     for one, other in zip(found, expected):
-        assert torch.equal(one.data["a"], other.data["a"]) and all(map(torch.equal, one.data["b"], other.data["b"])) and torch.equal(one.domains, other.domains)
-    pairs = [b.unlabelled["a"][:, 0].tolist() for w in (0, 2) for b in train_batches(Pairs(plain(range(10)), plain(range(5))), 4, 0, 0, workers=w)]
+        assert torch.equal(one.data["a"], other.data["a"]) and all(map(torch.equal, one.data["b"], other.data["b"]))
+        assert torch.equal(one.domains, other.domains)
+    pairs = [b.unlabelled["a"][:, 0].tolist() for w in (0, 2)
+             for b in train_batches(Pairs(plain(range(10)), plain(range(5))), 4, 0, 0, workers=w)]
     assert pairs[:2] == pairs[2:]
 
 
@@ -109,7 +117,8 @@ loader.shared_memory = lambda: 0
 class Large(DataSet):
     modalities = ("a",)
     def load(self, clips, modalities, view=None): return {"a": torch.zeros(len(clips), 300_000)}
-batches = loader.eval_batches(loader.ClipList(Large(), pd.DataFrame(dict(clip=[str(i) for i in range(99)], label=0)), ["a"]), 2, workers=2)
+clips = pd.DataFrame(dict(clip=[str(i) for i in range(99)], label=0))
+batches = loader.eval_batches(loader.ClipList(Large(), clips, ["a"]), 2, workers=2)
 next(batches)
 time.sleep(60)
 """
@@ -121,7 +130,8 @@ def test_workers_die_with_their_parent(tmp_path, script):
     parent = subprocess.Popen([sys.executable, tmp_path/"parent.py"])
     deadline, started = time.time() + 60, []
     while time.time() < deadline and len(started) < 2:
-        started = [p for p in psutil.Process(parent.pid).children(recursive=True) if script is LOADERS or "spawn_main" in " ".join(p.cmdline())]
+        started = [p for p in psutil.Process(parent.pid).children(recursive=True) if script is LOADERS
+                   or "spawn_main" in " ".join(p.cmdline())]
         time.sleep(.2)
     time.sleep(3)  # they are at work, or waiting for somebody to take what they have done
     started = psutil.Process(parent.pid).children(recursive=True)

@@ -12,4 +12,5 @@ def test_names_and_shapes(name):
     path = KEYS/f"{name}.tsv"
     if not path.is_file(): pytest.skip(f"no list of published names at {path}")
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-    assert published_shapes(name) == {key: () if shape == "scalar" else tuple(map(int, shape.split("x"))) for key, shape, dtype in rows}
+    assert published_shapes(name) == {key: () if shape == "scalar" else tuple(map(int, shape.split("x")))
+                                      for key, shape, dtype in rows}

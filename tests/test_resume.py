@@ -21,11 +21,14 @@ def results(data_dir):
 
 def kill_during_training(data_dir, after_epochs: int, wait: float, only_kernel: bool = False) -> tuple[int, str]:
     "SIGKILL the command and its kernel (or the kernel alone) once some epochs are saved; returns exit code and stderr."
-    process = subprocess.Popen([MOOSA, *ARGS, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    process = subprocess.Popen([MOOSA, *ARGS, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE,
                                text=True, start_new_session=True)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
-        if len(list(data_dir.glob("runs/*/checkpoint/checkpoint.json"))) and any(p.name >= f"epoch-{after_epochs - 1:04d}" for p in data_dir.glob("runs/*/checkpoint/epoch-*")): break
+        if len(list(data_dir.glob("runs/*/checkpoint/checkpoint.json"))) and any(
+            p.name >= f"epoch-{after_epochs - 1:04d}" for p in data_dir.glob("runs/*/checkpoint/epoch-*")):
+            break
         time.sleep(0.02)
     time.sleep(wait)
     children = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
@@ -44,14 +47,17 @@ def test_killed_again_and_again(tmp_path, archives):
         (folder/"raw").mkdir(parents=True)
         (folder/"raw"/"av-digits").symlink_to(archives)
     assert call(*ARGS, "--data-dir", folders[0]).returncode == 0
-    for after_epochs in sorted(random.choices(range(4), k=5)): kill_during_training(folders[1], after_epochs, wait=random.uniform(0, 3 if after_epochs == 0 else 0.3))
+    for after_epochs in sorted(random.choices(range(4), k=5)):
+        kill_during_training(folders[1], after_epochs, wait=random.uniform(0, 3 if after_epochs == 0 else 0.3))
     assert call(*ARGS, "--data-dir", folders[1]).returncode == 0
     assert results(folders[0]) == results(folders[1])
 
 
 @pytest.mark.slow
 def test_a_grid_killed_again_and_again(tmp_path, archives):
-    "A grid of six runs, killed with all that it started at random moments: every run has the bytes of the unbroken grid's."
+    """A grid of six runs, killed with all that it started at random moments: every run has the bytes of the unbroken
+    grid's.
+    """
     found = []
     for kills in (0, 4):
         folder = tmp_path/f"{kills} kills"
@@ -65,7 +71,8 @@ def test_a_grid_killed_again_and_again(tmp_path, archives):
                 with suppress(psutil.NoSuchProcess): p.kill()
             process.wait()
         assert call(*command[1:]).returncode == 0
-        found.append({place.name: {name: (place/name).read_bytes() for name in KEPT} for place in (folder/"runs").iterdir()})
+        found.append({place.name: {name: (place/name).read_bytes() for name in KEPT}
+                      for place in (folder/"runs").iterdir()})
     assert len(found[0]) == 6 and found[0] == found[1]
 
 

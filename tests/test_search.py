@@ -1,4 +1,6 @@
-"""No choice of a search depends on a target's labels: they are replaced, in the data set itself, and the same settings are chosen for that target."""
+"""No choice of a search depends on a target's labels: they are replaced, in the data set itself, and the same settings
+are chosen for that target.
+"""
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,19 +25,25 @@ GRIDS = {
 
 
 def results_of(grid, dataset) -> pd.DataFrame:
-    "What runs would find: each gets some validation clips right, drawn from its name, and counts them by the labels that the data set says."
+    """What runs would find: each gets some validation clips right, drawn from its name, and counts them by the labels
+    that the data set says.
+    """
     rows, size = [], len(grid.base.specs)
     splits = [make_split(spec, dataset) for spec in grid.base.specs]
     for place, spec in enumerate(grid.specs):
         split, run = splits[place % size], spec_hash(spec)
-        guess = np.random.default_rng(derived_seed("guess", run)).integers(0, split.classes.num_known, len(split.validation))
-        rows.append(dict(run=run, status="done", reason="", group="validation accuracy", number="fused", value=(guess == split.validation["label"]).mean()))
+        guess = np.random.default_rng(derived_seed("guess",
+                                                   run)).integers(0, split.classes.num_known, len(split.validation))
+        rows.append(dict(run=run, status="done", reason="", group="validation accuracy", number="fused",
+                         value=(guess == split.validation["label"]).mean()))
     return pd.DataFrame(rows)
 
 
 def choices(grid, dataset) -> pd.Series:
     chosen = choose(results_of(grid, dataset), grid)
-    return pd.Series(chosen.choice.tolist(), index=pd.MultiIndex.from_product([SELECTIONS, [f"{s.sources} {s.target} {s.seed}" for s in grid.base.specs]]))
+    return pd.Series(chosen.choice.tolist(),
+                     index=pd.MultiIndex.from_product([SELECTIONS,
+                                                       [f"{s.sources} {s.target} {s.seed}" for s in grid.base.specs]]))
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -48,7 +56,8 @@ def test_labels_of_the_target_choose_nothing(name, archives):
         rows = dataset.clips.index[dataset.clips.domain == target]
         dataset.clips.loc[rows, "class"] = dataset.clips.loc[rows, "class"].sample(frac=1, random_state=3).to_numpy()
         after = choices(grid, dataset)
-        own = [f"{s.sources} {s.target} {s.seed}" for s in grid.base.specs if s.target == target and target not in s.sources]
+        own = [f"{s.sources} {s.target} {s.seed}" for s in grid.base.specs if s.target == target
+               and target not in s.sources]
         others = [f"{s.sources} {s.target} {s.seed}" for s in grid.base.specs if target in s.sources]
         for selection in SELECTIONS: assert after[selection][own].tolist() == before[selection][own].tolist()
         moved += (after["per target"][others] != before["per target"][others]).sum()

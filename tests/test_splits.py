@@ -1,6 +1,7 @@
-"""Which clips train, validate and test in each published setting: counts, labels and order, against the published code's own lists.
+"""Which clips train, validate and test in each published setting: counts, labels, order, against the published lists.
 
-The lists are not part of the project. They are read where MOOSA_SHARED (default: `shared` beside the project) holds `splits/` and `golden/`.
+The lists are not part of the project. They are read where MOOSA_SHARED (default: `shared` beside the project) holds
+`splits/` and `golden/`.
 """
 import json
 import os
@@ -18,7 +19,8 @@ from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_from
 
 SHARED = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")
-pytestmark = pytest.mark.skipif(not (SHARED/"splits").is_dir(), reason=f"the published lists are not in {SHARED/'splits'}; set MOOSA_SHARED")
+pytestmark = pytest.mark.skipif(not (SHARED/"splits").is_dir(),
+                                reason=f"the published lists are not in {SHARED/'splits'}; set MOOSA_SHARED")
 
 
 def golden(name: str) -> list:  # of (sources, target, lists)
@@ -48,7 +50,8 @@ def hac_line(clip) -> str: return f"{clip.domain}/{clip.file},{clip.label}"
 
 
 def epic_line(clip) -> str:
-    return f"{clip.domain}/{clip.video},{clip.start_frame},{clip.stop_frame},{clip.start_timestamp},{clip.stop_timestamp},{clip.label}"
+    cells = (clip.start_frame, clip.stop_frame, clip.start_timestamp, clip.stop_timestamp, clip.label)
+    return ",".join([f"{clip.domain}/{clip.video}", *map(str, cells)])
 
 
 def counts(labels) -> dict[str, int]: return {str(k): v for k, v in labels.value_counts().items()}
@@ -70,18 +73,21 @@ def same(split, lists, line, unknown_label):
 
 @pytest.mark.parametrize("sources, target, lists", golden("HAC"))
 def test_hac(hac, sources, target, lists):
-    same(open_set_split(hac.clips, hac.classes, sources, target, hac.default_unknown, hac.test_parts), lists, hac_line, 6)
+    same(open_set_split(hac.clips, hac.classes, sources, target, hac.default_unknown, hac.test_parts), lists, hac_line,
+         6)
 
 
 @pytest.mark.parametrize("sources, target, lists", golden("EPIC"))
 def test_epic(epic, sources, target, lists):
-    same(open_set_split(epic.clips, epic.classes, sources, target, epic.default_unknown, epic.test_parts), lists, epic_line, 7)
+    same(open_set_split(epic.clips, epic.classes, sources, target, epic.default_unknown, epic.test_parts), lists,
+         epic_line, 7)
 
 
 @pytest.mark.parametrize("sources, target, lists", golden("OPEN"))
 def test_open_partial(epic, sources, target, lists):
     shown = dict(zip(sources, epic.partial_sources))
-    same(open_partial_split(epic.clips, epic.classes, shown, target, epic.partial_target, epic.default_unknown, epic.test_parts), lists, epic_line, 7)
+    same(open_partial_split(epic.clips, epic.classes, shown, target, epic.partial_target, epic.default_unknown,
+                            epic.test_parts), lists, epic_line, 7)
 
 
 @pytest.mark.parametrize("domains, target, lists", golden("OSDA"))
@@ -121,22 +127,29 @@ def test_short_segments_of_epic(epic):
     assert short.loc[("D2", "validation")].tolist() == [207, 750] and len(epic.clips) == 10094
 
 
-GRIDS = ["published-hac", "published-epic", "published-osda", "published-open-partial", "shared-hac", "shared-epic", "shared-osda", "shared-open-partial",
+GRIDS = ["published-hac", "published-epic", "published-osda", "published-open-partial", "shared-hac", "shared-epic",
+         "shared-osda", "shared-open-partial",
          "closed-set", "single-source", "in-domain"]
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_cell_of_the_grids_has_its_lists(name, hac, epic):
     "Every setting on both data sets, from the published lists: who is in which list, and with which classes."
-    for spec in {(s.dataset, s.sources, s.target, s.unknown): s for s in load_grid(name).specs}.values():  # modalities and hyper-parameters change no list
+    # modalities and hyper-parameters change no list
+    for spec in {(s.dataset, s.sources, s.target, s.unknown): s for s in load_grid(name).specs}.values():
         dataset = {"hac": hac, "epic": epic}[spec.dataset]
         split, C = make_split(spec, dataset), len(dataset.classes) - len(spec.unknown)
-        assert set(split.train.domain) == set(split.validation.domain) == set(spec.sources) and set(split.test.domain) == {spec.target}
+        assert set(split.train.domain) == set(split.validation.domain) == set(spec.sources)
+        assert set(split.test.domain) == {spec.target}
         assert set(split.train.label) == set(range(C)) and split.validation.label.max() < C
         assert (split.test.label >= C).any() == bool(spec.unknown)
-        lists = [set(zip(part.domain, part.get("file", part["clip"]))) for part in (split.train, split.validation, split.test)]
-        if spec.setting == "in-domain": assert not lists[0] & lists[1] and not lists[0] & lists[2] and not lists[1] & lists[2]
-        if spec.setting == "osda": assert set(split.unlabelled.domain) == {spec.target} and not set(split.unlabelled["clip"]) & set(split.test["clip"])
+        lists = [set(zip(part.domain, part.get("file", part["clip"])))
+                 for part in (split.train, split.validation, split.test)]
+        if spec.setting == "in-domain":
+            assert not lists[0] & lists[1] and not lists[0] & lists[2] and not lists[1] & lists[2]
+        if spec.setting == "osda":
+            assert set(split.unlabelled.domain) == {spec.target}
+            assert not set(split.unlabelled["clip"]) & set(split.test["clip"])
 
 
 @pytest.mark.parametrize("unknown", [1, 2, 3, 4, 5])
@@ -144,7 +157,8 @@ def test_openness(hac, unknown):
     "More unknown classes: fewer known ones, the same test list."
     spec = spec_from(dict(dataset="hac", target="human", unknown=unknown))
     split = make_split(spec, hac)
-    assert spec.unknown[0] == "drinking" and len(spec.unknown) == unknown == split.test.label.max() + 1 - split.classes.num_known
+    assert spec.unknown[0] == "drinking"
+    assert len(spec.unknown) == unknown == split.test.label.max() + 1 - split.classes.num_known
     assert len(split.test) == 1387 and split.train.label.nunique() == 7 - unknown
 
 

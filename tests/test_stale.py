@@ -1,4 +1,6 @@
-"""Results that are stale, mixed up or damaged: a run that is done is believed only as long as all it came from, and all it left, is what it was."""
+"""Results that are stale, mixed up or damaged: a run that is done is believed only as long as all it came from, and all
+it left, is what it was.
+"""
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +17,13 @@ from hypothesis import strategies as st
 from moosa.results.timeline import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
-from moosa.runs.experiment import Changed, KEPT, finished, load_predictions, read_record, run, run_folder, save_predictions, write_record
+from moosa.runs.predictions import load_predictions, save_predictions
+from moosa.runs.record import Changed, KEPT, finished, read_record, run_folder, write_record
+from moosa.runs.run import run
 from moosa.runs.fingerprint import Now, changes
-from moosa.runs.grid import cell_status, expand, overview, run_grid
+from moosa.runs.grid import expand
+from moosa.runs.status import cell_status, overview
+from moosa.runs.sweep import run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
 from moosa.runs.spec import Spec, resolve
@@ -51,8 +57,9 @@ def finish(spec: Spec, folder: Path):
     save_predictions(place, validation=validation, target=target)
     columns = "epoch,seconds,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
     (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5\n1,1.0,.5,.5,.5\n")
-    (place/"attempts.jsonl").write_text('{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
-                                        '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
+    (place/"attempts.jsonl").write_text(
+        '{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
+        '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
     (place/"split.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
     write_record(place, spec, evaluate(target, validation), 1, "cpu", 2., {"peak_memory_mb": 1.}, Now(folder).of(spec))
 
@@ -63,7 +70,8 @@ def finish(spec: Spec, folder: Path):
 def own(tmp_path):
     "A finished run of own data."
     spec = resolve(Spec(dataset=str(sounds(tmp_path/"own")), target="hall", setting="closed", method="erm"))
-    write_record(run_folder(spec, tmp_path), spec, {"accuracy": {"fused": .5}}, 0, "cpu", 1., {}, Now(tmp_path).of(spec))
+    write_record(run_folder(spec, tmp_path), spec, {"accuracy": {"fused": .5}}, 0, "cpu", 1., {},
+                 Now(tmp_path).of(spec))
     assert finished(spec, tmp_path)
     return spec, tmp_path
 
@@ -73,7 +81,9 @@ def test_a_file_replaced_under_its_name_is_seen(own):
     sounds(folder/"own", .2)  # the same names and sizes
     with pytest.raises(Changed, match="data files field audio.*other contents.*--again"): run(spec, folder)
     assert cell_status(spec, folder)[0] == "failed"
-    assert collect_results(expand("g", {"cells": [dict(dataset=spec.dataset, target="hall", setting="closed", method="erm")]}), folder).value.isna().all()
+    assert collect_results(expand("g",
+                                  {"cells": [dict(dataset=spec.dataset, target="hall", setting="closed",
+                                                  method="erm")]}), folder).value.isna().all()
 
 
 def test_a_copied_folder_is_the_same_data(own, tmp_path):
@@ -89,11 +99,16 @@ def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
     spec, folder = own
     shutil.rmtree(folder/"fingerprints")
     monkeypatch.setattr("moosa.runs.fingerprint.CHEAP", 0)
-    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts", lambda self, root, places, cheap=0: file_facts(root, places, folder/"fingerprints", self.contents, cheap))
     from moosa.runs.fingerprint import file_facts
 
+    def facts(self, root, places, cheap=0):
+        return file_facts(root, places, folder/"fingerprints", self.contents, cheap)
+
+    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts", facts)
+
     plain, known = Now(folder).of(spec), Now(folder, contents=True).of(spec)
-    assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None and known["data"]["files"]["hall"]["audio"]["sha256"]
+    assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None
+    assert known["data"]["files"]["hall"]["audio"]["sha256"]
     for path in (folder/"own").rglob("*.wav"): path.touch()
     assert "times of change" in changes(plain, Now(folder).of(spec))[0]
     assert "--contents" in changes(known, Now(folder).of(spec))[0]
@@ -112,13 +127,15 @@ def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
     before = Now(tmp_path).of(spec)
     assert list(before["extractors"]["image"]) == ["stale_layers", "stale_nets"]
     (tmp_path/"stale_layers.py").write_text("width = 2\n")
-    assert [line.split(" was ")[0] for line in changes(before, Now(tmp_path).of(spec))] == ["extractors image stale_layers"]
+    assert [line.split(" was ")[0]
+            for line in changes(before, Now(tmp_path).of(spec))] == ["extractors image stale_layers"]
 
 
 def test_weights_are_seen_to_change(tmp_path):
     from moosa.extractors.weights import weights_path
 
-    spec = Spec(dataset="hac", target="human", sources=("animal",), modalities=("video",), extractors={"video": "slowfast"}, weights="pretrained")
+    spec = Spec(dataset="hac", target="human", sources=("animal",), modalities=("video",),
+                extractors={"video": "slowfast"}, weights="pretrained")
     path = weights_path("slowfast", tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"one")
@@ -135,7 +152,8 @@ def test_times_of_epics_sounds_are_in_the_key_of_kept_features(tmp_path):
 
     dataset = Epic.__new__(Epic)
     dataset.root, dataset.audio_format = tmp_path, "strict"
-    row = dict(clip="D1/P08_01/7", domain="D1", part="train", video="P08_01", start_frame=1, stop_frame=9, start_timestamp="00:00:01.0", stop_timestamp="00:00:02.0")
+    row = dict(clip="D1/P08_01/7", domain="D1", part="train", video="P08_01", start_frame=1, stop_frame=9,
+               start_timestamp="00:00:01.0", stop_timestamp="00:00:02.0")
     key = lambda **other: data_hash(dataset, pd.DataFrame([{**row, "class": 1, **other}]), "audio")
     assert key() == key() == key(**{"class": 2})
     assert key() != key(start_timestamp="00:00:01.5") and key() != key(stop_timestamp="00:00:02.5")
@@ -154,13 +172,15 @@ def test_generated_data_are_seen_to_change(tmp_path, what):
     spec = resolve(Spec(dataset="mini-hac", target="human", sources=("animal",), method="erm"))
     before = Now(tmp_path).of(spec)
     match what:
-        case "generator": (root/"manifest.json").write_text('{"generator": 2, "seed": 0, "clips_per_class": 2, "files": {}}')
+        case "generator": (root/"manifest.json").write_text(
+            '{"generator": 2, "seed": 0, "clips_per_class": 2, "files": {}}')
         case "list":
             path = root/"HAC_Splits"/"HAC_train_only_animal.csv"
             path.write_text(path.read_text().replace(",0\n", ",1\n", 1))
         case "file": next((root/"animal"/"audio").iterdir()).write_bytes(b"CLIP")
     said = changes(before, Now(tmp_path).of(spec))
-    assert {"generator": "data made generator was 1, is 2", "list": "data lists animal hash", "file": "data files animal audio"}[what] in said[0]
+    assert {"generator": "data made generator was 1, is 2", "list": "data lists animal hash",
+            "file": "data files animal audio"}[what] in said[0]
     shutil.rmtree(root)
     assert not changes(before, Now(tmp_path).of(spec))
 
@@ -191,9 +211,11 @@ def test_again_computes_only_what_cannot_be_used(tmp_path):
         return iter(())
 
     said = []
-    assert run_grid(grid, tmp_path, report=said.append, engine=engine).status.tolist() == ["failed", "done"] and not calls
+    assert run_grid(grid, tmp_path, report=said.append, engine=engine).status.tolist() == ["failed", "done"]
+    assert not calls
     assert "seed=0" in said[0] and "fsdd_speakers.csv was" in said[0]
-    assert run_grid(grid, tmp_path, report=said.append, engine=engine, again=True).status.tolist() == ["done", "done"] and calls == [0]
+    assert run_grid(grid, tmp_path, report=said.append, engine=engine, again=True).status.tolist() == ["done", "done"]
+    assert calls == [0]
 
 
 # records
@@ -202,12 +224,18 @@ def wrong(record: dict) -> dict:  # what is wrong -> record
     "Records that must not be believed."
     edit = lambda **how: json.loads(json.dumps(record)) | how
     results = lambda value: edit(results={"accuracy": {"fused": value}})
-    return {"share above 1": results(1.5), "share below 0": results(-.1), "text": results("0.5"), "infinite": results(float("inf")), "true": results(True),
-            "epoch": edit(selected_epoch=record["spec"]["epochs"]), "negative epoch": edit(selected_epoch=-1), "epoch as text": edit(selected_epoch="1"),
-            "other hash": edit(hash="0"*12), "other spec": edit(spec={**record["spec"], "lr": .5}), "spec is a list": edit(spec=[]), "no spec": {k: v for k, v in record.items() if k != "spec"},
-            "seconds": edit(seconds=-1), "schema": edit(schema=2), "results are a list": edit(results=[1]), "group is a number": edit(results={"oracle": 1}),
-            "missing": edit(missing=[1]), "missing results": edit(missing=[dict(rule="zero", present="image", results={"accuracy": {"fused": 2}})]),
-            "fingerprint": edit(fingerprint=None), "files": edit(files={"clips.csv": 1}), "nested": {"record": record}, "list": [record]}
+    return {"share above 1": results(1.5), "share below 0": results(-.1), "text": results("0.5"),
+            "infinite": results(float("inf")), "true": results(True),
+            "epoch": edit(selected_epoch=record["spec"]["epochs"]), "negative epoch": edit(selected_epoch=-1),
+            "epoch as text": edit(selected_epoch="1"),
+            "other hash": edit(hash="0"*12), "other spec": edit(spec={**record["spec"], "lr": .5}),
+            "spec is a list": edit(spec=[]), "no spec": {k: v for k, v in record.items() if k != "spec"},
+            "seconds": edit(seconds=-1), "schema": edit(schema=2), "results are a list": edit(results=[1]),
+            "group is a number": edit(results={"oracle": 1}),
+            "missing": edit(missing=[1]),
+            "missing results": edit(missing=[dict(rule="zero", present="image", results={"accuracy": {"fused": 2}})]),
+            "fingerprint": edit(fingerprint=None), "files": edit(files={"clips.csv": 1}), "nested": {"record": record},
+            "list": [record]}
 
 
 def test_records_that_are_not_believed(tmp_path):
@@ -224,16 +252,21 @@ def test_records_that_are_not_believed(tmp_path):
 
 # predictions
 
-NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["0080", "NA", "null", "nan", "1e5", "True", "a,b", 'say "x"', "two\nlines", "\r", "\r\n", " ", "labels", "fused", "missing", "logits/x", "é", "e\u0301"])
+NAMES = st.text(min_size=1,
+                max_size=8) | st.sampled_from(["0080", "NA", "null", "nan", "1e5", "True", "a,b", 'say "x"',
+                                               "two\nlines", "\r", "\r\n", " ", "labels", "fused", "missing",
+                                               "logits/x", "é", "e\u0301"])
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(NAMES, min_size=1, max_size=5), st.lists(NAMES, min_size=1, max_size=4, unique=True), st.lists(NAMES, max_size=3, unique=True))
+@given(st.lists(NAMES, min_size=1, max_size=5), st.lists(NAMES, min_size=1, max_size=4, unique=True),
+       st.lists(NAMES, max_size=3, unique=True))
 def test_predictions_keep_every_name(tmp_path_factory, clips, modalities, rules):
     folder = tmp_path_factory.mktemp("predictions")
     x = lambda i: torch.full((len(clips), 2), float(i))
     given_ = Predictions(x(0), {m: x(i + 1) for i, m in enumerate(modalities)}, torch.arange(len(clips)), clips,
-                         {m: x(i + 100) for i, m in enumerate(modalities)}, {f"zero/{r}": x(i + 200) for i, r in enumerate(rules)})
+                         {m: x(i + 100) for i, m in enumerate(modalities)},
+                         {f"zero/{r}": x(i + 200) for i, r in enumerate(rules)})
     save_predictions(folder, **{"target": given_, modalities[0]: given_})
     for back in load_predictions(folder).values():
         assert back.clips == clips and torch.equal(back.labels, given_.labels) and torch.equal(back.fused, given_.fused)
@@ -251,9 +284,12 @@ def test_a_list_of_clips_cut_short_is_an_error(tmp_path):
 
 # damaged files
 
-FILES = ("record.json", "attempts.jsonl", "error.json", "lock.0", "history.csv", "clips.csv", "predictions.safetensors", "scores.csv", "split.ipynb", "kernel.log")
-DAMAGE = {"empty": lambda p: p.write_bytes(b""), "garbage": lambda p: p.write_bytes(bytes(range(256))*3), "half": lambda p: p.write_bytes(p.read_bytes()[:len(p.read_bytes())//2] if p.exists() else b'{"a'),
-          "list": lambda p: p.write_text("[1, 2]"), "deep": lambda p: p.write_text("["*100_000), "number": lambda p: p.write_text("9"*5000), "folder": lambda p: (p.unlink(missing_ok=True), p.mkdir()),
+FILES = ("record.json", "attempts.jsonl", "error.json", "lock.0", "history.csv", "clips.csv", "predictions.safetensors",
+         "scores.csv", "split.ipynb", "kernel.log")
+DAMAGE = {"empty": lambda p: p.write_bytes(b""), "garbage": lambda p: p.write_bytes(bytes(range(256))*3),
+          "half": lambda p: p.write_bytes(p.read_bytes()[:len(p.read_bytes())//2] if p.exists() else b'{"a'),
+          "list": lambda p: p.write_text("[1, 2]"), "deep": lambda p: p.write_text("["*100_000),
+          "number": lambda p: p.write_text("9"*5000), "folder": lambda p: (p.unlink(missing_ok=True), p.mkdir()),
           "other object": lambda p: p.write_text('{"time": "x", "error": 1}\n')}
 
 
@@ -271,9 +307,10 @@ def is_used(name: str, kind: str, done: bool) -> bool:
 def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     "A grid in which every run but one has a file that is damaged in some way."
     monkeypatch.setattr("moosa.results.alternatives.rescore", rescored_quickly)
-    monkeypatch.setattr("moosa.runs.experiment.environment", dict)
+    monkeypatch.setattr("moosa.runs.record.environment", dict)
     ways = [(name, kind) for name in FILES for kind in DAMAGE]
-    grid = expand("small", {"base": SMALL["base"], "axes": {"target": ["mfeat"], "method": ["erm"], "seed": list(range(len(ways) + 1))}})
+    grid = expand("small", {"base": SMALL["base"],
+                            "axes": {"target": ["mfeat"], "method": ["erm"], "seed": list(range(len(ways) + 1))}})
     for spec, (name, kind) in zip(grid.specs, [*ways, ("", "")]):
         finish(spec, tmp_path)
         place = run_folder(spec, tmp_path)
@@ -291,7 +328,9 @@ def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     for spec, (name, kind) in zip(grid.specs, ways):
         about = told.get(run_folder(spec, tmp_path).name, "")
         assert not is_used(name, kind, done) or name in about, (name, kind, about)
-    if done: assert {"failed"} == {s for s, n in zip(results.drop_duplicates("seed").sort_values("seed").status, [n for n, _ in ways]) if n in ("record.json", *KEPT)}
+    if done:
+        assert {"failed"} == {s for s, n in zip(results.drop_duplicates("seed").sort_values("seed").status,
+                                                [n for n, _ in ways]) if n in ("record.json", *KEPT)}
 
 
 def test_flipped_bits_are_noticed(tmp_path):
@@ -302,7 +341,8 @@ def test_flipped_bits_are_noticed(tmp_path):
         content = (place/name).read_bytes()
         (place/name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
         assert name in cell_status(spec, tmp_path)[1], name
-        with pytest.raises(InputError, match=name): load_predictions(place) if name != "history.csv" else finished(spec, tmp_path)
+        with pytest.raises(InputError, match=name):
+            load_predictions(place) if name != "history.csv" else finished(spec, tmp_path)
         (place/name).write_bytes(content)
     assert cell_status(spec, tmp_path) == ("done", "")
 
@@ -335,8 +375,11 @@ def test_records_are_shown_and_compared(tmp_path):
     say = lambda *words: CliRunner().invoke(app, [*map(str, words), "--data-dir", str(tmp_path)])
     for spec in expand("small", SMALL).specs: finish(spec, tmp_path)
     one, other = sorted(p.name for p in (tmp_path/"runs").iterdir())
-    shown, as_json, differ = say("record", "show", one[:8]), say("record", "show", tmp_path/"runs"/one, "--json"), say("record", "diff", one, other)
-    assert shown.exit_code == 0 and "results.source-quantile.HOS" in shown.output and "fingerprint.data.made" in shown.output
+    shown = say("record", "show", one[:8])
+    as_json = say("record", "show", tmp_path/"runs"/one, "--json")
+    differ = say("record", "diff", one, other)
+    assert shown.exit_code == 0 and "results.source-quantile.HOS" in shown.output
+    assert "fingerprint.data.made" in shown.output
     assert json.loads(as_json.output)["hash"] == one
     assert differ.exit_code == 1 and "spec.seed" in differ.output and "results" not in differ.output
     assert say("record", "diff", one, one).exit_code == 0

@@ -32,22 +32,29 @@ def root(tmp_path):
 
 
 def listed(root, *lines):
-    (root/"manifest.csv").write_text("\n".join([HEAD, "1,run,sea,train,a.npy", "2,run,sea,train,b.npy", "3,swim,sea,validation,c.npy", "4,run,lake,train,d.npy", *lines]) + "\n")
+    (root/"manifest.csv").write_text(
+        "\n".join([HEAD, "1,run,sea,train,a.npy", "2,run,sea,train,b.npy", "3,swim,sea,validation,c.npy",
+                   "4,run,lake,train,d.npy", *lines]) + "\n")
     return FolderData(root)
 
 
 def test_clips_that_share_nothing(root): assert twins(listed(root)) == []
 
 
-@pytest.mark.parametrize("file, what", [("a", "the same file"), ("hard", "the same file"), ("soft", "the same file"), ("copy", "contents are equal")])
+@pytest.mark.parametrize("file, what", [("a", "the same file"), ("hard", "the same file"), ("soft", "the same file"),
+                                        ("copy", "contents are equal")])
 @pytest.mark.parametrize("label, domain, part, level, problem, says", [
-    ("run", "sea", "train", "warning", "twice", "of clip 1"), ("run", "sea", "validation", "error", "leak", "part validation and train"),
-    ("run", "lake", "train", "error", "leak", "domain lake and sea"), ("swim", "sea", "train", "error", "leak", "class swim and run"),
-    ("swim", "lake", "validation", "error", "leak", "part validation and train, domain lake and sea, class swim and run"),
+    ("run", "sea", "train", "warning", "twice", "of clip 1"),
+    ("run", "sea", "validation", "error", "leak", "part validation and train"),
+    ("run", "lake", "train", "error", "leak", "domain lake and sea"),
+    ("swim", "sea", "train", "error", "leak", "class swim and run"),
+    ("swim", "lake", "validation", "error", "leak",
+     "part validation and train, domain lake and sea, class swim and run"),
 ])
 def test_one_file_in_two_rows(root, file, what, label, domain, part, level, problem, says):
     (line,) = twins(listed(root, f"5,{label},{domain},{part},{file}.npy"))
-    assert line[:2] == ("5", "pose") and line[2] == str(root/f"{file}.npy") and line[3:5] == (level, problem) and what in line[5] and says in line[5]
+    assert line[:2] == ("5", "pose") and line[2] == str(root/f"{file}.npy") and line[3:5] == (level, problem)
+    assert what in line[5] and says in line[5]
 
 
 def test_each_is_named_with_one_that_it_must_not_share_with(root):
@@ -55,7 +62,8 @@ def test_each_is_named_with_one_that_it_must_not_share_with(root):
     assert {(line[0], line[4]) for line in found} == {("6", "leak"), ("7", "leak"), ("5", "twice")}
 
 
-def test_what_holds_nothing_is_nobodys_twin(root): assert twins(listed(root, "5,run,sea,train,zeros.npy", "6,swim,lake,validation,nought.npy")) == []
+def test_what_holds_nothing_is_nobodys_twin(root):
+    assert twins(listed(root, "5,run,sea,train,zeros.npy", "6,swim,lake,validation,nought.npy")) == []
 
 
 def test_empty_and_absent_files_have_no_twins(root):
@@ -84,21 +92,31 @@ def test_two_films_of_flow_are_compared_together(tmp_path):
     still, moves = b"\0"*4000, b"\1"*4000
     for name, x, y in (("a", moves, still), ("b", moves[:-1] + b"\2", still), ("c", moves, still)):
         for axis, content in (("x", x), ("y", y)): (tmp_path/f"{name}_{axis}.mp4").write_bytes(content)
-    lines = [f"{name},run,sea,train,{name}_x.mp4,{name}_y.mp4" for name in "ab"] + ["c,run,sea,validation,c_x.mp4,c_y.mp4", "d,run,sea,validation,b_x.mp4,c_y.mp4"]
+    lines = [f"{name},run,sea,train,{name}_x.mp4,{name}_y.mp4"
+             for name in "ab"] + ["c,run,sea,validation,c_x.mp4,c_y.mp4", "d,run,sea,validation,b_x.mp4,c_y.mp4"]
     (tmp_path/"manifest.csv").write_text("\n".join(["clip,class,domain,part,flow_x,flow_y", *lines]))
     found = twins(FolderData(tmp_path))
-    assert {(line[0], line[4], os.path.basename(line[2])) for line in found} == {("d", "leak", "b_x.mp4"), ("d", "twice", "c_y.mp4"), ("c", "leak", "c_x.mp4")}
+    assert {(line[0], line[4], os.path.basename(line[2]))
+            for line in found} == {("d", "leak", "b_x.mp4"), ("d", "twice", "c_y.mp4"), ("c", "leak", "c_x.mp4")}
 
 
 class Recordings(MediaData):
     "Pictures and sound by the hour, of which each clip has a stretch."
-    name, classes, domains, modalities, recipes = "recordings", ("take", "put"), ("D1",), ("video", "flow", "audio"), {"video": RGB, "flow": FLOW, "audio": SOUND}
+    name = "recordings"
+    classes = ("take", "put")
+    domains = ("D1",)
+    modalities = ("video", "flow", "audio")
+    recipes = {"video": RGB, "flow": FLOW, "audio": SOUND}
 
-    def __init__(self, root, rows): self.root, self.clips = root, pd.DataFrame(rows, columns=["clip", "video", "start", "frames", "part"]).assign(domain="D1", **{"class": 0})
+    def __init__(self, root, rows):
+        self.root = root
+        self.clips = pd.DataFrame(rows, columns=["clip", "video", "start", "frames",
+                                                 "part"]).assign(domain="D1", **{"class": 0})
 
     def media(self, clip, modality):
         if modality == "video": return FrameFolder(self.root/clip.video, clip.start, clip.frames)
-        return FlowFolders(self.root/clip.video, clip.start, clip.frames) if modality == "flow" else SoundFile(self.root/f"{clip.video}.wav")
+        return FlowFolders(self.root/clip.video, clip.start,
+                           clip.frames) if modality == "flow" else SoundFile(self.root/f"{clip.video}.wav")
 
     def file_numbers(self, indices, medium): return indices + medium.start
 
@@ -109,11 +127,16 @@ def test_stretches_of_recordings(tmp_path):
     for video in ("P1", "P2"):
         for part in ("", "u", "v"): (tmp_path/video/part).mkdir(parents=True, exist_ok=True)
         for n in range(60):
-            for part in ("", "u", "v"): (tmp_path/video/part/(FrameFolder.pattern % n)).write_bytes(bytes([n, len(part) + (0 if part == "v" else 5)])*9)
+            for part in ("", "u", "v"):
+                (tmp_path/video/part/(FrameFolder.pattern % n)).write_bytes(
+                    bytes([n, len(part) + (0 if part == "v" else 5)])*9)
         (tmp_path/f"{video}.wav").write_bytes(video.encode()*9)
-    rows = [("a", "P1", 0, 20, "train"), ("b", "P1", 20, 20, "validation"), ("c", "P1", 0, 20, "validation"), ("d", "P2", 20, 20, "train")]
-    found = {(line[0], line[1], "same file" in line[5]) for line in twins(Recordings(tmp_path, rows)) if line[4] == "leak"}
-    assert found == {("c", "video", True), ("c", "flow", True), ("c", "audio", True), ("d", "video", False), ("d", "flow", False)}
+    rows = [("a", "P1", 0, 20, "train"), ("b", "P1", 20, 20, "validation"), ("c", "P1", 0, 20, "validation"),
+            ("d", "P2", 20, 20, "train")]
+    found = {(line[0], line[1], "same file" in line[5]) for line in twins(Recordings(tmp_path, rows))
+             if line[4] == "leak"}
+    assert found == {("c", "video", True), ("c", "flow", True), ("c", "audio", True), ("d", "video", False),
+                     ("d", "flow", False)}
 
 
 def test_published_lists_keep_their_twins_but_links_are_errors(root, monkeypatch):
@@ -123,7 +146,8 @@ def test_published_lists_keep_their_twins_but_links_are_errors(root, monkeypatch
     assert levels == {"5": ("warning", "leak"), "6": ("warning", "leak"), "7": ("error", "leak")}
     clips = data.clips.set_index("clip", drop=False)
     check_apart(data, dict(train=clips.loc[["1"]], test=clips.loc[["5", "6"]]), ["pose"])
-    with pytest.raises(InputError, match="two of the lists"): check_apart(data, dict(train=clips.loc[["1"]], test=clips.loc[["7"]]), ["pose"])
+    with pytest.raises(InputError, match="two of the lists"):
+        check_apart(data, dict(train=clips.loc[["1"]], test=clips.loc[["7"]]), ["pose"])
 
 
 def test_clips_in_memory(archives):
@@ -138,7 +162,10 @@ def test_clips_in_memory(archives):
 def twins_table(data): return pd.DataFrame(twins(data)[:1], columns=COLUMNS)
 
 
-@pytest.mark.parametrize("one, other, loose", [("run", "Run", True), ("opening door", "opening_door", True), ("run", "run ", False), ("fly", "\ufb02y", False), ("a", "\uff41", False), ("a b", "a\u00a0b", False), ("ab", "a\u200bb", False)])
+@pytest.mark.parametrize("one, other, loose",
+                         [("run", "Run", True), ("opening door", "opening_door", True), ("run", "run ", False),
+                          ("fly", "\ufb02y", False), ("a", "\uff41", False), ("a b", "a\u00a0b", False),
+                          ("ab", "a\u200bb", False)])
 def test_names_that_look_alike(one, other, loose):
     clips = pd.DataFrame(dict(clip=["1", "2", "3"], domain="sea", class_name=[one, one, other]))
     (line,) = look_alikes(clips)
@@ -155,19 +182,26 @@ def test_different_names_are_left_alone():
 
 def test_a_run_does_not_train_on_what_it_tests_on(root):
     data = listed(root, "5,run,lake,train,soft.npy", "6,run,lake,validation,copy.npy", "7,swim,lake,train,e.npy")
-    of = {part: data.clips[data.clips["clip"].isin(list(names))] for part, names in dict(train="12", validation="3", test="4567").items()}
-    with pytest.raises(InputError, match=r"1 file\(s\) are in two of the lists.*soft.npy is of 1 \(train\) and of 5 \(test\)"): check_apart(data, of, ["pose"])
+    of = {part: data.clips[data.clips["clip"].isin(list(names))]
+          for part, names in dict(train="12", validation="3", test="4567").items()}
+    with pytest.raises(InputError,
+                       match=r"1 file\(s\) are in two of the lists.*soft.npy is of 1 \(train\) and of 5 \(test\)"):
+        check_apart(data, of, ["pose"])
     check_apart(data, of | dict(test=of["test"].iloc[2:]), ["pose"])  # copies are the doctor's
-    check_apart(data, dict(unlabelled=of["test"].drop(columns="class"), test=of["test"]), ["pose"])  # the same clips: said to be so by the setting
+    # the same clips: said to be so by the setting
+    check_apart(data, dict(unlabelled=of["test"].drop(columns="class"), test=of["test"]), ["pose"])
 
 
 def test_a_run_of_a_leaky_manifest_is_refused(root):
     from moosa.runs.experiment import open_experiment
     from moosa.runs.spec import Spec
 
-    listed(root, "5,swim,sea,train,e.npy", "6,run,sea,validation,f.npy", "7,run,lake,train,a.npy", "8,swim,lake,train,nought.npy")
-    spec = Spec(target="lake", dataset=str(root), sources=["sea"], setting="closed", modalities=["pose"], unknown=[], extractors={}, features="live", on_bad_clip="stop")
-    with pytest.raises(InputError, match=r"a.npy is of 1 \(train\) and of 7 \(test\)"): open_experiment(spec, root/"data")
+    listed(root, "5,swim,sea,train,e.npy", "6,run,sea,validation,f.npy", "7,run,lake,train,a.npy",
+           "8,swim,lake,train,nought.npy")
+    spec = Spec(target="lake", dataset=str(root), sources=["sea"], setting="closed", modalities=["pose"], unknown=[],
+                extractors={}, features="live", on_bad_clip="stop")
+    with pytest.raises(InputError, match=r"a.npy is of 1 \(train\) and of 7 \(test\)"):
+        open_experiment(spec, root/"data")
 
 
 def test_findings_come_with_the_others_and_have_advice(root, tmp_path):
@@ -175,7 +209,8 @@ def test_findings_come_with_the_others_and_have_advice(root, tmp_path):
     findings = examine(data, workers=1)
     assert set(findings.problem) == {"leak", "spelling"} <= set(ADVICE) and list(findings.columns) == COLUMNS
     text = report(data, findings, tmp_path/"out.csv")
-    assert "1 error(s) in 1 clip(s)" in text and "leak, pose, 1 time(s)" in text and len(pd.read_csv(tmp_path/"out.csv")) == 2
+    assert "1 error(s) in 1 clip(s)" in text and "leak, pose, 1 time(s)" in text
+    assert len(pd.read_csv(tmp_path/"out.csv")) == 2
 
 
 def test_what_was_passed_over_is_one_line_of_the_report(tmp_path):
@@ -193,9 +228,11 @@ def test_what_was_passed_over_is_one_line_of_the_report(tmp_path):
 def test_files_that_differ_from_a_manifest_have_a_line_each(root):
     data = listed(root, "5,run,lake,train,e.npy")
     (root/"e.npy").unlink()
-    changed = [(root/"e.npy", "missing", "none"), (root/"b.npy", "changed", "other bytes"), (root/"list.csv", "changed", "other bytes")]
+    changed = [(root/"e.npy", "missing", "none"), (root/"b.npy", "changed", "other bytes"),
+               (root/"list.csv", "changed", "other bytes")]
     table = add_changed(examine(data, workers=1), data, changed)
-    assert table[["clip", "modality", "level", "problem"]].values.tolist() == [["5", "pose", "error", "missing"], ["2", "pose", "error", "changed"], ["", "", "error", "changed"]]
+    assert table[["clip", "modality", "level", "problem"]].values.tolist() == [
+        ["5", "pose", "error", "missing"], ["2", "pose", "error", "changed"], ["", "", "error", "changed"]]
     assert add_changed(None, None, changed)["clip"].tolist() == [""]*3
 
 

@@ -1,4 +1,6 @@
-"""Grid files and command lines as people, programs and accidents write them: a result or one message, never a traceback, and soon."""
+"""Grid files and command lines as people, programs and accidents write them: a result or one message, never a
+traceback, and soon.
+"""
 import math
 import time
 
@@ -36,7 +38,8 @@ HOSTILE = {  # name -> content of a file, and what the message says
     "deep mapping": (b"axes: " + b"{a: "*5000, "deep in each other"),
     "deep block": ("".join(" "*i + "a:\n" for i in range(200)).encode(), "deep in each other"),
     "bomb": (BOMB.encode(), "with its aliases"),
-    "merge bomb": (("a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}']*10)}]}}" for i in range(1, 12))).encode(), "with its aliases"),
+    "merge bomb": (("a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}']*10)}]}}"
+                                                   for i in range(1, 12))).encode(), "with its aliases"),
     "holds itself": (b"axes: &a {target: *a}", "not valid YAML"),
     "list in itself": (b"axes: {target: &a [*a]}", "holds itself"),
     "no such anchor": (b"axes: *nowhere", "undefined alias"),
@@ -74,7 +77,10 @@ HOSTILE = {  # name -> content of a file, and what the message says
     "axis of axes": (b"axes: {axes: [1]}", "axis: 'axes'"),
     "list in axis": (b"axes: {target: [[mfeat]]}", "is no name"),
     "mapping in axis": (b"axes: {target: [{a: b}]}", "is no name"),
-    "many cells": ("\n".join(["axes:", "  target: [mfeat]", *(f"  {f}: {list(range(1, 201))}" for f in ("seed", "epochs", "lr", "views"))]).encode(), "1.6e+09 cells"),
+    "many cells": (
+        "\n".join(["axes:", "  target: [mfeat]",
+                   *(f"  {f}: {list(range(1, 201))}" for f in ("seed", "epochs", "lr", "views"))]).encode(),
+                   "1.6e+09 cells"),
     # fields
     "date as target": (b"axes: {target: [2024-01-01]}", "'2024-01-01' is not known"),
     "null as target": (b"axes: {target: [null]}", "'null' is not known"),
@@ -98,7 +104,8 @@ HOSTILE = {  # name -> content of a file, and what the message says
     "hyper .inf": (CELL.encode() + b"axes: {hyper: [{jigsaw_samples: .inf}]}", "jigsaw_samples"),
     "hyper 1e400": (CELL.encode() + b"axes: {hyper: [{jigsaw_samples: 1e400}]}", "jigsaw_samples"),
     "factorial": (CELL.encode() + b"axes: {hyper: [{jigsaw_num_splits: 1000000000}]}", "jigsaw_num_splits"),
-    "factorial of less than nothing": (CELL.encode() + b"axes: {hyper: [{jigsaw_num_splits: -1}]}", "jigsaw_num_splits"),
+    "factorial of less than nothing": (CELL.encode() + b"axes: {hyper: [{jigsaw_num_splits: -1}]}",
+                                       "jigsaw_num_splits"),
     "no orders": (CELL.encode() + b"axes: {hyper: [{jigsaw_samples: 0}]}", "jigsaw_samples"),
     "too many orders": (CELL.encode() + b"axes: {hyper: [{jigsaw_samples: 1000000000000}]}", "jigsaw_samples"),
     "extractors of lists": (CELL.encode() + b"axes: {extractors: [{image: [a]}]}", "is no name"),
@@ -159,10 +166,12 @@ def test_searches_have_an_end():
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates() | st.binary(max_size=4)
     | st.sampled_from(["mfeat", "mnist", "8", 8, 2, "moosa", "av-digits", math.nan, 10**400, "~", "published-hac"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.integers() | st.none(), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.integers() | st.none(), inner, max_size=3), max_leaves=8)
 KEYS = st.sampled_from([*(f for f in Spec.__dataclass_fields__), "preset", "x"])
 PARTS = st.dictionaries(KEYS, VALUES, max_size=3)
-QUIET = settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUIET = settings(max_examples=150, deadline=None, database=None, derandomize=True,
+                 suppress_health_check=list(HealthCheck))
 
 
 @QUIET
@@ -173,7 +182,8 @@ def test_any_parameters(part):
 
 
 @QUIET
-@given(PARTS | VALUES, st.lists(PARTS | VALUES, max_size=2) | VALUES, st.dictionaries(KEYS, st.lists(VALUES, max_size=2) | VALUES, max_size=2) | VALUES)
+@given(PARTS | VALUES, st.lists(PARTS | VALUES, max_size=2) | VALUES,
+       st.dictionaries(KEYS, st.lists(VALUES, max_size=2) | VALUES, max_size=2) | VALUES)
 def test_any_grid(base, cells, axes):
     try: expand("x", {"about": "x", "base": base, "cells": cells, "axes": axes})
     except InputError: pass
@@ -188,13 +198,15 @@ def test_any_yaml(text):
 
 def test_a_module_is_imported_by_a_run_only(tmp_path, monkeypatch):
     "Expanding, looking at status and the words of a report leave a user's module alone; opening the data needs it."
-    from moosa.runs.grid import check_cells, overview
+    from moosa.runs.status import overview
+    from moosa.runs.sweep import check_cells
     from moosa.results.report import feature_notes
     from moosa.runs.spec import differs_from_live
 
     (tmp_path/"dangerous_nets.py").write_text(f"open({str(tmp_path/'ran')!r}, 'w')\ndef net(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    kept = {"features": "stem", "frozen_stems": True, "frozen_bn": "eval", "extractors": {"image": "dangerous_nets:net"}}
+    kept = {"features": "stem", "frozen_stems": True, "frozen_bn": "eval",
+            "extractors": {"image": "dangerous_nets:net"}}
     grid = expand("x", {"base": kept, "axes": {"target": ["mfeat"]}})
     overview(grid, tmp_path)
     feature_notes(grid)

@@ -32,7 +32,7 @@ from .profile import machine_limits, profile
 from .steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .timing import BUSY, Found, Goal, NotMeasured, Sizes
 from ..core import data_folder, project_root, read_json, write_json
-from ..runs.experiment import environment
+from ..runs.record import environment
 from ..runs.notebook import execute_notebook
 from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title
 from ..results.report import publish_notebook

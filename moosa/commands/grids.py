@@ -55,7 +55,8 @@ def grid_command(
     from tqdm import tqdm
 
     from moosa.runs.cluster import choose_engine
-    from moosa.runs.grid import grid_status, run_grid
+    from moosa.runs.status import grid_status
+    from moosa.runs.sweep import run_grid
     from moosa.runs.process import Limits
 
     cells = _cells_of(grid, search)
@@ -85,7 +86,7 @@ def status_command(
      "Looks at files only, from any terminal.")
     import json
 
-    from moosa.runs.grid import overview
+    from moosa.runs.status import overview
 
     cells = _cells_of(grid, search)
     seen = overview(cells, data_dir)

@@ -24,8 +24,10 @@ def run_command(
     "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
     from tqdm import tqdm
 
-    from moosa.runs.experiment import run, run_folder, train_together
-    from moosa.runs.grid import watch_epochs
+    from moosa.runs.experiment import train_together
+    from moosa.runs.record import run_folder
+    from moosa.runs.run import run
+    from moosa.runs.sweep import watch_epochs
     from moosa.runs.spec import spec_from
     from moosa.training.parallel import devices_asked_for
 
@@ -46,7 +48,7 @@ def print_results(
     fresh: bool,  # False: it had been done before
 ):
     "Print the main numbers of a run, for people."
-    from moosa.runs.experiment import read_record
+    from moosa.runs.record import read_record
 
     record = read_record(folder)
     results = record["results"]
@@ -88,7 +90,7 @@ def record_show(
     "All that a record says: spec, results, versions, machine, times."
     import json
 
-    from moosa.runs.records import find_record, flatten, shorten
+    from moosa.runs.diff import find_record, flatten, shorten
 
     record = find_record(run, data_dir)
     if as_json: return print(json.dumps(record, indent=2))
@@ -104,7 +106,7 @@ def record_diff(
     data_dir: DataDir = None,
 ):
     "What two records do not agree in. Exit code 1 if there is anything."
-    from moosa.runs.records import differing, find_record, shorten
+    from moosa.runs.diff import differing, find_record, shorten
 
     table = differing(find_record(one, data_dir), find_record(other, data_dir))
     if not len(table): return print("the records agree in everything")

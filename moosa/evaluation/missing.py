@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['RULES', 'BATCH', 'which_rules', 'check_rules', 'subsets', 'mean_norms', 'translate', 'fused_logits', 'dropped_logits',
-           'filled_logits', 'add_missing']
+           'filled_logits', 'in_evaluation', 'missing_logits', 'with_missing']
 
 # %% ../../nbs/evaluation/03_missing.ipynb #75a9fc58
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..core import InputError, one_of
+from .openset import Predictions
 from ..methods.model import Model
 from ..methods.objectives import Objective
 
@@ -29,7 +32,7 @@ def which_rules(
     trains_translators: bool,  # does it train translators?
     num_modalities: int,
 ) -> tuple[str, ...]:  # of RULES; none for a single modality, since nothing is left without it
-    "The rules that a method can follow."
+    "Return the rules that a method can follow."
     if num_modalities < 2: return ()
     can = {"translate": trains_translators, "zero": True, "drop": trains_heads}
     return tuple(rule for rule in RULES if can[rule])
@@ -42,26 +45,29 @@ def check_rules(
     trains_translators: bool,  # does it train translators?
     num_modalities: int,
 ) -> tuple[str, ...]:  # each once, in the order of RULES
-    "Check that a method can follow the rules that were asked for."
-    rules, can = [one_of("missing", rule, RULES) for rule in rules], which_rules(trains_heads, trains_translators, num_modalities)
+    "Return the rules that were asked for; raise `InputError` for one that the method cannot follow."
+    rules = [one_of("missing", rule, RULES) for rule in rules]
+    can = which_rules(trains_heads, trains_translators, num_modalities)
+    expected = f"some of: {', '.join(can)}" if can else "none"
     why = {"translate": f"{method} trains no translators", "drop": f"{method} trains no unimodal heads"}
     if num_modalities < 2: why = dict.fromkeys(RULES, "there is a single modality, and nothing is left without it")
     for rule in rules:
-        if rule not in can: raise InputError(f"missing: {why[rule]}, so the rule {rule!r} cannot be used. Expected {'some of: ' + ', '.join(can) if can else 'none'}.")
+        if rule in can: continue
+        raise InputError(f"missing: {why[rule]}, so the rule {rule!r} cannot be used. Expected {expected}.")
     return tuple(rule for rule in RULES if rule in rules)
 
 # %% ../../nbs/evaluation/03_missing.ipynb #a43e51e3
 def subsets(
     modalities: Sequence[str],  # in the order of concatenation
 ) -> list[tuple[str, ...]]:  # 2^M - 1 of them
-    "All that may be left of the modalities; the full set first."
+    "Return all that may be left of the modalities; the full set first."
     return [present for size in range(len(modalities), 0, -1) for present in combinations(modalities, size)]
 
 # %% ../../nbs/evaluation/03_missing.ipynb #e9773689
 def mean_norms(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D), of source validation clips
 ) -> dict[str, float]:  # modality -> mean length
-    "How long the embeddings of each modality usually are."
+    "Return how long the embeddings of each modality usually are."
     return {m: e.norm(dim=1).mean().item() for m, e in embeddings.items()}
 
 
@@ -71,7 +77,7 @@ def translate(
     translators: nn.ModuleDict,  # 's2t' -> network
     norm: float,  # length of the guess
 ) -> torch.Tensor:  # (B, D of the absent modality)
-    "Guess an absent embedding from the present ones."
+    "Return a guess of an absent embedding from the present ones."
     guesses = [F.normalize(translators[f"{m}2{absent}"](e), dim=1) for m, e in present.items()]
     return norm*F.normalize(torch.stack(guesses).mean(dim=0), dim=1)
 
@@ -83,12 +89,13 @@ def fused_logits(
     translators: nn.ModuleDict | None = None,  # for translate
     norms: Mapping[str, float] = {},  # for translate, from `mean_norms`
 ) -> torch.Tensor:  # (B, C)
-    "What the fused head says if only `present` is there."
+    "Return what the fused head says if only `present` is there."
     some = next(iter(present.values()))
 
-    def fill(m):
+    def fill(m: str) -> torch.Tensor:  # (B, D)
         if m in present: return present[m]
-        return some.new_zeros(len(some), model.dims[m]) if rule == "zero" else translate(present, m, translators, norms[m])
+        if rule == "zero": return some.new_zeros(len(some), model.dims[m])
+        return translate(present, m, translators, norms[m])
 
     return model.fused(torch.cat([fill(m) for m in model.dims], dim=1))
 
@@ -96,8 +103,9 @@ def fused_logits(
 def dropped_logits(
     present: Mapping[str, torch.Tensor],  # modality -> (N, C) logits of those that are there
 ) -> torch.Tensor:  # (N, C), logarithms of probabilities
-    "The vote of the unimodal heads: the log of their mean probability."
-    return torch.stack([x.log_softmax(dim=1) for x in present.values()]).logsumexp(dim=0) - torch.tensor(float(len(present))).log()
+    "Return the vote of the unimodal heads: the log of their mean probability."
+    votes = torch.stack([x.log_softmax(dim=1) for x in present.values()])
+    return votes.logsumexp(dim=0) - torch.tensor(float(len(present))).log()
 
 # %% ../../nbs/evaluation/03_missing.ipynb #782ede65
 BATCH = 1024  # clips at once: a few tens of megabytes, however long the list
@@ -111,29 +119,55 @@ def filled_logits(
     translators: nn.ModuleDict | None,
     norms: Mapping[str, float],  # from `mean_norms`
 ) -> torch.Tensor:  # (N, C) on the CPU
-    "`fused_logits` of many clips, batch by batch, on the model's device."
-    weight, starts = next(model.parameters()), range(0, len(embeddings[present[0]]), BATCH)
-    batches = ({m: embeddings[m][i:i + BATCH].to(weight) for m in present} for i in starts)  # its device, and its number of bits
-    return torch.cat([fused_logits(model, batch, rule, translators, norms).float().cpu() for batch in batches])
+    "Return `fused_logits` of many clips, batch by batch, on the model's device."
+    weight, parts = next(model.parameters()), []
+    for i in range(0, len(embeddings[present[0]]), BATCH):
+        batch = {m: embeddings[m][i:i + BATCH].to(weight) for m in present}  # its device, and its number of bits
+        parts.append(fused_logits(model, batch, rule, translators, norms).float().cpu())
+    return torch.cat(parts)
 
 # %% ../../nbs/evaluation/03_missing.ipynb #444a293a
+@contextmanager
+def in_evaluation(
+    *parts: nn.Module,
+):
+    "Set modules to evaluation mode; at the end, back to what they were in."
+    modes = [part.training for part in parts]
+    for part in parts: part.eval()
+    try: yield
+    finally:
+        for part, training in zip(parts, modes): part.train(training)
+
+
+def missing_logits(
+    model: Model,  # trained, in evaluation mode
+    translators: nn.ModuleDict | None,  # 's2t' -> network, in evaluation mode; needed by the rule translate
+    rules: Sequence[str],  # of RULES; such that the method can follow
+    predictions: Predictions,  # of any clips, with embeddings
+    norms: Mapping[str, float],  # modality -> usual length of an embedding, from `mean_norms`
+) -> dict[str, torch.Tensor]:  # 'RULE/PRESENT' -> (N, C)
+    "Return the fused logits for every rule and every subset of the modalities."
+    asked, found = [(rule, present) for rule in rules for present in subsets(list(model.dims))], {}
+    silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
+    for rule, present in tqdm(asked, desc="missing modalities", leave=False, disable=silent):
+        if rule == "drop": logits = dropped_logits({m: predictions.logits[m] for m in present})
+        elif len(present) == len(model.dims): logits = predictions.fused
+        else: logits = filled_logits(model, predictions.embeddings, present, rule, translators, norms)
+        found[f"{rule}/{'+'.join(present)}"] = logits
+    return found
+
+# %% ../../nbs/evaluation/03_missing.ipynb #a123d334
 @torch.no_grad()
-def add_missing(
+def with_missing(
     model: Model,  # trained
     objective: Objective,  # with a term `translation`, if that rule is asked for
     rules: Sequence[str],  # of RULES; such that the method can follow
-    validation,  # openset.Predictions of source validation, with embeddings
-    target,  # openset.Predictions of the target, with embeddings
-):
-    "Fill in `missing` of both predictions, for every rule and every subset of the modalities."
+    validation: Predictions,  # of source validation, with embeddings: their usual length is taken from here
+    target: Predictions,  # of the target, with embeddings
+) -> tuple[Predictions, Predictions]:  # validation and target
+    "Return both predictions with `missing` filled in, for every rule and every subset of the modalities."
     norms = mean_norms(validation.embeddings)
     translators = objective.terms["translation"].task.translators if "translate" in rules else None
-    modes = {part: part.training for part in (model, objective)}
-    for part in modes: part.eval()
-    every = [(p, rule, present) for p in (validation, target) for rule in rules for present in subsets(list(model.dims))]
-    for p, rule, present in tqdm(every, desc="missing modalities", leave=False, disable=bool(os.environ.get("MOOSA_NO_PROGRESS"))):
-        if rule == "drop": logits = dropped_logits({m: p.logits[m] for m in present})
-        elif len(present) == len(model.dims): logits = p.fused
-        else: logits = filled_logits(model, p.embeddings, present, rule, translators, norms)
-        p.missing[f"{rule}/{'+'.join(present)}"] = logits
-    for part, training in modes.items(): part.train(training)
+    with in_evaluation(model, objective):
+        found = [missing_logits(model, translators, rules, p, norms) for p in (validation, target)]
+    return tuple(replace(p, missing={**p.missing, **logits}) for p, logits in zip((validation, target), found))

@@ -47,4 +47,5 @@ def entropy_minimisation(
     eps: float = 1e-5,  # keeps the logarithm finite
 ) -> torch.Tensor:  # scalar, nats
     "Mean entropy of the heads' predictions (SPEC 3.3)."
-    return torch.stack([(-p*(p + eps).log()).sum(dim=1).mean() for p in (h.softmax(dim=1) for h in heads)]).mean()
+    probabilities = [h.softmax(dim=1) for h in heads]
+    return torch.stack([(-p*(p + eps).log()).sum(dim=1).mean() for p in probabilities]).mean()

@@ -31,8 +31,11 @@ def translator(
     hidden: int = 2048,  # width of the two hidden layers
     dropout: float = 0.5,
 ) -> nn.Sequential:
-    "Embedding of one modality -> embedding of another (SPEC 1.4)."
-    return nn.Sequential(nn.Linear(dim_from, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim_to))
+    "Return a network from embeddings of one modality to those of another (SPEC 1.4)."
+    return nn.Sequential(
+        nn.Linear(dim_from, hidden), nn.ReLU(),
+        nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(hidden, dim_to))
 
 # %% ../../nbs/pretext/01_translation.ipynb #07eace7e
 class MaskedTranslation(nn.Module):
@@ -47,19 +50,26 @@ class MaskedTranslation(nn.Module):
         super().__init__()
         if len(dims) < 2: raise InputError(f"translation needs two modalities or more; found {list(dims)}.")
         self.mask_ratio = mask_ratio
-        self.translators = nn.ModuleDict({f"{s}2{t}": translator(dims[s], dims[t], hidden, dropout) for s, t in permutations(dims, 2)})
+        pairs = permutations(dims, 2)
+        self.translators = nn.ModuleDict({f"{s}2{t}": translator(dims[s], dims[t], hidden, dropout) for s, t in pairs})
 
     def directions(self,
         embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
         masks: Mapping[str, torch.Tensor] | None = None,  # modality -> (B, D) bool, True = hidden; None: drawn here
     ) -> dict[str, torch.Tensor]:  # 's2t' -> scalar, in [0, 2]
-        "The loss of each direction."
+        "Return the loss of each direction: the mean distance of translation and embedding, both at length 1."
         masks = draw_masks(embeddings, self.mask_ratio) if masks is None else masks
         masked = {m: e.masked_fill(masks[m], 0) for m, e in embeddings.items()}
         unit = {m: F.normalize(e, dim=1) for m, e in embeddings.items()}
-        return {f"{s}2{t}": (F.normalize(self.translators[f"{s}2{t}"](masked[s]), dim=1) - unit[t]).norm(dim=1).mean()
-                for s, t in permutations(embeddings, 2)}
+        losses = {}
+        for s, t in permutations(embeddings, 2):
+            translated = F.normalize(self.translators[f"{s}2{t}"](masked[s]), dim=1)
+            losses[f"{s}2{t}"] = (translated - unit[t]).norm(dim=1).mean()
+        return losses
 
-    def forward(self, embeddings, masks=None) -> torch.Tensor:  # scalar
-        "Mean over directions."
+    def forward(self,
+        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
+        masks: Mapping[str, torch.Tensor] | None = None,  # as in `directions`
+    ) -> torch.Tensor:  # scalar, 0..2
+        "Return the mean over directions."
         return torch.stack(list(self.directions(embeddings, masks).values())).mean()

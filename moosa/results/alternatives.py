@@ -24,9 +24,11 @@ from .cases import case_labels, data_label, task_labels
 from .compare import COMPARED
 from .style import abreast, legend, mark_mean, new_figure, styles, title
 from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
-from ..runs.experiment import load_predictions, read_history, read_record, run_folder
+from ..runs.predictions import load_predictions
+from ..runs.record import read_history, read_record, run_folder
 from ..runs.fingerprint import Now
-from ..runs.grid import Grid, cell_status
+from ..runs.grid import Grid
+from ..runs.status import cell_status
 from ..words import in_figure, in_markdown, markdown_table
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25

@@ -16,9 +16,10 @@ from ..core import InputError, atomic_write, project_root
 from .cases import case_labels
 from .literature import beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
-from ..runs.experiment import run_folder
+from ..runs.record import run_folder
 from ..runs.fingerprint import Now
-from ..runs.grid import Grid, cell_status
+from ..runs.grid import Grid
+from ..runs.status import cell_status
 from ..runs.search import SearchGrid, choose
 from ..runs.spec import differs_from_live
 from ..words import in_markdown, one_line

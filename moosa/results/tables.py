@@ -19,9 +19,10 @@ from ..core import atomic_write
 from ..data.loader import dataset_class
 from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
-from ..runs.experiment import read_record, run_folder
+from ..runs.record import read_record, run_folder
 from ..runs.fingerprint import Now
-from ..runs.grid import Grid, cell_status
+from ..runs.grid import Grid
+from ..runs.status import cell_status
 from ..runs.spec import Spec, spec_hash
 from ..words import in_latex, in_markdown, markdown_table, word
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from .style import KNOWN, UNKNOWN, legend_beside, new_figure
-from ..runs.experiment import run_folder
+from ..runs.record import run_folder
 from ..runs.grid import Grid
 from ..runs.process import ALREADY, BUSY, read_attempts
 from ..words import in_figure

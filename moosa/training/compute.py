@@ -28,7 +28,7 @@ def make_fabric(
     threads: int | None = None,  # CPU threads; None: as torch chose. The last digits depend on it
     devices: int = 1,  # that share the run; under torchrun, those that it has started
 ):  # a Lightning Fabric; with several devices, call `fabric.launch(fit, ...)`
-    "A Lightning Fabric with repeatable kernels: same machine, same seed, same bytes."
+    "Return a Lightning Fabric with repeatable kernels; raise `InputError` for a device or precision that is not there."
     from lightning_fabric import Fabric  # a second to import, and only training needs it
 
     one_of("device", device, ["auto", "cpu", "cuda", "mps"])
@@ -36,7 +36,8 @@ def make_fabric(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda' was asked for, but torch sees no CUDA device. Use 'auto' or 'cpu'.")
     if precision == "16-mixed" and (device == "cpu" or not torch.cuda.is_available()):
-        raise InputError("precision: 16-mixed scales its gradients on a GPU, and none is used here. Use bf16-mixed or 32-true.")
+        raise InputError("precision: 16-mixed scales its gradients on a GPU, and none is used here. "
+                         "Use bf16-mixed or 32-true.")
     if threads: torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -45,7 +46,7 @@ def make_fabric(
 
 # %% ../../nbs/training/03_compute.ipynb #6fd8b913
 def side_by_side(devices: int) -> dict[str, object]:  # devices, nodes and strategy, as Fabric calls them
-    "One process for each device: torchrun's, or forked from this one, which also works in a notebook."
+    "Return what makes one process for each device: torchrun's, or forked from this one, also in a notebook."
     from lightning_fabric.strategies import DDPStrategy
 
     # ERM does not train all heads; buffers are shared once in an epoch.
@@ -80,15 +81,16 @@ LARGE = 2**20  # numbers in a weight; calls for smaller ones cost more time than
 @contextmanager
 def step_in_backward(
     optimiser: torch.optim.Optimizer,  # one that treats each weight by itself, as Adam does
-    large: int = LARGE,  # a weight of so many numbers is updated at once, together with the smaller ones that wait by then
+    large: int = LARGE,  # a weight of so many numbers is updated at once, with the smaller ones that wait by then
 ) -> Iterator[None]:
-    "In the block, backward passes update large weights as they go. `optimiser.step()` after the pass does the rest, as ever."
+    "In the block, backward passes update large weights as they go; `optimiser.step()` after the pass does the rest."
     def step_now(_):
         optimiser.step()
         optimiser.zero_grad()
 
     weights = [p for group in optimiser.param_groups for p in group["params"]]
-    handles = [p.register_post_accumulate_grad_hook(step_now) for p in weights if p.requires_grad and p.numel() >= large]
+    at_once = [p for p in weights if p.requires_grad and p.numel() >= large]
+    handles = [p.register_post_accumulate_grad_hook(step_now) for p in at_once]
     try: yield
     finally:
         for handle in handles: handle.remove()

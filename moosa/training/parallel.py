@@ -31,7 +31,7 @@ def share_of(
     rank: int,
     ranks: int,
 ) -> slice:  # those of this rank; shares differ by one at most, and follow each other
-    "A part of the work."
+    "Return a rank's part of the work."
     return slice(rank*n//ranks, (rank + 1)*n//ranks)
 
 # %% ../../nbs/training/01_parallel.ipynb #dfb50412
@@ -54,10 +54,8 @@ class AllRows(torch.autograd.Function):
 def all_rows(
     x: torch.Tensor,  # (B/W, ...), as many rows on every rank
 ) -> torch.Tensor:  # (B, ...)
-    "What all ranks have, in order of rank."
+    "Return what all ranks have, in order of rank."
     return AllRows.apply(x) if ranks() > 1 else x
-
-
 
 # %% ../../nbs/training/01_parallel.ipynb #a2010d1f
 def own_randomness(
@@ -75,7 +73,9 @@ def share_buffers(module: nn.Module):
         for b in module.buffers(): dist.broadcast(b, 0)
 
 # %% ../../nbs/training/01_parallel.ipynb #085a7b9a
-TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUN = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def under_torchrun() -> bool:
@@ -86,17 +86,22 @@ def under_torchrun() -> bool:
 def devices_asked_for(
     devices: int,  # as the user says, 1 if he says nothing
 ) -> int:  # those of torchrun, where it has started this process
-    "How many processes are to share a run; raise `InputError` if torchrun has started another number."
+    "Return how many processes are to share a run; raise `InputError` if torchrun has started another number."
     world = int(os.environ["WORLD_SIZE"]) if under_torchrun() else devices
-    if devices not in (1, world): raise InputError(f"devices: {devices} given, but torchrun has started {world} processes. Leave --devices out, or start as many.")
+    if devices not in (1, world):
+        raise InputError(f"devices: {devices} given, but torchrun has started {world} processes. "
+                         "Leave --devices out, or start as many.")
     return world
 
 
 def join_torchrun(
     device: str,  # as torch names its type
 ):
-    "Meet the other processes. Each attempt in a place of its own: the addresses that a killed one has left there lead nowhere."
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": return  # then the first process opens a new place each time
+    """Meet the other processes.
+
+    Each attempt in a place of its own: the addresses that a killed one has left there lead nowhere."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not agent: return  # then the first process opens a new place each time
     me, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False)
     attempt = dist.PrefixStore(f"moosa attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)

@@ -52,7 +52,7 @@ class TrainState:
 
 # %% ../../nbs/training/04_trainer.ipynb #4693d52d
 class Callback:
-    "What happens beside training. A subclass writes those of these that it needs; each may change the state, none returns anything."
+    "What happens beside training. A subclass writes those of these that it needs; each may change the state."
 
     def on_start(self, state: TrainState, learner: Learner, optimiser: torch.optim.Optimizer, config: TrainConfig):
         "Called once, before the first epoch: the place to go on from what was done before."
@@ -151,15 +151,15 @@ def check_finite(
     outputs: Outputs,  # of the batch
     clips: Sequence[str],  # names of the batch's clips that are this process's
 ):
-    "Stop before a NaN reaches the weights, and say which term and, if it is some clips' fault, which clips it came from."
+    "Raise `InputError` before a NaN reaches the weights: it names the term and, if it is some clips' fault, the clips."
     if torch.isfinite(loss): return
     values = ", ".join(f"{name}={v.item():.4g}" for name, v in terms.items())
     bad = ~torch.isfinite(outputs.fused).all(dim=1).cpu()
     some = len(bad) == len(clips) and bad.any() and not bad.all()  # of all clips, the weights are at fault
     guilty = f" with logits that are not finite for {named(clips, bad)}" if some else ""
-    raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}){guilty}. The weights were not "
-                     "touched by it, and the checkpoint of the last whole epoch is kept. Lower lr or the weight of the term "
-                     "that is not finite, or look for bad values in the data.")
+    raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}){guilty}. "
+                     "The weights were not touched by it, and the checkpoint of the last whole epoch is kept. "
+                     "Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
 # %% ../../nbs/training/04_trainer.ipynb #dd05ec02
 @torch.no_grad()
@@ -169,7 +169,9 @@ def validate(
     clips: ClipList,  # source validation
     config: TrainConfig,
 ) -> tuple[float, float]:  # accuracy (0..1) and mean cross entropy of the fused head
-    "Accuracy and loss over all clips. (The published log weighs a short last batch wrongly, SPEC 6; this is the true mean.)"
+    """Return accuracy and loss over all clips.
+
+    The published log weighs a short last batch wrongly (SPEC 6); this is the true mean."""
     predictions = predict(fabric, learner, clips, config)
     right = predictions.fused.argmax(dim=1) == predictions.labels
     return right.double().mean().item(), F.cross_entropy(predictions.fused, predictions.labels).item()
@@ -190,7 +192,8 @@ def predict(
     shared = 1 < ranks() <= len(clips)
     mine = share_of(len(clips), rank(), ranks()) if shared else slice(None)
     batches = eval_batches(clips, config.batch_size, config.workers, fabric.device.type == "cuda", mine)
-    predictions = join_predictions([predict_batch(learner, batch.to(fabric.device), with_embeddings) for batch in batches])
+    parts = [predict_batch(learner, batch.to(fabric.device), with_embeddings) for batch in batches]
+    predictions = join_predictions(parts)
     if shared:
         parts = [None]*ranks()
         distributed.all_gather_object(parts, predictions)
@@ -202,6 +205,7 @@ def predict(
 def predict_batch(learner: Learner, batch: Batch, with_embeddings: bool) -> Predictions:  # on the CPU, float32
     "Return what a learner says of one batch."
     outputs, _, _ = learner(batch, with_loss=False)
-    here = lambda tensors: {m: x.float().cpu() for m, x in tensors.items()}
-    embeddings = here(outputs.embeddings) if with_embeddings else {}
-    return Predictions(outputs.fused.float().cpu(), here(outputs.logits), batch.labels.cpu(), batch.clips, embeddings)
+    logits = {m: x.float().cpu() for m, x in outputs.logits.items()}
+    embeddings = {}
+    if with_embeddings: embeddings = {m: e.float().cpu() for m, e in outputs.embeddings.items()}
+    return Predictions(outputs.fused.float().cpu(), logits, batch.labels.cpu(), batch.clips, embeddings)

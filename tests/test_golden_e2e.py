@@ -1,4 +1,6 @@
-"""Three optimiser steps from video, audio and flow to weights, as the published code takes them (tests/golden/README.md)."""
+"""Three optimiser steps from video, audio and flow to weights, as the published code takes them
+(tests/golden/README.md).
+"""
 import numpy as np
 import pytest
 import torch
@@ -6,18 +8,23 @@ from golden_rules import BASE, FOLDER, fill, golden_extractor, golden_input, gol
 from torch.nn import functional as F
 
 from moosa.methods.model import Model
-from moosa.methods.objectives import MoosaHyper, moosa
+from moosa.methods.moosa import MoosaHyper, moosa
 from moosa.pretext.jigsaw import Jigsaw, unrank_permutation
 
-MODALITIES = {  # letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's
-    "v": ("video", "slowfast", (3, 32, 64, 64), 10, 90), "a": ("audio", "vggsound", (1, 257, 1004), 30, 92), "f": ("flow", "slowonly", (2, 8, 64, 64), 20, 91)}
+# letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's
+MODALITIES = {
+    "v": ("video", "slowfast", (3, 32, 64, 64), 10, 90), "a": ("audio", "vggsound", (1, 257, 1004), 30, 92),
+    "f": ("flow", "slowonly", (2, 8, 64, 64), 20, 91)}
 HEADS = {"slowfast": "slowfast.cls_head.fc_cls.", "slowonly": "slowonly.cls_head.fc_cls.", "vggsound": "audio_cls.fc."}
-NOT_OURS = ("slowfast.cls_head.fc_reduce.", "vggsound.audnet.fc.", "vggsound.audnet.layer4.")  # published, computed or stored, and without effect
+# published, computed or stored, and without effect
+NOT_OURS = ("slowfast.cls_head.fc_reduce.", "vggsound.audnet.fc.", "vggsound.audnet.layer4.")
 ORDER = {"VA": "va", "VFA": "vaf"}  # of concatenation, and of drawing masks
 HYPER = MoosaHyper(mask_ratio=0.7, entropy_min_weight=0.1, jigsaw_num_splits=2, jigsaw_samples=20)
 BATCH, STEPS = 4, 3
-# Relative, by step; the totals' are the golden README's. BatchNorm in training mode on maps of 4x4 amplifies rounding, and the first step's decides the sign of Adam's smallest updates. In single
-# precision our own depends on the processor and its threads: totals are off by 2e-4 on one machine and by 1e-2 on another. In double precision only the file's rounding is left, everywhere the same.
+# Relative, by step; the totals' are the golden README's. BatchNorm in training mode on maps of 4x4 amplifies rounding,
+# and the first step's decides the sign of Adam's smallest updates. In single precision our own depends on the processor
+# and its threads: totals are off by 2e-4 on one machine and by 1e-2 on another. In double precision only the file's
+# rounding is left, everywhere the same.
 TOTAL = (5e-4, 5e-3, 5e-3)
 OTHERS = (5e-4, 1e-2, 1e-2)
 
@@ -26,14 +33,19 @@ class Training:
     "The three steps; what the file holds of them is in `steps`, `live` (tensors by published name) and `val`."
 
     def __init__(self, letters: str, folder):
-        self.file, self.letters, self.folder = np.load(FOLDER/f"e2e_{letters}.npz", allow_pickle=False), ORDER[letters], folder
+        self.file = np.load(FOLDER/f"e2e_{letters}.npz", allow_pickle=False)
+        self.letters = ORDER[letters]
+        self.folder = folder
         self.classes = self.file["step0/predict"].shape[1]
         self.build()
         self.to_double()
-        self.optimiser = torch.optim.Adam([*self.model.parameters(), *self.objective.parameters()], lr=1e-4, weight_decay=1e-4)
+        self.optimiser = torch.optim.Adam([*self.model.parameters(), *self.objective.parameters()], lr=1e-4,
+                                          weight_decay=1e-4)
         self.steps = [self.step(s) for s in range(STEPS)]
         self.model.eval()
-        with torch.no_grad(): self.val = self.model({m: golden_input(val, (BATCH, *shape)).double() for m, _, shape, _, val in self.modalities}).fused
+        with torch.no_grad():
+            self.val = self.model({m: golden_input(val, (BATCH, *shape)).double()
+                                   for m, _, shape, _, val in self.modalities}).fused
 
     def to_double(self):
         "Compute in double precision. Statistics of BatchNorm become other tensors, which `live` has to follow."
@@ -48,15 +60,18 @@ class Training:
 
     def build(self):
         names = {m: name for m, name, *_ in self.modalities}
-        self.model = no_dropout(Model({m: golden_extractor(name, self.folder) for m, name in names.items()}, self.classes))
+        self.model = no_dropout(Model({m: golden_extractor(name, self.folder) for m, name in names.items()},
+                                      self.classes))
         self.objective = no_dropout(moosa(self.model.dims, HYPER, seed=0))
         orders = [unrank_permutation(int(i), len(names)*HYPER.jigsaw_num_splits) for i in self.file["jig_indices"]]
         jigsaw = self.objective.terms["jigsaw"].task = Jigsaw(self.model.dims, orders, HYPER.jigsaw_num_splits)
         self.live = fill(self.model.fused, "mlp_cls.enc_net.") | fill(jigsaw.head, "jigsaw_cls.enc_net.")
-        for m, name in names.items(): self.live |= golden_names(name, self.model.extractors[m]) | fill(self.model.heads[m], HEADS[name])
+        for m, name in names.items():
+            self.live |= golden_names(name, self.model.extractors[m]) | fill(self.model.heads[m], HEADS[name])
         for (m, projection), letter in zip(self.objective.terms["contrastive"].projections.items(), self.letters):
             self.live |= fill(projection.head, f"{letter}_proj.head.")
-        self.translation, short = self.objective.terms["translation"].task, {m: letter for letter, (m, *_) in MODALITIES.items()}
+        self.translation = self.objective.terms["translation"].task
+        short = {m: letter for letter, (m, *_) in MODALITIES.items()}
         for direction, net in self.translation.translators.items():
             s, t = (short[m] for m in direction.split("2"))
             self.live |= fill(net, f"mlp_{s}2{t}.enc_net.")
@@ -64,9 +79,12 @@ class Training:
     def step(self, s: int) -> dict:
         "One step; returns what the file holds of it."
         labels = torch.from_numpy(np.random.RandomState(BASE + 40 + s).randint(0, self.classes, BATCH))
-        uniform = lambda j, dim: np.random.RandomState(BASE + 50 + 10*s + j).uniform(size=(BATCH, dim)).astype(np.float32)
-        masks = {m: torch.from_numpy(uniform(j, dim) < np.float32(HYPER.mask_ratio)) for j, (m, dim) in enumerate(self.model.dims.items())}
-        outputs = self.model({m: golden_input(seed + s, (BATCH, *shape)).double() for m, _, shape, seed, _ in self.modalities})
+        uniform = lambda j, dim: np.random.RandomState(BASE + 50 + 10*s
+                                                       + j).uniform(size=(BATCH, dim)).astype(np.float32)
+        masks = {m: torch.from_numpy(uniform(j, dim) < np.float32(HYPER.mask_ratio))
+                 for j, (m, dim) in enumerate(self.model.dims.items())}
+        outputs = self.model({m: golden_input(seed + s, (BATCH, *shape)).double()
+                              for m, _, shape, seed, _ in self.modalities})
         with torch.no_grad(): directions = self.translation.directions(outputs.embeddings, masks)
         with pytest.MonkeyPatch.context() as patch:  # the masks of the golden file, in place of random ones
             patch.setattr("moosa.pretext.translation.draw_masks", lambda embeddings, ratio: masks)
@@ -75,9 +93,11 @@ class Training:
         total.backward()
         self.optimiser.step()
         letter = {m: k for k, (m, *_) in MODALITIES.items()}
-        found = dict(total=total, labels=labels, predict=outputs.fused, loss_jigsaw=terms["jigsaw"], loss_contrast=terms["contrastive"],
+        found = dict(total=total, labels=labels, predict=outputs.fused, loss_jigsaw=terms["jigsaw"],
+                     loss_contrast=terms["contrastive"],
                      loss_ent_min=HYPER.entropy_min_weight*terms["entropy_min"], split_distance=terms["split_distance"])
-        for direction, value in directions.items(): found["{}2{}_loss".format(*(letter[m] for m in direction.split("2")))] = value
+        for direction, value in directions.items():
+            found["{}2{}_loss".format(*(letter[m] for m in direction.split("2")))] = value
         for m, e in outputs.embeddings.items():
             found[f"{letter[m]}_emd_stats"] = torch.stack([e.double().sum(), e.double().norm()])
             found[f"{letter[m]}_emd_first32"] = e[:, :32]
@@ -106,11 +126,15 @@ def test_validation_after(training):
     labels = np.random.RandomState(BASE + 93).randint(0, training.classes, BATCH)
     np.testing.assert_array_equal(labels, training.file["val/labels"])
     assert worst(training.val.numpy(), training.file["val/predict"]) < 3e-2
-    assert F.cross_entropy(training.val, torch.from_numpy(labels)).item() == pytest.approx(float(training.file["val/loss"]), rel=3e-2)
+    assert F.cross_entropy(training.val,
+                           torch.from_numpy(labels)).item() == pytest.approx(float(training.file["val/loss"]), rel=3e-2)
 
 
 def test_parameters_after(training):
-    "Which parameters train is exact. How far they went is, over all tensors, a distribution: a BatchNorm with 8 numbers feels one flipped sign."
+    """Which parameters train is exact.
+
+    How far they went is, over all tensors, a distribution: a BatchNorm with 8 numbers feels one flipped sign.
+    """
     params = {n: p for n, p in training.live.items() if isinstance(p, torch.nn.Parameter)}
     names = [str(n) for n in training.file["param_names"]]
     assert set(params) == {n for n in names if not n.startswith(NOT_OURS)}
@@ -123,8 +147,10 @@ def test_parameters_after(training):
         assert torch.equal(p, start) != changed and params[name].requires_grad == trains, name
         assert p.norm().item() == pytest.approx(weight, rel=2e-3), name
         delta = p - start
-        if changed: wrong.append((abs(delta.norm().item()/norm - 1), abs(delta.sum().item() - total)/delta.abs().sum().item()))
-    for quantile, limit in ((0.5, 5e-3), (0.9, 5e-2), (1, 0.3)): assert (np.quantile(wrong, quantile, axis=0) < limit).all(), quantile
+        if changed:
+            wrong.append((abs(delta.norm().item()/norm - 1), abs(delta.sum().item() - total)/delta.abs().sum().item()))
+    for quantile, limit in ((0.5, 5e-3), (0.9, 5e-2), (1, 0.3)):
+        assert (np.quantile(wrong, quantile, axis=0) < limit).all(), quantile
 
 
 def test_buffers_after(training):
