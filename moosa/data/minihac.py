@@ -21,7 +21,7 @@ from .media import write_video
 from .sounds import write_sound
 from .motion import flow_frames
 from .processes import each
-from ..synth.motions import ACTIONS, FPS
+from ..synth.plans import ACTIONS, FPS
 from ..synth.puppets import STYLES
 
 # %% ../../nbs/data/13_minihac.ipynb #375b001f
