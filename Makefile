@@ -1,16 +1,19 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make reproduce    install, fetch the data, run the default grid, render its tables and figures
 #   make test         install, run all tests
+# While you write: make quick (a minute), then make clean-notebooks, make check. CONTRIBUTING.md says more.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
 # Test files at once, with one thread each.
 JOBS ?= 2
+# Empty: git and Jupyter stay as they are (make setup HOOKS=).
+HOOKS ?= yes
 # More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 8890"
 LAB_ARGS ?=
 
-.PHONY: reproduce test setup docs readme lab check clean-notebooks bench
+.PHONY: reproduce test quick setup docs readme lab check clean-notebooks bench
 
 reproduce: setup
 	$(BIN)/moosa data get av-digits
@@ -21,13 +24,24 @@ test: setup
 	$(BIN)/moosa data get av-digits
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+# What a developer runs between two edits: notebooks of short functions, and the tests of words, numbers and commands.
+# One notebook more: .venv/bin/python -m pytest tests/test_notebooks.py -k runs/02_spec
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist load -m "quick and not slow" --durations 5
+
 setup: $(VENV)/.installed
 
 # Runs again whenever the requirements change.
 $(VENV)/.installed: settings.ini pyproject.toml setup.py
+	@echo "1/3 A virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "2/3 moosa and what it needs: about 2 GB with PyTorch for CPUs, two to ten minutes"
+	$(BIN)/python -m pip install --progress-bar on -e ".[dev]"
+	@echo "3/3 Hooks that keep notebooks mergeable, where this is a git checkout"
+	if [ -n "$(HOOKS)" ] && [ -d .git ]; then \
+	  $(BIN)/nbdev-install-hooks --diff False && \
+	  git config merge.jupyternotebook.driver "'$(abspath $(BIN))/nbdev-merge' %O %A %B %P"; fi
 	touch $@
 
 docs: setup

@@ -11,6 +11,11 @@ import pytest
 pytest.register_assert_rewrite("golden_rules")  # its comparisons are asserts
 
 ROOT = Path(__file__).resolve().parent.parent
+# What `make quick` runs: files, and notebooks below nbs/ (folders, or single ones).
+QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_commands.py", "test_tables.py",
+         "test_compare.py")
+QUICK_NOTEBOOKS = ("00_core", "01_words", "pretext/", "methods/", "evaluation/", "data/10_settings", "data/12_digits",
+                   "runs/01_presets", "runs/02_spec", "runs/04_lock")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 
@@ -18,6 +23,15 @@ def call(*args, env=None, cwd=ROOT, timeout=600) -> subprocess.CompletedProcess:
     "Run `moosa ARGS`; stdout and stderr as text."
     return subprocess.run([MOOSA, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
                           env={**os.environ, **(env or {})})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Mark what `make quick` runs."
+    for item in items:
+        notebook = getattr(item, "callspec", None) and item.callspec.id
+        if item.path.name in QUICK or (item.path.name == "test_notebooks.py" and notebook.startswith(QUICK_NOTEBOOKS)):
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,10 @@ def test_metadata_is_written_once():
     assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"])
     assert "dependencies" not in project
     assert f"## {meta['version']}" in (ROOT/"CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT/"CITATION.cff").read_text())
+    assert [citation[key] for key in ("title", "version", "license", "abstract")] == [
+        meta[key] for key in ("lib_name", "version", "license", "description")]
+    assert citation["keywords"] == meta["keywords"].split() and citation["authors"] == [{"name": meta["author"]}]
 
 
 def test_installed_metadata_comes_from_settings():
@@ -67,7 +71,7 @@ def rooms() -> dict[str, list[str]]:
 
 
 def module_of(notebook: str) -> str:
-    "Name of the module that a room exports: `data/04_media.ipynb` -> `moosa.data.media`."
+    "Name of the module that a room exports: `data/05_media.ipynb` -> `moosa.data.media`."
     return "moosa." + re.sub(r"(^|/)\d+_", r"\1", notebook.removesuffix(".ipynb")).replace("/", ".")
 
 

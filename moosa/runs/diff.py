@@ -33,18 +33,21 @@ def find_record(
     return record
 
 # %% ../../nbs/runs/09_diff.ipynb #a8d7b20c
-NAMES = ("rule", "present", "clip", "modality", "file", "name")  # what tells an entry of a list from the others, wherever it stands
+NAMES = ("rule", "present", "clip", "modality", "file", "name")  # what tells an entry of a list from the others
 
 
 def flatten(
     record,
     name: str = "",
 ) -> dict[str, object]:  # 'spec.lr' -> value
-    "Return all that a record says, by dotted names. Entries of a list go by what they are of; lists of plain values stay what they are."
-    listed = isinstance(record, list) and bool(record) and all(isinstance(v, Mapping) for v in record)
-    parts = list(record.items() if isinstance(record, Mapping) else named(record) if listed else ())
+    "Return all that a record says, by dotted names. Entries of a list go by what they are of; plain lists stay."
+    if isinstance(record, Mapping): parts = list(record.items())
+    elif isinstance(record, list) and all(isinstance(v, Mapping) for v in record): parts = named(record)
+    else: parts = []
     if not parts: return {name: record}
-    return {k: v for key, part in parts for k, v in flatten(part, f"{name}.{key}" if name else str(key)).items()}
+    flat = {}
+    for key, part in parts: flat |= flatten(part, f"{name}.{key}" if name else str(key))
+    return flat
 
 
 def named(
@@ -79,7 +82,7 @@ def apart(one, other) -> tuple:  # two values
     alone = [v for v in one if v not in other], [v for v in other if v not in one]
     return alone if any(alone) else (one, other)
 
-# %% ../../nbs/runs/09_diff.ipynb #caf3e751
+# %% ../../nbs/runs/09_diff.ipynb #866eb39f
 def shorten(
     value,
     most: int = 44,  # characters

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'module_file', 'is_installed', 'imports_of',
-           'sources_of', 'source_hash', 'Now', 'weights_file', 'open_listed', 'list_facts', 'places_of', 'identity',
-           'changes', 'file_changes']
+           'sources_of', 'source_hash', 'Now', 'weights_file', 'open_listed', 'clips_of', 'list_facts', 'places_of',
+           'identity', 'changes', 'file_changes']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #577921a0
 import ast
@@ -28,7 +28,7 @@ from .spec import Spec
 def look(
     place: Path,  # a file, or a folder of files
     root: Path,  # that its name counts from
-) -> list[tuple[bytes, Path, os.stat_result | None]]:  # name, path, and what the system knows of it; None: it is not there
+) -> list[tuple[bytes, Path, os.stat_result | None]]:  # name, path, what the system knows of it; None: it is not there
     "Return a file, or all files of a folder in order, opening none."
     name = os.fsencode(os.path.relpath(place, root))
     try: stat = os.stat(place)
@@ -72,7 +72,8 @@ def file_facts(
     cheap: float = CHEAP,  # bytes; more are read only if asked for
 ) -> dict[str, object]:  # files, bytes, sizes, times, sha256; the last is None if contents were not read
     "Return what is known of some files; if none is there, `files` is 0."
-    sizes, times, state, found, total = (*(hashlib.sha256() for _ in range(3)), [], 0)
+    sizes, times, state = (hashlib.sha256() for _ in range(3))
+    found, total = [], 0  # name, path, is it there; bytes
     state.update(os.fsencode(os.path.realpath(root)))
     for name, path, stat in (entry for place in dict.fromkeys(places) for entry in look(place, root)):
         sizes.update(b"%d:%b %d\n" % (len(name), name, -1 if stat is None else stat.st_size))
@@ -80,18 +81,24 @@ def file_facts(
         state.update(b"" if stat is None else b"%d\n" % stat.st_ctime_ns)
         total += 0 if stat is None else stat.st_size
         found.append((name, path, stat is not None))
-    facts = dict(files=sum(there for *_, there in found), bytes=total, sizes=sizes.hexdigest()[:16], times=times.hexdigest()[:16])
+    files = sum(there for *_, there in found)
+    facts = dict(files=files, bytes=total, sizes=sizes.hexdigest()[:16], times=times.hexdigest()[:16])
     for known in facts.values(): state.update(f" {known}".encode())
     sha256 = None if contents else recall(memo, state.hexdigest())
-    if sha256 is None and facts["files"] and (contents or total <= cheap): sha256 = note(memo, state.hexdigest(), contents_hash(found))
+    if sha256 is None and files and (contents or total <= cheap):
+        sha256 = note(memo, state.hexdigest(), contents_hash(found))
     return {**facts, "sha256": sha256}
 
 
-def contents_hash(found: Sequence[tuple[bytes, Path, bool]]) -> str | None:  # 16 hexadecimal digits; None: a file cannot be read
+def contents_hash(
+    found: Sequence[tuple[bytes, Path, bool]],  # name, path, and whether it is there
+) -> str | None:  # 16 hexadecimal digits; None: a file cannot be read
     "Return the sha256 over the files' sha256 and names."
     digest = hashlib.sha256()
     try:
-        for name, path, there in found: digest.update(b"%d:%b %b\n" % (len(name), name, file_sha256(path).encode() if there else b"-"))
+        for name, path, there in found:
+            inside = file_sha256(path).encode() if there else b"-"
+            digest.update(b"%d:%b %b\n" % (len(name), name, inside))
     except OSError: return None
     return digest.hexdigest()[:16]
 
@@ -135,8 +142,10 @@ def sources_of(
     "Return the module, and the modules of one's own that it leads to."
     found, todo = {}, [module]
     while todo:
-        name, path = (here := todo.pop()), module_file(here)
-        if path is None and name != module or path is not None and is_installed(path) or name.split(".")[0] == "moosa": continue
+        name = todo.pop()
+        path = module_file(name)
+        foreign = name != module if path is None else is_installed(path)
+        if foreign or name.split(".")[0] == "moosa": continue
         found[name], tree = source_hash(path)
         beside = imports_of(tree, name, path.name == "__init__.py") if tree else set()
         packages = {name.rpartition(".")[0]} - {""}
@@ -152,8 +161,8 @@ def source_hash(
     try: tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError): return (file_sha256(path)[:16] if path.exists() else None), None
     for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None
-        if documented: node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
+        if ast.get_docstring(node, clean=False) is not None: node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode("utf-8", "surrogatepass")).hexdigest()[:16], tree
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #91632e23
@@ -183,21 +192,28 @@ class Now:
         return file_facts(root, places, data_folder(self.folder)/"fingerprints", self.contents, cheap)
 
     def _weights(self, spec: Spec) -> dict[str, dict]:
-        paths = {m: weights_file(name, self.folder) for m, name in spec.extractors.items() if spec.weights == "pretrained"}
-        return {m: self._once(("weights", path), self._facts, path.parent, [path], float("inf")) for m, path in paths.items() if path}
+        if spec.weights != "pretrained": return {}
+        paths = {m: weights_file(name, self.folder) for m, name in spec.extractors.items()}
+        return {m: self._once(("weights", path), self._facts, path.parent, [path], float("inf"))
+                for m, path in paths.items() if path}
 
     def _data(self, spec: Spec, dataset) -> dict[str, object]:
-        key, described = (spec.dataset, *sorted(spec.data_options.items())), dataset_class(spec.dataset)
+        key = spec.dataset, *sorted(spec.data_options.items())
+        described = dataset_class(spec.dataset)
         made = self._once(("made", spec.dataset), described.made_of, self.folder)
         if not (described if dataset is None else dataset).in_files: return {"made": made}
         if dataset is None: dataset = self._once(("opened", *key), open_listed, spec, self.folder)
         if dataset is None: return {}
-        root = Path(dataset.root)
-        domains = dict.fromkeys((*spec.sources, spec.target))
-        clips = lambda domain: self._once(("clips", *key, domain), lambda: dataset.clips[dataset.clips.domain == domain])
-        facts = lambda domain, m: self._once(("files", *key, domain, m), self._facts, root, places_of(dataset, clips(domain), m))
-        return {"made": made, "lists": {d: self._once(("list", *key, d), list_facts, clips(d)) for d in domains},
-                "files": {d: {m: facts(d, m) for m in spec.modalities} for d in domains}}
+        lists, files = {}, {}
+        for domain in (*spec.sources, spec.target):
+            clips = self._once(("clips", *key, domain), clips_of, dataset, domain)
+            lists[domain] = self._once(("list", *key, domain), list_facts, clips)
+            files[domain] = {m: self._once(("files", *key, domain, m), self._files, dataset, clips, m)
+                             for m in spec.modalities}
+        return {"made": made, "lists": lists, "files": files}
+
+    def _files(self, dataset, clips: pd.DataFrame, modality: str) -> dict[str, object]:
+        return self._facts(Path(dataset.root), places_of(dataset, clips, modality))
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #b1b5011b
 def weights_file(
@@ -217,6 +233,9 @@ def open_listed(
     described = dataset_class(spec.dataset)
     if isinstance(described, type) and not (data_folder(folder)/"raw"/described.folder_name).exists(): return None
     return create_dataset(spec.dataset, folder, {}, spec.data_options)
+
+
+def clips_of(dataset, domain: str) -> pd.DataFrame: return dataset.clips[dataset.clips.domain == domain]
 
 
 def list_facts(clips: pd.DataFrame) -> dict[str, object]:
@@ -265,8 +284,8 @@ def file_changes(then: Mapping[str, object], now: Mapping[str, object], name: st
     if then["sha256"] and now["sha256"]: same = then["sha256"] == now["sha256"]
     else: same = all(then[key] == now[key] for key in ("sizes", "times"))
     if same: return []
-    count = lambda facts: f"{facts['files']} file(s) of {facts['bytes']:,} bytes"
-    what = "contents" if then["sha256"] and now["sha256"] else "sizes" if then["sizes"] != now["sizes"] else "times of change"
-    said = f"{name} was {count(then)}, is {count(now)}; other {what}" if count(then) != count(now) else f"{name} ({count(now)}) has other {what}"
-    known = what == "times of change" and then["sha256"]
-    return [said + (f" ({then[what]}, now {now[what]})" if what == "sizes" else "") + (" (--contents tells whether its contents changed)" if known else "")]
+    before, after = (f"{facts['files']} file(s) of {facts['bytes']:,} bytes" for facts in (then, now))
+    start = f"{name} was {before}, is {after}; other" if before != after else f"{name} ({after}) has other"
+    if then["sha256"] and now["sha256"]: return [f"{start} contents"]
+    if then["sizes"] != now["sizes"]: return [f"{start} sizes ({then['sizes']}, now {now['sizes']})"]
+    return [f"{start} times of change" + " (--contents tells whether its contents changed)"*bool(then["sha256"])]

@@ -29,7 +29,7 @@ class Busy(RuntimeError):
 
 
 def lock_files(folder: Path) -> list[Path]:  # in order of their numbers
-    "All lock files of a run's folder; the last is the lock."
+    "Return all lock files of a run's folder; the last is the lock."
     numbered = (path for path in folder.glob("lock.*") if path.name[5:].isascii() and path.name[5:].isdigit())
     return sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
@@ -39,7 +39,7 @@ def holder(
     expiry: float = EXPIRY,  # seconds
     now: float | None = None,  # by the file system's clock; None: by this machine's
 ) -> dict | None:  # host, pid, started, since and others; None: nobody computes the run
-    "Who computes a run."
+    "Return who computes a run."
     for path in lock_files(Path(folder))[-1:]:
         try: fresh, who = (now or time.time()) - path.stat().st_mtime <= expiry, read_lock(path)
         except FileNotFoundError: return None  # released just now
@@ -49,7 +49,9 @@ def holder(
 def _lives(who: dict) -> bool:
     "Is the process still there? What cannot be known from here is taken for yes."
     if who.get("host") != socket.gethostname(): return True
-    try: return abs(psutil.Process(who["pid"]).create_time() - who["started"]) < 1 and psutil.Process(who["pid"]).status() != psutil.STATUS_ZOMBIE
+    try:
+        process = psutil.Process(who["pid"])
+        return abs(process.create_time() - who["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, OverflowError): return False
 
 
@@ -59,7 +61,8 @@ def read_lock(path: Path) -> dict:  # with `damaged`, a sentence, if it cannot b
     except FileNotFoundError: raise
     except (OSError, ValueError, RecursionError): who = None
     plain = isinstance(who, dict) and type(who.get("pid")) is int and isinstance(who.get("started"), (int, float))
-    return who if plain else dict(host="unknown", pid="unknown", damaged=f"{path.name} is damaged, and names no process")
+    if plain: return who
+    return dict(host="unknown", pid="unknown", damaged=f"{path.name} is damaged, and names no process")
 
 # %% ../../nbs/runs/04_lock.ipynb #e468d5b7
 @contextmanager
@@ -69,13 +72,13 @@ def hold(
     on_loss: Callable[[], None] = _thread.interrupt_main,  # called from another thread if the lock was taken over
     about: Mapping[str, object] | None = None,  # more to say to those who ask
 ) -> Iterator[threading.Event]:  # set once the lock is lost
-    "Hold a run's lock while the block runs. Raises `Busy` if another process does."
+    "Hold a run's lock while the block runs; raise `Busy` if another process does."
     folder, lost, released = Path(folder), threading.Event(), threading.Event()
     mine = _take(folder, expiry, about or {})
 
     def touch():
         while not released.wait(expiry/6):
-            if lock_files(folder)[-1:] == [mine]: os.utime(mine)  # no times given: the file system's clock, not this machine's
+            if lock_files(folder)[-1:] == [mine]: os.utime(mine)  # no times given: by the file system's clock
             else:
                 lost.set()
                 return on_loss()
@@ -94,10 +97,14 @@ def hold(
 def _take(folder: Path, expiry: float, about: Mapping[str, object]) -> Path:
     "Create the next lock file."
     files = lock_files(folder)
-    if who := holder(folder, expiry, _now(folder)): raise Busy(f"{folder.name} is being computed by process {who.get('pid')} on {who.get('host')} since {who.get('since')}")
-    mine, me = folder/f"lock.{int(files[-1].suffix[1:]) + 1 if files else 0}", psutil.Process()
+    if who := holder(folder, expiry, _now(folder)):
+        raise Busy(f"{folder.name} is being computed by process {who.get('pid')} on {who.get('host')} "
+                   f"since {who.get('since')}")
+    number = int(files[-1].suffix[1:]) + 1 if files else 0
+    mine, me = folder/f"lock.{number}", psutil.Process()
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".lock.") as f:
-        json.dump(dict(host=socket.gethostname(), pid=me.pid, started=me.create_time(), since=datetime.now(timezone.utc).isoformat(timespec="seconds"), **about), f)
+        json.dump(dict(host=socket.gethostname(), pid=me.pid, started=me.create_time(), since=since, **about), f)
         f.flush()
         try: os.link(f.name, mine)  # whole, or not at all
         except FileExistsError: raise Busy(f"{folder.name} was just taken by another process") from None

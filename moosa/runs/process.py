@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'DONE', 'FAILED', 'LOST', 'BUSY', 'ALREADY', 'EXIT', 'name_memory', 'kills_by_memory', 'ClusterLost',
-           'Limits', 'Outcome', 'attempt', 'last_words', 'note_attempt', 'read_attempts', 'noted_error', 'launch']
+           'Limits', 'Outcome', 'attempt', 'ending', 'last_words', 'note_attempt', 'read_attempts', 'noted_error',
+           'launch']
 
 # %% ../../nbs/runs/05_process.ipynb #46af183a
 import json
@@ -23,19 +24,23 @@ from ..core import SAFE_PATH, write_json
 from ..data.processes import stop_tree
 
 # %% ../../nbs/runs/05_process.ipynb #701d6ef3
-OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|MemoryError|std::bad_alloc|Cannot allocate memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|MemoryError|std::bad_alloc|Cannot allocate memory",
+                           re.IGNORECASE)
 
 
 def name_memory(
     message: str,  # of an error
 ) -> str:
-    "Say `out of memory` first, if that is what an error means."
-    return f"out of memory: {message}" if OUT_OF_MEMORY.search(message) and not message.startswith("out of memory") else message
+    "Return the message with `out of memory` first, if that is what an error means."
+    if message.startswith("out of memory") or not OUT_OF_MEMORY.search(message): return message
+    return f"out of memory: {message}"
 
 
 def kills_by_memory() -> int:
-    "How often the kernel has killed a process of this container for want of memory; 0 where it does not say."
-    try: return int(dict(line.split() for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines())["oom_kill"])
+    "Return how often the kernel has killed a process of this container for want of memory; 0 where it does not say."
+    try:
+        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["oom_kill"])
     except (OSError, KeyError, ValueError): return 0
 
 # %% ../../nbs/runs/05_process.ipynb #c3be398e
@@ -62,7 +67,7 @@ class Outcome:
     seconds: float = 0.0  # of all attempts
     attempts: int = 1
 
-
+# %% ../../nbs/runs/05_process.ipynb #6d6940f0
 def attempt(
     command: list[str],  # of the child
     given: object,  # for its standard input, as JSON
@@ -75,8 +80,8 @@ def attempt(
     log, before = folder/"process.log", kills_by_memory()
     note_attempt(folder, event="start", where=where)
     with open(log, "wb") as out:
-        child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True,
-                                 env={**os.environ, **SAFE_PATH, **(env or {})})
+        child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out,
+                                 start_new_session=True, env={**os.environ, **SAFE_PATH, **(env or {})})
         with suppress(BrokenPipeError):  # it died at once, and its exit code says so
             child.stdin.write(json.dumps(given).encode())
             child.stdin.close()
@@ -85,16 +90,26 @@ def attempt(
     finally:
         stop_tree(child.pid)
         child.wait()
-    memory = kills_by_memory() > before
-    if code is None: status, reason = FAILED, f"took longer than the limit of {seconds:g} s, and was stopped"
-    elif code < 0: status, reason = LOST, f"{'out of memory: ' if memory else ''}its process was killed by {signal.Signals(-code).name}"
-    else: status, reason = EXIT.get(code, FAILED), "" if code in (0, 5) else last_words(folder)
+    status, reason = ending(code, folder, seconds, by_memory=kills_by_memory() > before)
     note_attempt(folder, event="end", where=where, status=status)
     return status, reason
 
+
+def ending(
+    code: int | None,  # of the child's exit; below 0: killed by a signal; None: stopped at the limit
+    folder: Path,  # the run's
+    seconds: float | None,  # the limit
+    by_memory: bool,  # was a process killed meanwhile for want of memory?
+) -> tuple[str, str]:  # status and reason
+    "Return how an attempt ended, and why."
+    if code is None: return FAILED, f"took longer than the limit of {seconds:g} s, and was stopped"
+    if code >= 0: return EXIT.get(code, FAILED), "" if code in (0, 5) else last_words(folder)
+    killed = f"its process was killed by {signal.Signals(-code).name}"
+    return LOST, f"out of memory: {killed}" if by_memory else killed
+
 # %% ../../nbs/runs/05_process.ipynb #83c83268
 def last_words(folder: Path) -> str:
-    "What the child noted of its end, or the last line that it said."
+    "Return what the child noted of its end, or the last line that it said."
     if said := noted_error(folder).get("error"): return said
     lines = (folder/"process.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it ended without a word"
@@ -112,14 +127,15 @@ def read_attempts(
     folder: str | Path,  # a run's
 ) -> tuple[list[dict], str]:  # lines, each with its time and event; and what is wrong with the file, '' if nothing
     "Return what was noted of a run's attempts. Lines that were cut short are passed over, and told of."
-    path, found, bad = Path(folder)/"attempts.jsonl", [], []
+    path, found, bad = Path(folder)/"attempts.jsonl", [], []  # bad: numbers of lines
     try: lines = path.read_bytes().splitlines() if path.exists() else []
     except OSError as e: return [], f"{path.name} cannot be read: {e.strerror}"
     for number, text in enumerate(lines, 1):
         try: line = json.loads(text)
         except (ValueError, RecursionError): line = None
-        whole = isinstance(line, dict) and isinstance(line.get("time"), (int, float)) and isinstance(line.get("event"), str)
-        (found if whole else bad).append(line if whole else number)
+        timed = isinstance(line, dict) and isinstance(line.get("time"), (int, float))
+        if timed and isinstance(line.get("event"), str): found.append(line)
+        else: bad.append(number)
     return found, f"{path.name} is damaged in line {bad[0]}" if bad else ""
 
 
@@ -131,7 +147,8 @@ def noted_error(
     if not path.exists(): return {}
     try: said = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError): said = None
-    return said if isinstance(said, dict) and isinstance(said.get("error"), str) else {"error": f"{path.name} is damaged: it does not say why the run failed"}
+    if isinstance(said, dict) and isinstance(said.get("error"), str): return said
+    return {"error": f"{path.name} is damaged: it does not say why the run failed"}
 
 # %% ../../nbs/runs/05_process.ipynb #0b222431
 def launch(
@@ -142,12 +159,13 @@ def launch(
     env: Mapping[str, str] | None = None,  # more of the environment, such as CUDA_VISIBLE_DEVICES
     where: str = "",  # which worker, for the timeline
 ) -> Outcome:
-    "Run a child process; if it is lost, again, and note the reason in the run's error.json if it did not work out."
+    "Run a child process; if it is lost, again. Note the reason in the run's error.json if it did not work out."
     folder, started = Path(folder), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, limits.attempts + 1):
         status, reason = attempt(command, given, folder, limits.seconds, env, where)
         if status != LOST: break
-    if status == LOST: status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"
+    if status == LOST:
+        status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"
     if status == FAILED: write_json(folder/"error.json", {**noted_error(folder), "error": reason, "attempts": number})
     return Outcome(status, reason, time.perf_counter() - started, number)
