@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing', 'number_of',
-           'value_of', 'values_of', 'split_names', 'word', 'one_line', 'short', 'in_figure', 'in_markdown',
+           'value_of', 'values_of', 'split_names', 'word', 'in_label', 'one_line', 'short', 'in_figure', 'in_markdown',
            'markdown_table', 'in_html', 'in_latex', 'in_file_name']
 
 # %% ../nbs/01_words.ipynb #0d639e8a
@@ -182,6 +182,19 @@ def word(
     "A name as a part of a label."
     if name and name not in ours and not re.search(r"[+→,;=:\"\s]\s|[+→,;=\"\n\r]|^'|^\s|\s$", name): return name
     return "'" + name.replace("'", "''") + "'"
+
+# %% ../nbs/01_words.ipynb #c551f47a
+def in_label(
+    value,  # of a field: a text, a number, a list, a mapping, ...
+    none: str = "",  # what None is
+) -> str:
+    "A value as a part of a label."
+    match value:
+        case None: return none
+        case float(): return f"{value:g}"
+        case tuple() | list(): return "+".join(word(str(v)) for v in value) or "none"
+        case Mapping(): return ", ".join(f"{key}: {in_label(v)}" for key, v in value.items())
+    return value if isinstance(value, str) else brief(value)
 
 # %% ../nbs/01_words.ipynb #75ce0606
 def one_line(text: str) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What `make quick` runs: files, and notebooks below nbs/ (folders, or single ones).
 QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_commands.py", "test_tables.py",
          "test_compare.py")
-QUICK_NOTEBOOKS = ("00_core", "01_words", "pretext/", "methods/", "evaluation/", "data/08_settings", "data/10_digits",
+QUICK_NOTEBOOKS = ("00_core", "01_words", "pretext/", "methods/", "evaluation/", "data/10_settings", "data/12_digits",
                    "runs/01_presets", "runs/02_spec", "runs/04_lock")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 

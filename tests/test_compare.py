@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import wilcoxon
 
 from moosa.results.compare import compare, paired, plot_wins, sentence, signed_rank, smallest_p
-from moosa.results.studies import COMPARED, comparisons, plot_comparisons
+from moosa.results.compare import COMPARED, comparisons, plot_comparisons
 
 
 def made_up(effects, seeds=5, tasks=3, spread=.004, seed=0):

@@ -91,7 +91,7 @@ def test_links_of_the_readme_start_at_the_root(docs):
 
 def test_links_of_pages_in_folders(docs, tmp_path):
     "Notebooks are linked relative to the page; nbdev links names, and we their source, from the site's root."
-    written = ("[a](../data/04_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) "
+    written = ("[a](../data/05_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) "
                "[e](../../figures/bench/report.ipynb)")
     found = docs.relink(written, "runs/01_presets.ipynb",
                         lambda path: docs.place(path, "runs/01_presets.ipynb", tmp_path))

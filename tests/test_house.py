@@ -71,7 +71,7 @@ def rooms() -> dict[str, list[str]]:
 
 
 def module_of(notebook: str) -> str:
-    "Name of the module that a room exports: `data/04_media.ipynb` -> `moosa.data.media`."
+    "Name of the module that a room exports: `data/05_media.ipynb` -> `moosa.data.media`."
     return "moosa." + re.sub(r"(^|/)\d+_", r"\1", notebook.removesuffix(".ipynb")).replace("/", ".")
 
 

@@ -25,8 +25,11 @@ from moosa.runs.fingerprint import Now
 from moosa.extractors.cache import cache_folder, make_shard
 from moosa.results.run_figures import confusion, plot_setting, spec_table
 from moosa.runs.grid import expand
-from moosa.results.report import describe, legend, made_by, make_figures
-from moosa.results.tables import collect_results, make_tables, save_table, task_labels
+from moosa.results.grid_figures import make_figures
+from moosa.results.report import describe, made_by
+from moosa.results.style import legend
+from moosa.results.cases import task_labels
+from moosa.results.tables import collect_results, make_tables, save_table
 
 NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</script>", "x/../../../../escaped",
          "L"*300, "_hidden", "50 % & {#}",

@@ -14,7 +14,7 @@ from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moosa.runs.cluster import attempts_of
+from moosa.results.timeline import attempts_of
 from moosa.core import InputError, data_folder
 from moosa.data import minihac
 from moosa.runs.predictions import load_predictions, save_predictions
@@ -27,7 +27,7 @@ from moosa.runs.sweep import run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
 from moosa.runs.spec import Spec, resolve
-from moosa.results.studies import epochs_of_grid, rescore_grid
+from moosa.results.alternatives import epochs_of_grid, rescore_grid
 from moosa.results.tables import collect_results, make_tables
 
 GRID = {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0, 1]}}
@@ -306,7 +306,7 @@ def is_used(name: str, kind: str, done: bool) -> bool:
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_damaged_files_stop_nobody_else(tmp_path, done, monkeypatch):
     "A grid in which every run but one has a file that is damaged in some way."
-    monkeypatch.setattr("moosa.results.studies.rescore", rescored_quickly)
+    monkeypatch.setattr("moosa.results.alternatives.rescore", rescored_quickly)
     monkeypatch.setattr("moosa.runs.record.environment", dict)
     ways = [(name, kind) for name in FILES for kind in DAMAGE]
     grid = expand("small", {"base": SMALL["base"],

@@ -36,9 +36,11 @@ def panned(
 ) -> np.ndarray:  # (frames, height, width, 3) uint8
     "A camera pans over a wall of soft blotches, with a little noise."
     draw = np.random.RandomState(seed)
-    wall = cv2.resize(draw.randint(0, 256, (height//8, (width + frames)//8, 3)).astype(np.uint8), (width + frames, height), interpolation=cv2.INTER_CUBIC)
+    wall = cv2.resize(draw.randint(0, 256, (height//8, (width + frames)//8, 3)).astype(np.uint8),
+                      (width + frames, height), interpolation=cv2.INTER_CUBIC)
     noise = draw.normal(0, 3, (height, width, 3))
-    return np.stack([np.clip(wall[:, t:t + width] + np.roll(noise, 7*t, axis=1), 0, 255).astype(np.uint8) for t in range(frames)])
+    return np.stack([np.clip(wall[:, t:t + width] + np.roll(noise, 7*t, axis=1), 0, 255).astype(np.uint8)
+                     for t in range(frames)])
 
 
 def write_hac(
@@ -56,7 +58,8 @@ def write_hac(
     dataset = Hac(folder)
     clip = next(dataset.clips.itertuples())
     write_video(dataset.media(clip, "video").path, panned(*film, seed=0), 25, keyframe_every)
-    for seed, path in enumerate(dataset.media(clip, "flow").files, 1): write_video(path, panned(*film, seed=seed)[..., 0], 25, keyframe_every)
+    for seed, path in enumerate(dataset.media(clip, "flow").files, 1):
+        write_video(path, panned(*film, seed=seed)[..., 0], 25, keyframe_every)
     write_sound(dataset.media(clip, "audio").path, np.random.RandomState(0).uniform(-.5, .5, film[0]*16000//25))
     return dataset
 
@@ -91,7 +94,8 @@ def bench_reading(sizes: Sizes, keyframe_every: int) -> Found:
         ways = reading_ways(dataset)
         first, second = (f() for f in ways.values())
         apart = max((first[m] - second[m]).abs().mean().item() for m in first)
-        return compare(alternate(ways, sizes.rounds, sizes.wall_rounds), note=f"values differ by {apart:.1g} on average, in standard deviations")
+        return compare(alternate(ways, sizes.rounds, sizes.wall_rounds),
+                       note=f"values differ by {apart:.1g} on average, in standard deviations")
 
 # %% ../../nbs/bench/03_clips.ipynb #2aadefd2
 def make_extractors(
@@ -101,7 +105,8 @@ def make_extractors(
 ) -> dict[str, Extractor]:
     "Extractors with random weights and random BatchNorm."
     torch.manual_seed(0)
-    extractors = {m: create_extractor(dict(sizes.extractors)[m], "random", None, frozen_stem=True, frozen_bn=frozen_bn) for m in modalities}
+    extractors = {m: create_extractor(dict(sizes.extractors)[m], "random", None, frozen_stem=True, frozen_bn=frozen_bn)
+                  for m in modalities}
     for e in extractors.values(): randomise_bn(e)
     return extractors
 
@@ -140,8 +145,11 @@ def bench_stem(sizes: Sizes, modality: str, dtype: str = "float32") -> Found:
     extractor.stem_dtype = dtype
     stems = plain_stems({modality: extractor})
     with torch.no_grad():
-        ways = {"yardstick": lambda: frozen_features(stems, {modality: x})[modality], "ours": lambda: extractor.features(x)}
+        ways = {"yardstick": lambda: frozen_features(stems, {modality: x})[modality],
+                "ours": lambda: extractor.features(x)}
         apart = largest_difference(*(f() for f in ways.values()))
-        if dtype == "float32" and apart > 1e-5: raise ArithmeticError(f"results differ by {apart:.1e} of the largest value, more than 1e-5")
-        rounds = (max(2, sizes.rounds - 3), min(2, sizes.wall_rounds)) if dtype == "float32" else (2, 0)  # a video takes seconds
+        if dtype == "float32" and apart > 1e-5:
+            raise ArithmeticError(f"results differ by {apart:.1e} of the largest value, more than 1e-5")
+        rounds = (2, 0)  # a video takes seconds
+        if dtype == "float32": rounds = (max(2, sizes.rounds - 3), min(2, sizes.wall_rounds))
         return compare(alternate(ways, *rounds), note=f"largest difference {apart:.1e} of the largest value")

@@ -53,22 +53,29 @@ class Kept:
 
 # %% ../../nbs/bench/05_epochs.ipynb #776ec95c
 @lru_cache(1)
-def epoch_parts(sizes: Sizes) -> tuple[dict[str, float], float | None]:  # CPU seconds with one thread; CPUs that others used meanwhile
-    "What an epoch is made of: seconds of a training and of an evaluation batch from clips, from stem features and from embeddings."
+def epoch_parts(
+    sizes: Sizes,
+) -> tuple[dict[str, float], float | None]:  # CPU seconds with one thread; CPUs that others used meanwhile
+    "Return what an epoch is made of: seconds of training and evaluation batches, from clips, features and embeddings."
     extractors = make_extractors(sizes, *PAIR, frozen_bn="train")
-    dims, tails, labels = {m: e.dim for m, e in extractors.items()}, {m: e.tail for m, e in extractors.items()}, make_inputs({}, sizes.batch)[1]
-    with hac_clip(sizes.film, 250) as dataset: reading = alternate({"read": reading_ways(dataset, PAIR)["yardstick"]}, 4, 0).seconds("read")
+    dims, tails = {m: e.dim for m, e in extractors.items()}, {m: e.tail for m, e in extractors.items()}
+    _, labels = make_inputs({}, sizes.batch)
+    with hac_clip(sizes.film, 250) as dataset:
+        reading = alternate({"read": reading_ways(dataset, PAIR)["yardstick"]}, 4, 0).seconds("read")
     with TemporaryDirectory(prefix="moosa-bench-") as folder:
         features = features_like(sizes, extractors)
         with torch.no_grad(): embeddings = {m: tail.eval()(features[m]) for m, tail in tails.items()}
         kept = Kept(Path(folder), features), Kept(Path(folder), embeddings)
-        with Others() as others: parts = stem_parts(sizes, plain_stems(extractors)) | tail_parts(dims, dict(sizes.hyper), tails, *kept, labels)
+        with Others() as others:
+            parts = stem_parts(sizes, plain_stems(extractors))
+            parts |= tail_parts(dims, dict(sizes.hyper), tails, *kept, labels)
     return {"read a batch": sizes.batch*reading} | parts, others.cpus
 
 
 def features_like(sizes: Sizes, extractors: dict) -> dict:  # modality -> tensor or tuple of tensors
     "Features of a training batch: those of two clips, again and again."
-    two = frozen_features(plain_stems(extractors, whole_sound=False), {m: clip_of(sizes, m, 2, training=True) for m in extractors})
+    two = frozen_features(plain_stems(extractors, whole_sound=False),
+                          {m: clip_of(sizes, m, 2, training=True) for m in extractors})
     many = lambda x: tuple(map(many, x)) if isinstance(x, tuple) else torch.cat([x]*(sizes.batch//2))
     return {m: many(x) for m, x in two.items()}
 
@@ -78,11 +85,13 @@ def stem_parts(sizes: Sizes, stems: nn.ModuleDict) -> dict[str, float]:
     found = {}
     for part, training in (("training", True), ("evaluation", False)):
         clips = {m: clip_of(sizes, m, sizes.batch, training) for m in stems}
-        found[f"stems, {part}"] = alternate({part: partial(frozen_features, stems, clips, training)}, 1, 0, warm_up=False).seconds(part)
+        found[f"stems, {part}"] = alternate({part: partial(frozen_features, stems, clips, training)}, 1, 0,
+                                            warm_up=False).seconds(part)
     return found
 
 
-def tail_parts(dims: dict, hyper: dict, tails: dict[str, nn.Module], features: Kept, embeddings: Kept, labels: torch.Tensor) -> dict[str, float]:
+def tail_parts(dims: dict, hyper: dict, tails: dict[str, nn.Module], features: Kept, embeddings: Kept,
+               labels: torch.Tensor) -> dict[str, float]:
     "Seconds of what comes after the stems."
     plain = make_yardstick(dims, hyper, tails)
     ours, heads = make_ours(dims, hyper, tails), make_ours(dims, hyper)
@@ -94,9 +103,12 @@ def tail_parts(dims: dict, hyper: dict, tails: dict[str, nn.Module], features: K
 
     def evaluate_plain():
         with torch.no_grad(): plain.eval().outputs(loaded)
-    slow = {"tails and heads, training": lambda: (plain.train(), steps["yardstick"](loaded, labels)), "tails and heads, evaluation": evaluate_plain,
-            "from features, training": lambda: (ours.train(), steps["features"](features.load(), labels)), "from features, evaluation": lambda: evaluate(ours, features)}
-    fast = {"from embeddings, training": lambda: (heads.train(), steps["embeddings"](embeddings.load(), labels)), "from embeddings, evaluation": lambda: evaluate(heads, embeddings)}
+    slow = {"tails and heads, training": lambda: (plain.train(), steps["yardstick"](loaded, labels)),
+            "tails and heads, evaluation": evaluate_plain,
+            "from features, training": lambda: (ours.train(), steps["features"](features.load(), labels)),
+            "from features, evaluation": lambda: evaluate(ours, features)}
+    fast = {"from embeddings, training": lambda: (heads.train(), steps["embeddings"](embeddings.load(), labels)),
+            "from embeddings, evaluation": lambda: evaluate(heads, embeddings)}
     times = {**alternate(slow, 1, 0, warm_up=False).cpu, **alternate(fast, 5, 0).cpu}
     return {name: median(seconds) for name, seconds in times.items()}
 
@@ -107,17 +119,23 @@ def bench_epoch(
 ) -> Found:
     "An epoch of HAC from what was kept, against a live one."
     p, others = epoch_parts(sizes)
-    live = {part: p["read a batch"] + p[f"stems, {part}"] + p[f"tails and heads, {part}"] for part in ("training", "evaluation")}
-    epoch = lambda training, evaluation: TRAIN_BATCHES*training + EVALUATED/sizes.batch*evaluation
+    live = {part: p["read a batch"] + p[f"stems, {part}"] + p[f"tails and heads, {part}"]
+            for part in ("training", "evaluation")}
+
+    def epoch(training, evaluation): return TRAIN_BATCHES*training + EVALUATED/sizes.batch*evaluation
+
     slow, fast = epoch(**live), epoch(p[f"from {kept}, training"], p[f"from {kept}, evaluation"])
-    return Found(slow/fast, yardstick=slow, ours=fast, others=others, raw=dict(parts=p),
-                 note=f"put together; a training batch {live['training']:.3g} s against {p[f'from {kept}, training']:.2g} s, an evaluation batch {live['evaluation']:.3g} s against "
-                      f"{p[f'from {kept}, evaluation']:.2g} s; reading takes {epoch(p['read a batch'], p['read a batch'])/slow:.0%} of the live epoch")
+    note = (f"put together; a training batch {live['training']:.3g} s against {p[f'from {kept}, training']:.2g} s, "
+            f"an evaluation batch {live['evaluation']:.3g} s against {p[f'from {kept}, evaluation']:.2g} s; "
+            f"reading takes {epoch(p['read a batch'], p['read a batch'])/slow:.0%} of the live epoch")
+    return Found(slow/fast, yardstick=slow, ours=fast, others=others, raw=dict(parts=p), note=note)
 
 # %% ../../nbs/bench/05_epochs.ipynb #bd9a7ee8
 def minihac_spec(modalities: tuple[str, ...], features: str) -> Spec:
     "A run of one epoch."
-    try: return resolve(Spec(dataset="mini-hac", modalities=modalities, sources=("animal", "cartoon"), target="human", features=features, views=1, epochs=1))
+    try:
+        return resolve(Spec(dataset="mini-hac", modalities=modalities, sources=("animal", "cartoon"), target="human",
+                            features=features, views=1, epochs=1))
     except InputError as e: raise NotMeasured(str(e)) from e
 
 
@@ -155,7 +173,9 @@ def bench_minihac(
 ) -> Found:
     "A true epoch on mini-HAC, cached against our own live one."
     (slow, others), (fast, others_then) = minihac_epoch(sizes, "live"), minihac_epoch(sizes, features)
-    return Found(slow/fast, yardstick=slow, ours=fast, others=max((x for x in (others, others_then) if x is not None), default=None), note="small networks; in the yardstick's place, our own live epoch")
+    return Found(slow/fast, yardstick=slow, ours=fast,
+                 others=max((x for x in (others, others_then) if x is not None), default=None),
+                 note="small networks; in the yardstick's place, our own live epoch")
 
 # %% ../../nbs/bench/05_epochs.ipynb #75bf07f6
 def bench_waits(sizes: Sizes) -> Found:
@@ -166,4 +186,6 @@ def bench_waits(sizes: Sizes) -> Found:
         waits = Waits(train_batches(experiment.train, config.batch_size, 0, epoch, config.workers))
         with Others() as others:
             for batch in waits: step(batch.data, batch.labels)
-    return Found(100*waits.share, others=others.cpus, note=f"{waits.waited:.2f} of {waits.seconds:.2f} s in an epoch, wall time, all threads", raw=dict(waited=waits.waited, seconds=waits.seconds))
+    return Found(100*waits.share, others=others.cpus,
+                 note=f"{waits.waited:.2f} of {waits.seconds:.2f} s in an epoch, wall time, all threads",
+                 raw=dict(waited=waits.waited, seconds=waits.seconds))

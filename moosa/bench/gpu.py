@@ -44,11 +44,13 @@ def training_step(
     return step
 
 
-def stem_pass(sizes: Sizes, device: str, channels_last: bool, precision: torch.dtype | None = None) -> Callable[[], object]:
+def stem_pass(sizes: Sizes, device: str, channels_last: bool,
+              precision: torch.dtype | None = None) -> Callable[[], object]:
     "The video stem on a batch, without gradients."
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     extractor = make_extractors(sizes, "video")["video"].eval().to(device)
-    stem, x = extractor.stem.to(memory_format=layout), clip_of(sizes, "video", sizes.batch).to(device).contiguous(memory_format=layout)
+    stem = extractor.stem.to(memory_format=layout)
+    x = clip_of(sizes, "video", sizes.batch).to(device).contiguous(memory_format=layout)
 
     def run():
         with torch.no_grad(), torch.autocast(device, precision, enabled=precision is not None): stem(x)
@@ -58,7 +60,8 @@ def stem_pass(sizes: Sizes, device: str, channels_last: bool, precision: torch.d
 def copies(sizes: Sizes, device: str, pinned: bool) -> Callable[[], object]:
     "A batch of clips goes to the device while it computes."
     clips = {m: clip_of(sizes, m, sizes.batch) for m in MODALITIES}
-    batch = Batch({m: x.pin_memory() for m, x in clips.items()} if pinned else clips, torch.zeros(sizes.batch, dtype=torch.long), [])
+    batch = Batch({m: x.pin_memory() for m, x in clips.items()} if pinned else clips,
+                  torch.zeros(sizes.batch, dtype=torch.long), [])
     step = training_step(sizes, device)
 
     def run():
@@ -70,10 +73,13 @@ def copies(sizes: Sizes, device: str, pinned: bool) -> Callable[[], object]:
 PAIRS = {  # line -> two ways to make it: torch's default, our choice
     "torch.compile of the model": lambda s, d: (training_step(s, d), training_step(s, d, compiled=True)),
     "fused Adam": lambda s, d: (training_step(s, d, fused=False), training_step(s, d)),
-    "autocast bfloat16, heads and losses": lambda s, d: (training_step(s, d), training_step(s, d, precision=torch.bfloat16)),
-    "autocast float16, heads and losses": lambda s, d: (training_step(s, d), training_step(s, d, precision=torch.float16)),
+    "autocast bfloat16, heads and losses":
+        lambda s, d: (training_step(s, d), training_step(s, d, precision=torch.bfloat16)),
+    "autocast float16, heads and losses":
+        lambda s, d: (training_step(s, d), training_step(s, d, precision=torch.float16)),
     "channels last, video stem": lambda s, d: (stem_pass(s, d, False), stem_pass(s, d, True)),
-    "channels last and autocast bfloat16, video stem": lambda s, d: (stem_pass(s, d, False), stem_pass(s, d, True, torch.bfloat16)),
+    "channels last and autocast bfloat16, video stem":
+        lambda s, d: (stem_pass(s, d, False), stem_pass(s, d, True, torch.bfloat16)),
     "pinned memory, copies beside the computing": lambda s, d: (copies(s, d, False), copies(s, d, True)),
 }
 

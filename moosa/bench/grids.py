@@ -25,9 +25,11 @@ def grid_seconds(
     "Carry out a grid of one-thread runs in a new data folder."
     with TemporaryDirectory(prefix="moosa-bench-") as folder:
         (Path(folder)/"raw").symlink_to(data_folder()/"raw")
-        command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", "grid", grid, "--workers", str(workers), "--data-dir", folder]
+        command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", "grid", grid, "--workers",
+                   str(workers), "--data-dir", folder]
         started = time.perf_counter()
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MOOSA_NO_PROGRESS": "1"}, capture_output=True, text=True)
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MOOSA_NO_PROGRESS": "1"},
+                              capture_output=True, text=True)
         if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])
         return time.perf_counter() - started
 
@@ -41,5 +43,8 @@ def bench_grid(
     if not (data_folder()/"raw"/"av-digits").is_dir(): raise NotMeasured("moosa data get av-digits was not run")
     if (os.cpu_count() or 1) < 2: raise NotMeasured("there is one CPU only")
     with Others() as others: pairs = [(grid_seconds(1), grid_seconds(2)) for _ in range(rounds)]
-    ratios, one, two = [a/b for a, b in pairs], *(median(s) for s in zip(*pairs))
-    return Found(median(ratios), min(ratios), max(ratios), yardstick=one, ours=two, raw=dict(pairs=pairs, machine_cpus=others.cpus), note="wall seconds of the whole command; in the yardstick's place, one worker")
+    ratios = [a/b for a, b in pairs]
+    one, two = (median(seconds) for seconds in zip(*pairs))
+    return Found(median(ratios), min(ratios), max(ratios), yardstick=one, ours=two,
+                 raw=dict(pairs=pairs, machine_cpus=others.cpus),
+                 note="wall seconds of the whole command; in the yardstick's place, one worker")

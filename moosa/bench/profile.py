@@ -27,10 +27,12 @@ def machine_limits(
     numbers: int = 2**26,  # float32, to copy
 ) -> dict[str, float]:  # gflops: 1e9 operations per CPU second; gb_per_s: 1e9 bytes per CPU second; both of one thread
     "Measured rates."
-    threads, a, b, source = torch.get_num_threads(), torch.randn(side, 2816), torch.randn(2816, 512), torch.ones(numbers)
-    target = torch.empty_like(source)
+    a, b, source = torch.randn(side, 2816), torch.randn(2816, 512), torch.ones(numbers)
+    threads, target = torch.get_num_threads(), torch.empty_like(source)
     torch.set_num_threads(1)
-    try: return {"gflops": 2*side*2816*512/_best(lambda: a @ b)/1e9, "gb_per_s": 8*numbers/_best(lambda: target.copy_(source))/1e9}
+    try:
+        return {"gflops": 2*side*2816*512/_best(lambda: a @ b)/1e9,
+                "gb_per_s": 8*numbers/_best(lambda: target.copy_(source))/1e9}
     finally: torch.set_num_threads(threads)
 
 
@@ -56,17 +58,26 @@ def parts_of(
     def backward(value):
         learner.zero_grad()
         value.backward()
-    return {"step": step, "without Adam": lambda: backward(loss())} | {PARTS[name]: lambda name=name: backward(term(name)) for name in PARTS}
+    return ({"step": step, "without Adam": lambda: backward(loss())}
+            | {PARTS[name]: lambda name=name: backward(term(name)) for name in PARTS})
 
 
-def both_ways(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> tuple[dict[str, Callable], nn.Module]:  # 'way: part' -> function; our learner
+def both_ways(
+    sizes: Sizes,
+    modalities: tuple[str, ...],
+    splits: int,  # parts of an embedding
+) -> tuple[dict[str, Callable], nn.Module]:  # 'way: part' -> function; our learner
     "The parts of both."
     dims, (plain, ours) = sizes.pick(*modalities), learner_pair(sizes, modalities, splits)
     features, labels = make_inputs(dims, sizes.batch)
     batch = Batch(features, labels, [])
-    outputs = lambda: Outputs({m: x.detach().requires_grad_() for m, x in features.items()}, {}, torch.zeros(0))
-    ways = {"yardstick": parts_of(partial(yardstick_step(plain), features, labels), lambda: plain(features, labels)[0], lambda name: plain.term(name, outputs(), labels), plain),
-            "ours": parts_of(partial(our_step(ours), features, labels), lambda: ours(batch)[1], lambda name: ours.objective.terms[name](outputs(), labels), ours)}
+
+    def outputs(): return Outputs({m: x.detach().requires_grad_() for m, x in features.items()}, {}, torch.zeros(0))
+
+    ways = {"yardstick": parts_of(partial(yardstick_step(plain), features, labels), lambda: plain(features, labels)[0],
+                                  lambda name: plain.term(name, outputs(), labels), plain),
+            "ours": parts_of(partial(our_step(ours), features, labels), lambda: ours(batch)[1],
+                             lambda name: ours.objective.terms[name](outputs(), labels), ours)}
     return {f"{way}: {part}": f for way, parts in ways.items() for part, f in parts.items()}, ours
 
 
@@ -78,7 +89,8 @@ def count_operations(f: Callable[[], object]) -> int:
 # %% ../../nbs/bench/06_profile.ipynb #f18ec85a
 def weights_of(learner: nn.Module) -> dict[str, int]:  # part -> number of weights; with 'step', all
     "How many weights the parts have."
-    count = lambda module: sum(p.numel() for p in module.parameters())
+    def count(module): return sum(p.numel() for p in module.parameters())
+
     return {"step": count(learner)} | {PARTS[name]: count(learner.objective.terms[name]) for name in PARTS}
 
 
@@ -88,25 +100,30 @@ def profile(
     splits: int,
     limits: Mapping[str, float],  # from `machine_limits`
     rounds: int = 4,
-) -> pd.DataFrame:  # index: part; columns: yardstick, ours (CPU seconds), operations of both, bytes that must move, least (seconds, ours)
+) -> pd.DataFrame:  # index: part; columns: yardstick, ours, least (CPU seconds), operations of both, bytes to move
     "Time and limits of a step's parts."
     ways, ours = both_ways(sizes, modalities, splits)
     times = alternate(ways, rounds, 0)
-    seconds, operations = {name: times.seconds(name) for name in ways}, {name: count_operations(f) for name, f in ways.items()}
+    seconds = {name: times.seconds(name) for name in ways}
+    operations = {name: count_operations(f) for name, f in ways.items()}
     weights, rows = weights_of(ours), {}
     for part in [*PARTS.values(), "Adam", "rest", "step"]: rows[part] = _row(part, seconds, operations, weights)
     table = pd.DataFrame(rows).T
-    table["least"] = [max(r.operations_ours/limits["gflops"], r.bytes/limits["gb_per_s"])/1e9 for r in table.itertuples()]
+    table["least"] = [max(r.operations_ours/limits["gflops"], r.bytes/limits["gb_per_s"])/1e9
+                      for r in table.itertuples()]
     table.loc["step", "least"] = table.least[:-1].sum()
     return table
 
 
-def _row(part: str, seconds: Mapping[str, float], operations: Mapping[str, int], weights: Mapping[str, int]) -> dict[str, float]:
+def _row(part: str, seconds: Mapping[str, float], operations: Mapping[str, int],
+         weights: Mapping[str, int]) -> dict[str, float]:
     known, row = list(PARTS.values()), {}
     for way in ("yardstick", "ours"):
-        s, n = ({name.removeprefix(f"{way}: "): value for name, value in d.items() if name.startswith(way)} for d in (seconds, operations))
+        s, n = ({name.removeprefix(f"{way}: "): value for name, value in d.items() if name.startswith(way)}
+                for d in (seconds, operations))
         rest = lambda d: max(0, d["without Adam"] - sum(d[k] for k in known))
         row[way] = {"Adam": max(0, s["step"] - s["without Adam"]), "rest": rest(s)}.get(part, s.get(part))
         row[f"operations_{way}"] = {"Adam": 0, "rest": rest(n)}.get(part, n.get(part))
-    moved = {"Adam": 28*weights["step"], "rest": 12*(weights["step"] - sum(weights[k] for k in known)), "step": 40*weights["step"]}
+    moved = {"Adam": 28*weights["step"], "rest": 12*(weights["step"] - sum(weights[k] for k in known)),
+             "step": 40*weights["step"]}
     return row | {"bytes": moved.get(part, 12*weights.get(part, 0))}

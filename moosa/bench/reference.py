@@ -159,13 +159,16 @@ class Yardstick(nn.Module):
         self.classifiers = nn.ModuleDict({m: nn.Linear(d, num_classes) for m, d in dims.items()})
         self.fused = with_dropout(mlp(total, 512, num_classes))
         self.jigsaw = mlp(total, h.jigsaw_hidden, h.jigsaw_samples)
-        self.translators = nn.ModuleDict({f"{s}2{t}": with_dropout(mlp(dims[s], h.trans_hidden_num, h.trans_hidden_num, dims[t])) for s in dims for t in dims if s != t})
+        self.translators = nn.ModuleDict()
+        for s, t in itertools.permutations(dims, 2):
+            self.translators[f"{s}2{t}"] = with_dropout(mlp(dims[s], h.trans_hidden_num, h.trans_hidden_num, dims[t]))
         self.projections = nn.ModuleDict({m: projection(d//2, h.hidden_dim, h.out_dim) for m, d in dims.items()})
 
     def outputs(self, features: Mapping) -> Outputs:
         "Embeddings and the logits of all heads."
         embeddings = {m: tail(features[m]) for m, tail in self.tails.items()}
-        return Outputs(embeddings, {m: self.classifiers[m](e) for m, e in embeddings.items()}, self.fused(torch.cat(list(embeddings.values()), dim=1)))
+        return Outputs(embeddings, {m: self.classifiers[m](e) for m, e in embeddings.items()},
+                       self.fused(torch.cat(list(embeddings.values()), dim=1)))
 
     def term(self, name: str, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         "A term, before its weight."
@@ -174,7 +177,8 @@ class Yardstick(nn.Module):
             case "classification": return weighted_cross_entropy(outputs.heads, labels, h.entropy_weight_temp)
             case "jigsaw":
                 everything = list_permutations(self.parts)
-                return jigsaw_loss(self.jigsaw, list(embeddings.values()), [everything[i] for i in self.indices], h.jigsaw_num_splits)
+                return jigsaw_loss(self.jigsaw, list(embeddings.values()), [everything[i] for i in self.indices],
+                                   h.jigsaw_num_splits)
             case "entropy_min": return mean_entropy(outputs.heads)
             case "translation": return translation_loss(self.translators, embeddings, h.mask_ratio)
             case "contrastive":
@@ -185,9 +189,13 @@ class Yardstick(nn.Module):
     @property
     def weights(self) -> dict[str, float]:  # name of a term -> factor
         h = self.hyper
-        return dict(classification=1, jigsaw=h.jigsaw_ratio, entropy_min=h.entropy_min_weight, contrastive=h.alpha_contrast, split_distance=h.explore_loss_coeff, translation=h.alpha_trans)
+        return dict(classification=1, jigsaw=h.jigsaw_ratio, entropy_min=h.entropy_min_weight,
+                    contrastive=h.alpha_contrast, split_distance=h.explore_loss_coeff, translation=h.alpha_trans)
 
-    def forward(self, features: Mapping, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # total, terms
+    def forward(self,
+        features: Mapping,  # modality -> what its tail takes
+        labels: torch.Tensor,  # (B,)
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # total, terms
         outputs = self.outputs(features)
         terms = {name: self.term(name, outputs, labels) for name in self.weights}
         return sum(self.weights[name]*value for name, value in terms.items()), terms
@@ -210,7 +218,8 @@ def decode_film(path: str | Path) -> np.ndarray:  # (n, H, W, 3) uint8
     "Every frame."
     import av
 
-    with av.open(str(path)) as film: return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+    with av.open(str(path)) as film:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
 
 
 def see(
@@ -228,7 +237,8 @@ def see(
     size = int(film.shape[2]*scale + 0.5), int(film.shape[1]*scale + 0.5)
     frames = [cv2.resize(f, size, interpolation=cv2.INTER_LINEAR) for f in frames]
     left, top, right, bottom = random_box(*frames[0].shape[:2], draws, recipe.crop_area)
-    frames = [cv2.resize(f[top:bottom, left:right], (recipe.crop, recipe.crop), interpolation=cv2.INTER_LINEAR) for f in frames]
+    frames = [cv2.resize(f[top:bottom, left:right], (recipe.crop, recipe.crop), interpolation=cv2.INTER_LINEAR)
+              for f in frames]
     if draws.numpy.rand() < 0.5:
         frames = [f[:, ::-1].copy() for f in frames]
         if recipe.flow:
@@ -247,11 +257,13 @@ def read_item(
     import soundfile
 
     found, seen = {}, {}
-    if "video" in modalities: found["video"], seen["video"] = see(decode_film(dataset.media(clip, "video").path), RGB, view, clip.clip, "video")
+    if "video" in modalities:
+        film = decode_film(dataset.media(clip, "video").path)
+        found["video"], seen["video"] = see(film, RGB, view, clip.clip, "video")
     if "flow" in modalities:
         x, y = (decode_film(path) for path in dataset.media(clip, "flow").files)
-        gray = lambda film: np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in film])
-        found["flow"], seen["flow"] = see(np.stack([gray(x), gray(y)], axis=-1), FLOW, view, clip.clip, "flow")
+        both = np.stack([[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in film] for film in (x, y)], axis=-1)
+        found["flow"], seen["flow"] = see(both, FLOW, view, clip.clip, "flow")
     if "audio" in modalities:
         wave, rate = soundfile.read(str(dataset.media(clip, "audio").path))
         first, last = (round(next(iter(seen.values()))[i]/24*rate) for i in (0, -1))
@@ -277,8 +289,11 @@ def plain_stems(
     whole_sound: bool = True,  # run the layers after the sound stem, if the network has them
 ) -> nn.ModuleDict:  # modality -> data to features; shares the weights
     "Stems as plain modules."
-    published_sound = lambda e: whole_sound and "layer3" in dict(e.stem.named_children())
-    return nn.ModuleDict({m: WholeSoundNet(e.stem).eval() if m == "audio" and published_sound(e) else e.stem for m, e in extractors.items()})
+    def plain(modality, stem):
+        longer = modality == "audio" and whole_sound and "layer3" in dict(stem.named_children())
+        return WholeSoundNet(stem).eval() if longer else stem
+
+    return nn.ModuleDict({m: plain(m, e.stem) for m, e in extractors.items()})
 
 
 @torch.no_grad()
@@ -296,12 +311,15 @@ def ours_from(
     state: Mapping[str, torch.Tensor],  # the yardstick's
 ) -> dict[str, torch.Tensor]:  # for a `trainer.Learner`
     "The same weights by the names of our modules."
-    places = {"tails.": "model.extractors.", "classifiers.": "model.heads.", "fused.": "model.fused.", "jigsaw.": "objective.terms.jigsaw.task.head.",
-              "translators.": "objective.terms.translation.task.translators.", "projections.": "objective.terms.contrastive.projections."}
+    places = {"tails.": "model.extractors.", "classifiers.": "model.heads.", "fused.": "model.fused.",
+              "jigsaw.": "objective.terms.jigsaw.task.head.",
+              "translators.": "objective.terms.translation.task.translators.",
+              "projections.": "objective.terms.contrastive.projections."}
     names = {}
     for name in state:
         old, new = next((o, n) for o, n in places.items() if name.startswith(o))
         rest = name.removeprefix(old)
-        if old in ("tails.", "projections."): rest = rest.replace(".", {"tails.": ".tail.", "projections.": ".head."}[old], 1)
+        if old in ("tails.", "projections."):
+            rest = rest.replace(".", {"tails.": ".tail.", "projections.": ".head."}[old], 1)
         names[name] = new + rest
     return {names[name]: value for name, value in state.items()}

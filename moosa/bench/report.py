@@ -34,7 +34,7 @@ from .timing import BUSY, Found, Goal, NotMeasured, Sizes
 from ..core import data_folder, project_root, read_json, write_json
 from ..runs.record import environment
 from ..runs.notebook import execute_notebook
-from ..results.run_figures import GREY, KNOWN, UNKNOWN, new_figure, title
+from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title
 from ..results.report import publish_notebook
 
 # %% ../../nbs/bench/09_report.ipynb #3c7c0e61
@@ -50,9 +50,11 @@ VA, VF, VFA = ("video", "audio"), ("video", "flow"), ("video", "audio", "flow")
 THREE, LINEAR = Goal(3), Goal(1.1, "as slope (1: linear)", at_least=False)
 
 LINES = (
-    Line("Step of heads and losses, V+A, 4 parts, 128 permutations, batch 16", partial(bench_step, modalities=VA, splits=4), THREE),
+    Line("Step of heads and losses, V+A, 4 parts, 128 permutations, batch 16",
+         partial(bench_step, modalities=VA, splits=4), THREE),
     Line("Step of heads and losses, V+F+A, 2 parts", partial(bench_step, modalities=VFA, splits=2), THREE),
-    Line("Step of heads and losses, V+F+A, 4 parts", bench_four_parts, Goal(1.5, "times our 2-part step", at_least=False)),
+    Line("Step of heads and losses, V+F+A, 4 parts", bench_four_parts,
+         Goal(1.5, "times our 2-part step", at_least=False)),
     Line("Jigsaw alone, V+A, 4 parts", partial(bench_jigsaw, modalities=VA, splits=4), THREE),
     Line("Jigsaw alone, V+F, 4 parts", partial(bench_jigsaw, modalities=VF, splits=4), THREE),
     Line("Jigsaw alone, V+F+A, 2 parts", partial(bench_jigsaw, modalities=VFA, splits=2), THREE),
@@ -60,7 +62,8 @@ LINES = (
     Line("Peak memory of a step, V+F+A, 2 parts", partial(bench_memory, splits=2), Goal(1.6, "GB", at_least=False)),
     Line("Peak memory of a step, V+F+A, 4 parts", partial(bench_memory, splits=4), Goal(1.6, "GB", at_least=False)),
     *(Line(f"Growth with the {name}", partial(bench_growth, axis=axis), LINEAR)
-      for axis, name in {"batch": "batch", "permutations": "permutations", "modalities": "pairs of modalities"}.items()),
+      for axis, name in {"batch": "batch", "permutations": "permutations",
+                         "modalities": "pairs of modalities"}.items()),
     Line("Reading a clip, keyframe every 250 frames", partial(bench_reading, keyframe_every=250), Goal(2)),
     Line("Reading a clip, keyframe every 15 frames", partial(bench_reading, keyframe_every=15), Goal(4)),
     *(Line(f"Frozen stem, {m}, one clip", partial(bench_stem, modality=m), Goal(1.3)) for m in VFA),
@@ -80,20 +83,24 @@ def measure(
     sizes: Sizes,
 ) -> dict:  # ready for JSON
     "A line with what was found, or why nothing was."
-    goal, started = {"goal": str(line.goal) if line.goal else None, "goal_value": line.goal.value if line.goal else None, "at_least": line.goal.at_least if line.goal else True,
-                     "unit": line.goal.unit if line.goal else "times faster"}, time.perf_counter()
+    goal, started = line.goal, time.perf_counter()
+    about = {"what": line.what, "goal": None, "goal_value": None, "at_least": True, "unit": "times faster"}
+    if goal: about |= {"goal": str(goal), "goal_value": goal.value, "at_least": goal.at_least, "unit": goal.unit}
     try: found = line.measure(sizes)
-    except NotMeasured as e: return {"what": line.what, **goal, "missing": f"not measured: {e}"}
-    except Exception as e: return {"what": line.what, **goal, "missing": f"failed: {type(e).__name__}: {e}"}  # whatever it is, the other lines count
+    except NotMeasured as e: return {**about, "missing": f"not measured: {e}"}
+    except Exception as e:  # whatever it is, the other lines count
+        return {**about, "missing": f"failed: {type(e).__name__}: {e}"}
     finally: gc.collect()
-    return {"what": line.what, **goal, **asdict(found), "reached": line.goal.reached(found.value) if line.goal else None, "spent": time.perf_counter() - started}
+    reached = goal.reached(found.value) if goal else None
+    return {**about, **asdict(found), "reached": reached, "spent": time.perf_counter() - started}
 
 
 def measure_profiles(sizes: Sizes) -> dict:  # limits, profiles
     "Where the step's time goes, and the least that it could be."
     limits = machine_limits()
     cases = {"V+A, 4 parts": (VA, 4), "V+F+A, 2 parts": (VFA, 2)}
-    return {"limits": limits, "profiles": {name: profile(sizes, *case, limits, max(1, sizes.rounds//2)).to_dict("index") for name, case in cases.items()}}
+    profiles = {name: profile(sizes, *case, limits, max(1, sizes.rounds//2)) for name, case in cases.items()}
+    return {"limits": limits, "profiles": {name: found.to_dict("index") for name, found in profiles.items()}}
 
 
 def bench(
@@ -107,7 +114,8 @@ def bench(
         for line in bar:
             bar.set_description(textwrap.shorten(line.what, 50, placeholder=" ..."))
             rows.append(measure(line, sizes))
-    result = {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "environment": environment(), "load_before": load, "sizes": asdict(sizes), "lines": rows,
+    result = {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "environment": environment(),
+              "load_before": load, "sizes": asdict(sizes), "lines": rows,
               **measure_profiles(sizes), "load_after": os.getloadavg(), "seconds": time.perf_counter() - started}
     write_json(data_folder(folder)/"bench.json", result)
     print(f"{machine(result)}\n\n{table(result).to_markdown(index=False, disable_numparse=True)}\n")
@@ -117,7 +125,8 @@ def bench(
 # %% ../../nbs/bench/09_report.ipynb #e3404cf9
 def number(x: float | None, digits: int = 3) -> str:
     "Three digits that count; nothing for None."
-    return "" if x is None or not np.isfinite(x) else f"{x:,.0f}" if abs(x) >= 10**digits else f"{x:.{digits}g}"
+    if x is None or not np.isfinite(x): return ""
+    return f"{x:,.0f}" if abs(x) >= 10**digits else f"{x:.{digits}g}"
 
 
 def table(result: Mapping) -> pd.DataFrame:  # of text
@@ -128,34 +137,48 @@ def table(result: Mapping) -> pd.DataFrame:  # of text
         if "missing" in r: row |= {"found": "", "reached": r["missing"]}
         else:
             spread = f" ({number(r['low'])} to {number(r['high'])})" if r["low"] is not None else ""
-            row |= {"yardstick, s": number(r["yardstick"]), "ours, s": number(r["ours"]), "found": number(r["value"]) + spread, "all threads": number(r["wall"]),
-                    "reached": {True: "yes", False: "no", None: ""}[r["reached"]] + (" (busy)" if (r["others"] or 0) > BUSY else "")}
+            busy = " (busy)" if (r["others"] or 0) > BUSY else ""
+            row |= {"yardstick, s": number(r["yardstick"]), "ours, s": number(r["ours"]),
+                    "found": number(r["value"]) + spread, "all threads": number(r["wall"]),
+                    "reached": {True: "yes", False: "no", None: ""}[r["reached"]] + busy}
         rows.append(row)
-    return pd.DataFrame(rows, columns=["what", "goal", "yardstick, s", "ours, s", "found", "all threads", "reached"]).fillna("")
+    columns = ["what", "goal", "yardstick, s", "ours, s", "found", "all threads", "reached"]
+    return pd.DataFrame(rows, columns=columns).fillna("")
 
 
 def profile_table(result: Mapping, name: str) -> pd.DataFrame:  # of text
     "Parts of a step: milliseconds, shares, operations, bytes, and the least time."
     parts = pd.DataFrame(result["profiles"][name]).T
-    share = lambda way: [f"{1000*s:.0f} ms, {s/parts.loc['step', way]:.0%}" for s in parts[way]]
-    return pd.DataFrame({"yardstick": share("yardstick"), "ours": share("ours"), "GFLOP, yardstick": [number(x/1e9) for x in parts.operations_yardstick],
-                         "GFLOP, ours": [number(x/1e9) for x in parts.operations_ours], "MB that must move": [number(x/1e6, 4) for x in parts.bytes],
+
+    def share(way): return [f"{1000*s:.0f} ms, {s/parts.loc['step', way]:.0%}" for s in parts[way]]
+
+    return pd.DataFrame({"yardstick": share("yardstick"), "ours": share("ours"),
+                         "GFLOP, yardstick": [number(x/1e9) for x in parts.operations_yardstick],
+                         "GFLOP, ours": [number(x/1e9) for x in parts.operations_ours],
+                         "MB that must move": [number(x/1e6, 4) for x in parts.bytes],
                          "least": [f"{1000*s:.0f} ms" for s in parts.least]}, index=parts.index.rename(name))
 
 
 def machine(result: Mapping) -> str:
     "What it was measured on, and how busy that was."
     e, others = result["environment"], [r["others"] for r in result["lines"] if r.get("others") is not None]
-    busy = f"Other processes kept {np.mean(others):.1f} CPUs busy on average, {max(others):.1f} at most" if others else "What other processes did is not known here"
-    return (f"{e['cpus']} CPUs, torch {e['torch']}, {e['machine']}; {result['finished'][:10]}. {result['seconds']/60:.1f} minutes. {busy}; load average {result['load_before'][0]:.1f} before and "
-            f"{result['load_after'][0]:.1f} after." + (f" Lines marked `busy` had more than {BUSY} CPUs beside them: do not trust their wall times." if others and max(others) > BUSY else ""))
+    busy = (f"Other processes kept {np.mean(others):.1f} CPUs busy on average, {max(others):.1f} at most"
+            if others else "What other processes did is not known here")
+    warning = f" Lines marked `busy` had more than {BUSY} CPUs beside them: do not trust their wall times."
+    return (f"{e['cpus']} CPUs, torch {e['torch']}, {e['machine']}; {result['finished'][:10]}. "
+            f"{result['seconds']/60:.1f} minutes. {busy}; load average {result['load_before'][0]:.1f} before and "
+            f"{result['load_after'][0]:.1f} after.{warning if others and max(others) > BUSY else ''}")
 
 # %% ../../nbs/bench/09_report.ipynb #c7683d14
 TRIED = {  # beginning of a line's name -> what was tried, and did not help enough
     "Step of heads and losses, V+A":
-        "Adam is at the memory's limit and the jigsaw near its own; what is left are the products of 16 rows with large weights in translation and contrast, which torch's routine does at half the rate of a large product. "
-        "Transposed products, given output memory and gradients that are kept from step to step were tried and gain nothing. oneDNN's product does two of the three in 60 % of the time (1.65 against 2.8 ms for 2304 x 2048 weights), "
-        "but torch offers it for training only through names that are not public; it is not built in. The yardstick's own time varies, too: in a fresh process its Adam asks the system for new memory in every step, and takes about 100 ms more.",
+        "Adam is at the memory's limit and the jigsaw near its own; what is left are the products of 16 rows with "
+        "large weights in translation and contrast, which torch's routine does at half the rate of a large product. "
+        "Transposed products, given output memory and gradients that are kept from step to step were tried and gain "
+        "nothing. oneDNN's product does two of the three in 60 % of the time (1.65 against 2.8 ms for 2304 x 2048 "
+        "weights), but torch offers it for training only through names that are not public; it is not built in. "
+        "The yardstick's own time varies, too: in a fresh process its Adam asks the system for new memory in every "
+        "step, and takes about 100 ms more.",
 }
 
 
@@ -165,7 +188,9 @@ def missed(result: Mapping) -> str:  # Markdown, a list
     for r in result["lines"]:
         if "missing" in r and r["goal"]: told.append(f"- **{r['what']}** (goal: {r['goal']}): {r['missing']}.")
         elif r.get("reached") is False:
-            told.append(f"- **{r['what']}**: {number(r['value'])} where the goal is {r['goal']}. {explain(result, r['what'])}{' '.join(text for start, text in TRIED.items() if r['what'].startswith(start))}")
+            tried = " ".join(text for start, text in TRIED.items() if r["what"].startswith(start))
+            told.append(f"- **{r['what']}**: {number(r['value'])} where the goal is {r['goal']}. "
+                        f"{explain(result, r['what'])}{tried}")
     return "\n".join(told) or "Nothing: every line with a goal reached it."
 
 
@@ -176,26 +201,35 @@ def explain(result: Mapping, what: str) -> str:
         if not what.startswith(("Step", "Jigsaw")) or f"{modalities}, {splits}" not in what: continue
         part = "step" if what.startswith("Step") else "jigsaw"
         p, inside = parts[part], sorted((k for k in parts if k != "step"), key=lambda k: -parts[k]["ours"])
-        shares = "; its parts: " + ", ".join(f"{k} {parts[k]['ours']/p['ours']:.0%}" for k in inside) if part == "step" else f", of {parts['step']['ours']*1000:.0f} ms for the whole step"
-        return (f"In the profile, ours takes {1000*p['ours']:.0f} ms{shares}. By operations and bytes it could not take less than {1000*p['least']:.0f} ms on this machine, which would be "
+        shares = f", of {parts['step']['ours']*1000:.0f} ms for the whole step"
+        if part == "step": shares = "; its parts: " + ", ".join(f"{k} {parts[k]['ours']/p['ours']:.0%}" for k in inside)
+        return (f"In the profile, ours takes {1000*p['ours']:.0f} ms{shares}. By operations and bytes it could not "
+                f"take less than {1000*p['least']:.0f} ms on this machine, which would be "
                 f"{p['yardstick']/p['least']:.1f} times faster than the yardstick's {1000*p['yardstick']:.0f} ms. ")
-    return f"{r['note']}. " if (r := next(r for r in result["lines"] if r["what"] == what))["note"] else ""
+    note = next(r for r in result["lines"] if r["what"] == what)["note"]
+    return f"{note}. " if note else ""
 
 # %% ../../nbs/bench/09_report.ipynb #6bc0b642
 def plot_speed(result: Mapping) -> Figure:
     "How much of each goal was reached: right of the line, all of it. Black: the least and the largest of the rounds."
     rows = [r for r in result["lines"] if r["goal_value"] is not None and "missing" not in r][::-1]
-    share = lambda r, x: x/r["goal_value"] if r["at_least"] else r["goal_value"]/max(x, 1e-9)
+
+    def share(r, x): return x/r["goal_value"] if r["at_least"] else r["goal_value"]/max(x, 1e-9)
+
     fig, ax = new_figure(1, 1, (8.6, .31*len(rows) + 1.3))
     for y, r in enumerate(rows):
         x = share(r, r["value"])
         ax.plot([1, x], [y, y], color=KNOWN if r["reached"] else UNKNOWN, lw=2)
         ax.plot(x, y, "o", color=KNOWN if r["reached"] else UNKNOWN)
-        if r["low"] is not None: ax.plot([share(r, r["low"]), share(r, r["high"])], [y, y], color="black", lw=1, marker="|", ms=6)
+        if r["low"] is not None:
+            ax.plot([share(r, r["low"]), share(r, r["high"])], [y, y], color="black", lw=1, marker="|", ms=6)
         ends = [share(r, r[k]) for k in ("low", "high") if r[k] is not None]
-        ax.annotate(f"{number(r['value'])} {short_unit(r)}", (max(x, 1, *ends), y), (7, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.annotate(f"{number(r['value'])} {short_unit(r)}", (max(x, 1, *ends), y), (7, 0), textcoords="offset points",
+                    va="center", fontsize=8)
     ax.axvline(1, color="black", lw=1)
-    ax.set_yticks(range(len(rows)), [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'} {r['goal_value']:g}]" for r in rows], fontsize=8)
+    names = [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'} "
+             f"{r['goal_value']:g}]" for r in rows]
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.set(xscale="log", xlabel="what was found, as a multiple of the goal")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if round(x/10**np.floor(np.log10(x))) in (2, 5) else "")
@@ -205,16 +239,21 @@ def plot_speed(result: Mapping) -> Figure:
     return fig
 
 
-def short_unit(r: Mapping) -> str: return {"times faster": "times", "times our 2-part step": "times", "% of the time": "%", "as slope (1: linear)": ""}.get(r["unit"], r["unit"])
+def short_unit(r: Mapping) -> str:
+    "Return a line's unit, as the figure has room for it."
+    short = {"times faster": "times", "times our 2-part step": "times", "% of the time": "%",
+             "as slope (1: linear)": ""}
+    return short.get(r["unit"], r["unit"])
 
 # %% ../../nbs/bench/09_report.ipynb #df002459
 def plot_growth(result: Mapping) -> Figure:
     "Time and peak memory of a step at four sizes each; the straight line goes through the first and the last."
     curves = [r["raw"] for r in result["lines"] if "axis" in r.get("raw", {})]
+    shown = (("cpu", "CPU seconds of a step", 1), ("peak_mb", "peak memory, GB", 2**20/1e9))  # key, label, factor
     fig, axes = new_figure(2, max(1, len(curves)), (2.9*max(1, len(curves)) + .6, 4.8), squeeze=False, sharex="col")
     for column, c in zip(axes.T, curves):
         x = [p["size"] for p in c["points"]]
-        for ax, (key, label, factor) in zip(column, (("cpu", "CPU seconds of a step", 1), ("peak_mb", "peak memory, GB", 2**20/1e9))):
+        for ax, (key, label, factor) in zip(column, shown):
             y = [p[key]*factor for p in c["points"]]
             ax.plot([x[0], x[-1]], [y[0], y[-1]], color=GREY, ls=":", lw=1)
             ax.plot(x, y, "o-", color=KNOWN)
@@ -250,7 +289,8 @@ def publish(
 ) -> Path:  # the executed page
     "Execute the page on speed."
     page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
-    parameters = {"data_dir": str(data_folder(folder)) if folder else None, "out_dir": str(page.parent) if out else None}
+    parameters = {"data_dir": str(data_folder(folder)) if folder else None,
+                  "out_dir": str(page.parent) if out else None}
     execute_notebook(project_root()/"nbs"/"experiments"/"bench.ipynb", page, parameters)
     publish_notebook(page, page)
     return page

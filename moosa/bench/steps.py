@@ -36,10 +36,11 @@ def make_inputs(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:  # features, labels
     "Features of a batch, and labels."
     draw = torch.Generator().manual_seed(0)
-    return {m: torch.rand(batch, d, generator=draw).requires_grad_(needs_grad) for m, d in dims.items()}, torch.arange(batch) % CLASSES
+    features = {m: torch.rand(batch, d, generator=draw).requires_grad_(needs_grad) for m, d in dims.items()}
+    return features, torch.arange(batch) % CLASSES
 
 
-def tails(dims: Mapping[str, int]) -> dict[str, nn.Module]:  # modality -> what lies between pooled features and embeddings
+def tails(dims: Mapping[str, int]) -> dict[str, nn.Module]:  # modality -> what makes embeddings of pooled features
     "Dropout, but not for sound (SPEC 1)."
     return {m: nn.Identity() if m == "audio" else nn.Dropout(0.5) for m in dims}
 
@@ -57,7 +58,9 @@ def make_ours(dims: Mapping[str, int], hyper: Mapping, parts: Mapping[str, nn.Mo
     return Learner(Model(extractors, CLASSES, takes="features"), create_objective("moosa", dims, hyper))
 
 
-def our_step(learner: Learner) -> Callable[[Mapping, torch.Tensor], torch.Tensor]:  # takes a step: (features, labels) -> total
+def our_step(
+    learner: Learner,
+) -> Callable[[Mapping, torch.Tensor], torch.Tensor]:  # takes a step: (features, labels) -> total
     "A step of `trainer.fit` on the CPU."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
 
@@ -82,10 +85,15 @@ def learner_pair(
     return plain, ours
 
 
-def step_pair(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> dict[str, Callable[[], torch.Tensor]]:  # 'yardstick' and 'ours'
+def step_pair(
+    sizes: Sizes,
+    modalities: tuple[str, ...],
+    splits: int,  # parts of an embedding
+) -> dict[str, Callable[[], torch.Tensor]]:  # 'yardstick' and 'ours'
     "Both ways to take a step, from the same weights and on the same features."
     dims, (plain, ours) = sizes.pick(*modalities), learner_pair(sizes, modalities, splits)
-    return {"yardstick": partial(yardstick_step(plain), *make_inputs(dims, sizes.batch)), "ours": partial(our_step(ours), *make_inputs(dims, sizes.batch))}
+    return {"yardstick": partial(yardstick_step(plain), *make_inputs(dims, sizes.batch)),
+            "ours": partial(our_step(ours), *make_inputs(dims, sizes.batch))}
 
 # %% ../../nbs/bench/04_steps.ipynb #a1c6e880
 def bench_step(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> Found:
@@ -99,7 +107,8 @@ def bench_four_parts(sizes: Sizes) -> Found:
     for splits in (2, 4):
         hyper = dict(sizes.hyper) | dict(jigsaw_num_splits=splits)
         ways[f"{splits} parts"] = partial(our_step(make_ours(dims, hyper).train()), *make_inputs(dims, sizes.batch))
-    found = compare(alternate(ways, sizes.rounds, sizes.wall_rounds), "4 parts", "2 parts", "ours in 4 parts; in the yardstick's place, ours in 2 parts")
+    found = compare(alternate(ways, sizes.rounds, sizes.wall_rounds), "4 parts", "2 parts",
+                    "ours in 4 parts; in the yardstick's place, ours in 2 parts")
     found.yardstick, found.ours = found.ours, found.yardstick
     return found
 
@@ -122,13 +131,15 @@ def jigsaw_pair(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> dict[
         loss = loss_of({m: x.detach().requires_grad_() for m, x in given.items()})
         loss.backward()
         return loss.detach()
-    return {"yardstick": lambda: way(lambda e: jigsaw_loss(ours.head, list(e.values()), listed(), splits)), "ours": lambda: way(ours)}
+    return {"yardstick": lambda: way(lambda e: jigsaw_loss(ours.head, list(e.values()), listed(), splits)),
+            "ours": lambda: way(ours)}
 
 
 def bench_jigsaw(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> Found:
     "The jigsaw against the yardstick's."
     return compare(alternate(jigsaw_pair(sizes, modalities, splits), 2*sizes.rounds, sizes.wall_rounds),
-                   note="" if len(modalities)*splits <= 8 else "the yardstick is given its orders, since it could not list them")
+                   note="" if len(modalities)*splits <= 8
+                   else "the yardstick is given its orders, since it could not list them")
 
 # %% ../../nbs/bench/04_steps.ipynb #666abb22
 def one_step(
@@ -153,7 +164,8 @@ def bench_memory(sizes: Sizes, splits: int) -> Found:
     gb = {way: p["peak_mb"]*2**20/1e9 for way, p in peaks.items()}
     start = peaks["ours"]["start_mb"]*2**20/1e9
     note = "the yardstick cannot run" if splits == 4 else f"yardstick {gb['yardstick']:.2f} GB"
-    return Found(gb["ours"], note=f"{note}; {start:.2f} GB are held before the networks are made", raw=dict(peaks=peaks))
+    return Found(gb["ours"], note=f"{note}; {start:.2f} GB are held before the networks are made",
+                 raw=dict(peaks=peaks))
 
 # %% ../../nbs/bench/04_steps.ipynb #4bf569ca
 AXES = {"batch": "clips in a batch", "permutations": "jigsaw permutations", "modalities": "ordered pairs of modalities"}
@@ -167,7 +179,8 @@ def growth_cases(
     base = dict(way="ours", dims=sizes.pick("video", "audio"), batch=sizes.batch, hyper=dict(sizes.hyper))
     match axis:
         case "batch": return [(n, base | dict(batch=n)) for n in sizes.batches]
-        case "permutations": return [(n, base | dict(hyper=base["hyper"] | dict(jigsaw_samples=n))) for n in sizes.samples]
+        case "permutations":
+            return [(n, base | dict(hyper=base["hyper"] | dict(jigsaw_samples=n))) for n in sizes.samples]
         case "modalities":
             width, hyper = dict(sizes.dims)["audio"]*2, base["hyper"] | dict(jigsaw_num_splits=4, jigsaw_samples=24)
             return [(m*(m - 1), base | dict(dims={f"m{i}": width for i in range(m)}, hyper=hyper)) for m in range(1, 5)]
@@ -183,8 +196,12 @@ def slope(
 
 def bench_growth(sizes: Sizes, axis: str) -> Found:
     "The larger slope of time and memory."
-    points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds)) for n, case in growth_cases(sizes, axis)]
+    points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds))
+              for n, case in growth_cases(sizes, axis)]
     x = [p["size"] for p in points]
-    slopes = {"time": slope(x, [p["cpu"] for p in points]), "memory": slope(x, [p["peak_mb"] - p["start_mb"] for p in points])}
+    slopes = {"time": slope(x, [p["cpu"] for p in points]),
+              "memory": slope(x, [p["peak_mb"] - p["start_mb"] for p in points])}
     return Found(max(slopes.values()), ours=points[-1]["cpu"], others=max((p["others"] or 0) for p in points),
-                 note=f"slopes: time {slopes['time']:.2f}, memory {slopes['memory']:.2f}; {AXES[axis]}: {', '.join(map(str, x))}", raw=dict(axis=AXES[axis], points=points, slopes=slopes))
+                 note=f"slopes: time {slopes['time']:.2f}, memory {slopes['memory']:.2f}; "
+                      f"{AXES[axis]}: {', '.join(map(str, x))}",
+                 raw=dict(axis=AXES[axis], points=points, slopes=slopes))

@@ -25,7 +25,7 @@ from ..data.processes import die_with
 from ..training.callbacks import peak_memory_mb
 
 # %% ../../nbs/bench/02_timing.ipynb #ae1bd3c8
-def machine_cpu() -> float | None:  # seconds of all CPUs since the start of the machine; None where the system does not say
+def machine_cpu() -> float | None:  # seconds of all CPUs since the machine's start; None where the system does not say
     "How long the CPUs have been at work."
     stat = Path("/proc/stat")
     if not stat.exists(): return None
@@ -103,11 +103,12 @@ def measure_memory(
     make: str,  # module:function, where the function makes a step: arguments -> a function without any
     *args,
     steps: int = 4,  # the first of them does not count for the time
-) -> dict[str, float]:  # start_mb, peak_mb: what the process held before and at most; cpu: seconds of a step, median; others: CPUs that others used
+) -> dict[str, float]:  # start_mb, peak_mb: held before and at most; cpu: median seconds of a step; others: CPUs in use
     "Peak memory and time of a step, with one thread, in a process of its own."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["moosa.bench.steps", "torch._dynamo"])  # torch.optim imports the latter at its first use
-    with safe_path(), ProcessPoolExecutor(1, context, initializer=die_with, max_tasks_per_child=1) as pool: return pool.submit(_measure, make, args, steps).result()
+    context.set_forkserver_preload(["moosa.bench.steps", "torch._dynamo"])  # torch.optim imports it at its first use
+    with safe_path(), ProcessPoolExecutor(1, context, initializer=die_with, max_tasks_per_child=1) as pool:
+        return pool.submit(_measure, make, args, steps).result()
 
 
 def _measure(make: str, args, steps: int) -> dict[str, float]:
@@ -158,7 +159,8 @@ def compare(
     "Times as a line: how many times faster."
     ratios = times.ratios(slow, fast)
     wall = statistics.median(times.wall[slow])/statistics.median(times.wall[fast]) if times.wall.get(slow) else None
-    return Found(times.seconds(slow)/times.seconds(fast), min(ratios), max(ratios), times.seconds(slow), times.seconds(fast), wall, times.others, note, dict(cpu=times.cpu, wall=times.wall))
+    return Found(times.seconds(slow)/times.seconds(fast), min(ratios), max(ratios), times.seconds(slow),
+                 times.seconds(fast), wall, times.others, note, dict(cpu=times.cpu, wall=times.wall))
 
 # %% ../../nbs/bench/02_timing.ipynb #052bd934
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Sizes:
     "What is measured, and how often."
     rounds: int = 7
     wall_rounds: int = 3
-    dims: tuple = (("video", 2304), ("audio", 512), ("flow", 2048))  # modality, length of its embedding, in the order of concatenation
+    dims: tuple = (("video", 2304), ("audio", 512), ("flow", 2048))  # modality, length of its embedding; in order
     extractors: tuple = (("video", "slowfast"), ("audio", "vggsound"), ("flow", "slowonly"))
     hyper: tuple = ()  # hyper-parameters that differ from the published ones
     batch: int = 16
@@ -180,6 +182,8 @@ class Sizes:
         return {m: dict(self.dims)[m] for m in modalities}
 
 
-SMALL = Sizes(rounds=2, wall_rounds=1, dims=(("video", 48), ("audio", 16), ("flow", 32)), extractors=(("video", "small-video"), ("audio", "small-audio"), ("flow", "small-flow")),
-              hyper=(("trans_hidden_num", 32), ("hidden_dim", 32), ("jigsaw_hidden", 16), ("out_dim", 8)), batch=4, film=(80, 48, 64),
+SMALL = Sizes(rounds=2, wall_rounds=1, dims=(("video", 48), ("audio", 16), ("flow", 32)),
+              extractors=(("video", "small-video"), ("audio", "small-audio"), ("flow", "small-flow")),
+              hyper=(("trans_hidden_num", 32), ("hidden_dim", 32), ("jigsaw_hidden", 16), ("out_dim", 8)), batch=4,
+              film=(80, 48, 64),
               batches=(2, 4, 8, 16), samples=(4, 8, 16, 32), minihac=False)

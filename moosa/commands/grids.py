@@ -97,7 +97,7 @@ def status_command(
 # %% ../../nbs/commands/05_grids.ipynb #56d1e8dd
 def _draw_timeline(cells, grid: str, file: Path, data_dir: Path | None):
     "Draw who was at which cell when; raise `InputError` if nobody was."
-    from moosa.runs.cluster import attempts_of, plot_timeline
+    from moosa.results.timeline import attempts_of, plot_timeline
 
     attempts = attempts_of(cells, data_dir)
     if not len(attempts): raise InputError(f"timeline: no cell of {grid} has been started.")
@@ -122,7 +122,7 @@ def rescore_command(
 ):
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
      "`moosa report` then shows them.")
-    from moosa.results.studies import rescore_grid, scores_table
+    from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.runs.grid import load_grid
 
     rescored = rescore_grid(load_grid(grid), data_dir)

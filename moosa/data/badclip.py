@@ -13,8 +13,10 @@ import numpy as np
 from ..core import InputError
 
 # %% ../../nbs/data/01_badclip.ipynb #662403f8
-PROBLEMS = {"missing": "there is no such file", "empty": "there is nothing in it", "unreadable": "it is not the kind of file it should be, or is damaged",
-            "truncated": "it ends before its own header says", "too-short": "fewer frames than are needed", "mismatch": "it does not fit the clip's other files",
+PROBLEMS = {"missing": "there is no such file", "empty": "there is nothing in it",
+            "unreadable": "it is not the kind of file it should be, or is damaged",
+            "truncated": "it ends before its own header says", "too-short": "fewer frames than are needed",
+            "mismatch": "it does not fit the clip's other files",
             "format": "sampling rate or channels are not the expected ones", "silent": "there is no sound in it",
             "not-finite": "a number in it is NaN, infinite, or too large for single precision"}
 
@@ -30,7 +32,8 @@ class BadClip(InputError):
         super().__init__(f"{path}: {problem}: {detail}")
         self.path, self.problem, self.detail = Path(path), problem, detail
 
-    def __reduce__(self): return type(self), (self.path, self.problem, self.detail)  # so that a loader process can hand it over
+    # so that a loader process can hand it over
+    def __reduce__(self): return type(self), (self.path, self.problem, self.detail)
 
 
 def check_file(
@@ -38,7 +41,8 @@ def check_file(
 ) -> Path:
     "Raise `BadClip` if there is no file, or an empty one."
     if path.is_dir(): raise BadClip(path, "missing", "it is a folder; expected a file.")
-    if not path.is_file(): raise BadClip(path, "missing", "there is no such file. `moosa data check` lists all that are missing.")
+    if not path.is_file():
+        raise BadClip(path, "missing", "there is no such file. `moosa data check` lists all that are missing.")
     if path.stat().st_size == 0: raise BadClip(path, "empty", "the file has no bytes; copy or download it again.")
     return path
 
@@ -49,5 +53,7 @@ def check_numbers(
 ) -> np.ndarray:  # the same
     "Raise `BadClip` if a number is NaN or infinite."
     bad = numbers.size - np.count_nonzero(np.isfinite(numbers))
-    if bad: raise BadClip(path, "not-finite", f"{bad} of its {numbers.size} numbers are NaN, infinite, or too large for single precision.")
+    if bad:
+        raise BadClip(path, "not-finite", f"{bad} of its {numbers.size} numbers are NaN, infinite, or too large for "
+                                          "single precision.")
     return numbers

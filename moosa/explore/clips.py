@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ..data.views import FrameRecipe, SoundRecipe, pictures
 from ..runs.experiment import Experiment
-from ..results.run_figures import new_figure
+from ..results.style import new_figure
 from ..words import in_figure, in_html
 
 # %% ../../nbs/explore/01_clips.ipynb #c9e3e995
@@ -50,7 +50,8 @@ def plot_strips(
     clips = sample_clips(experiment, seed)
     loaded = experiment.dataset.load(clips, experiment.spec.modalities)
     rows = len(clips)*len(modalities)
-    fig, axes = new_figure(rows, moments + (2 if sounds else 0), (1.25*(moments + 2.2*bool(sounds)), 1.25*rows + .3), squeeze=False)
+    size = (1.25*(moments + 2.2*bool(sounds)), 1.25*rows + .3)
+    fig, axes = new_figure(rows, moments + (2 if sounds else 0), size, squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for i, clip in enumerate(clips.itertuples()):
         for j, m in enumerate(modalities):
@@ -59,13 +60,15 @@ def plot_strips(
             for ax, t in zip(row, np.linspace(0, len(film) - 1, moments).round().astype(int)):
                 ax.imshow(film[t])
                 ax.set_title(f"frame {recipe.interval*t}" if i == 0 else "", fontsize=7)
-            row[0].text(-.08, .5, f"{in_figure(clip.domain, 20)}\n{in_figure(m, 20)}", transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+            row[0].text(-.08, .5, f"{in_figure(clip.domain, 20)}\n{in_figure(m, 20)}", transform=row[0].transAxes,
+                        rotation=90, ha="right", va="center", fontsize=7)
         for k, m in enumerate(sounds):
             place = axes[i*len(modalities) + min(k, len(modalities) - 1), moments]
             wide = fig.add_subplot(place.get_gridspec()[i*len(modalities) + min(k, len(modalities) - 1), moments:])
             experiment.dataset.draw(m, loaded[m][i], wide)
             wide.set_title(in_figure(m), fontsize=7)
-    fig.suptitle(f"{in_figure(experiment.split.classes.known[clips.label.iloc[0]])}: a clip of each domain as the networks see it, the target last", fontsize=9)
+    name = in_figure(experiment.split.classes.known[clips.label.iloc[0]])
+    fig.suptitle(f"{name}: a clip of each domain as the networks see it, the target last", fontsize=9)
     return fig
 
 # %% ../../nbs/explore/01_clips.ipynb #a634db25
@@ -82,9 +85,12 @@ def animation(
     frames = []
     for t in range(count):
         shown = [film[t*len(film)//count] for film in films.values()]
-        frames.append(Image.fromarray(np.hstack([cv2.resize(f, (height*f.shape[1]//f.shape[0], height), interpolation=cv2.INTER_NEAREST) for f in shown])))
+        sizes = [(height*f.shape[1]//f.shape[0], height) for f in shown]
+        beside = [cv2.resize(f, size, interpolation=cv2.INTER_NEAREST) for f, size in zip(shown, sizes)]
+        frames.append(Image.fromarray(np.hstack(beside)))
     out = io.BytesIO()
-    frames[0].save(out, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000*seconds/count), loop=0)
+    frames[0].save(out, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000*seconds/count),
+                   loop=0)
     return out.getvalue()
 
 
@@ -113,7 +119,8 @@ def play_clips(
         data = experiment.dataset
         loaded = data.load(data.clips[data.clips["clip"] == clip.clip], experiment.spec.modalities)
         sounds = [m for m in experiment.spec.modalities if isinstance(data.recipes.get(m), SoundRecipe)]
-        gif = animation({m: pictures(loaded[m][0], data.recipes[m]) for m in films} | {m: spectrogram_picture(loaded[m][0]) for m in sounds})
+        gif = animation({m: pictures(loaded[m][0], data.recipes[m]) for m in films}
+                        | {m: spectrogram_picture(loaded[m][0]) for m in sounds})
         row = [ipywidgets.HTML(f"<b>{in_html(clip.domain)}</b>: {in_html(', '.join([*films, *sounds]))}"),
                ipywidgets.Image(value=gif, format="gif", layout=ipywidgets.Layout(align_self="flex-start"))]
         for m in sounds:

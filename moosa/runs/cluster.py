@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['LOST_WORKERS', 'START_WITH', 'SLURM', 'dask_engine', 'outcome_of', 'set_aside', 'local_cluster', 'check_gpus',
-           'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster', 'choose_engine', 'dask_client', 'attempts_of',
-           'plot_timeline']
+           'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster', 'choose_engine', 'dask_client']
 
 # %% ../../nbs/runs/16_cluster.ipynb #5d740544
 import logging
 import os
-import re
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,18 +19,13 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from ..core import SAFE_PATH, InputError, brief, data_folder, one_of, safe_path, user_path, write_json
-from .record import run_folder
-from ..results.run_figures import KNOWN, UNKNOWN, new_figure
-from .grid import Grid
 from .sweep import Engine, serial
-from .process import ALREADY, BUSY, FAILED, ClusterLost, Outcome, read_attempts
+from .process import FAILED, ClusterLost, Outcome
 from .notebook import Job, on_worker
 from .spec import Spec
-from ..words import in_figure, read_word_file, values_of
+from ..words import read_word_file, values_of
 
 # %% ../../nbs/runs/16_cluster.ipynb #8d93709f
 LOST_WORKERS = 3  # that a cell may take with it
@@ -234,39 +227,3 @@ def dask_client(
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with client: yield client
         if not scheduler: cluster.close()
-
-# %% ../../nbs/runs/16_cluster.ipynb #6bb7169a
-def attempts_of(
-    grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
-) -> pd.DataFrame:  # one row per attempt: cell, where, start, end (seconds since the first start; nan: nobody noted it), status
-    "All attempts at a grid's cells, in the order in which they began."
-    rows = []
-    for spec in grid.specs:
-        open_ones = {}
-        for line in read_attempts(run_folder(spec, folder))[0]:
-            who = tuple(str(line.get(name) or "") for name in ("host", "pid", "where"))
-            begun = dict(cell=grid.label(spec), where=who[2] or who[0], start=line["time"], end=float("nan"), status="lost")
-            if line["event"] == "start": rows.append(open_ones.setdefault(who, begun))
-            elif who in open_ones: open_ones.pop(who).update(end=line["time"], status=line.get("status", "lost"))
-    table = pd.DataFrame(rows, columns=["cell", "where", "start", "end", "status"]).sort_values("start", ignore_index=True)
-    return table.assign(start=table.start - table.start.min(), end=table.end - table.start.min())
-
-
-def plot_timeline(
-    attempts: pd.DataFrame,  # from `attempts_of`
-) -> Figure:
-    "Who was at which cell when: a row per worker."
-    places, done_by = sorted(set(attempts["where"]), key=lambda place: re.sub(r"\d+", lambda number: number[0].zfill(9), place)), attempts.end.max()  # worker 2 before worker 10
-    attempts = attempts[~attempts.status.isin([BUSY, ALREADY])]
-    fig, axes = new_figure(1, 1, (9, .55*len(places) + 1.3), squeeze=False)
-    for row in attempts.itertuples():
-        y, end = places.index(row.where), row.end if row.end == row.end else min([done_by, *attempts.start[(attempts["where"] == row.where) & (attempts.start > row.start)]])
-        axes[0, 0].barh(y, end - row.start, left=row.start, height=.7, color=KNOWN if row.status == "done" else UNKNOWN, edgecolor="white", hatch=None if row.status == "done" else "///", alpha=.75)
-        axes[0, 0].text((row.start + end)/2, y, "\n".join(map(in_figure, row.cell.split(", "))), ha="center", va="center", fontsize=6.5)
-    axes[0, 0].set_yticks(range(len(places)), [in_figure(p) for p in places])
-    axes[0, 0].set(xlabel="seconds since the first start", ylim=(len(places) - .5, -.5))
-    axes[0, 0].grid(False)
-    axes[0, 0].legend(handles=[Patch(color=KNOWN, alpha=.75, label="done"), Patch(facecolor=UNKNOWN, alpha=.75, hatch="///", edgecolor="white", label="lost or failed")],
-                      fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return fig

@@ -20,7 +20,7 @@ import pandas as pd
 
 from ..core import InputError, brief, one_of, project_root, user_path
 from .spec import Spec, as_field, spec_from, spec_hash
-from ..words import is_nothing, one_line, read_word_file, word
+from ..words import in_label, is_nothing, one_line, read_word_file
 
 # %% ../../nbs/runs/11_grid.ipynb #d3bb6e9c
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Grid:
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
         if spec in self.specs: cell = self._labels.loc[self.specs.index(spec)]
-        else: cell = pd.Series({a: _short(getattr(spec, a)) for a in self.axes})
+        else: cell = pd.Series({a: in_label(getattr(spec, a)) for a in self.axes})
         return ", ".join(f"{name}={value}" for name, value in cell.items() if value != "") or self.name
 
     @cached_property
@@ -42,15 +42,6 @@ class Grid:
         table = differences(self)
         named = table[[c for c in self.axes if table[c].nunique() > 1 or len(table) == 1]]
         return named if len(named.columns) and not named.duplicated().any() else table
-
-
-def _short(value) -> str:
-    match value:
-        case None: return ""
-        case float(): return f"{value:g}"
-        case tuple() | list(): return "+".join(word(str(v)) for v in value) or "none"
-        case Mapping(): return ", ".join(f"{key}: {_short(v)}" for key, v in value.items())
-    return value if isinstance(value, str) else brief(value)
 
 # %% ../../nbs/runs/11_grid.ipynb #39def668
 FOLLOW = ("data_hash", "missing")  # fields that follow from the others, unless somebody sets them
@@ -71,9 +62,9 @@ def _columns(spec: Spec) -> dict[str, str]:
     "Fields as texts; hyper-parameters under their own names, what belongs to a modality or a file as FIELD.KEY."
     flat = {}
     for name, value in vars(spec).items():
-        if not isinstance(value, Mapping) or name == "source_classes": flat[name] = _short(value)
-        elif name == "hyper": flat |= {key: _short(v) for key, v in value.items()}
-        else: flat |= {f"{name}.{key}": _short(v) for key, v in value.items()}
+        if not isinstance(value, Mapping) or name == "source_classes": flat[name] = in_label(value)
+        elif name == "hyper": flat |= {key: in_label(v) for key, v in value.items()}
+        else: flat |= {f"{name}.{key}": in_label(v) for key, v in value.items()}
     return flat
 
 # %% ../../nbs/runs/11_grid.ipynb #adf8957e
@@ -204,5 +195,5 @@ def cell_spec(parts: list[dict], where: str) -> Spec:
         merged[key] = {**merged.get(key, {}), **value} if key in MAPPINGS else value
     try: return spec_from(merged)
     except InputError as e:
-        cell = ", ".join(f"{key}={one_line(_short(value)[:60])}" for key, value in merged.items())
+        cell = ", ".join(f"{key}={one_line(in_label(value)[:60])}" for key, value in merged.items())
         raise InputError(f"{where}: cell {cell}: {e}") from e
