@@ -34,6 +34,11 @@ def harmonic_mean(a: float, b: float) -> float:  # nan if either is undefined, 0
 
 def _mean(hits: np.ndarray) -> float: return float(hits.mean()) if len(hits) else float("nan")
 
+
+def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float:  # of (N,) and (N,); nan without clips
+    "Return the mean over classes of the share of hits."
+    return _mean(np.array([hits[labels == c].mean() for c in np.unique(labels)]))
+
 # %% ../../nbs/evaluation/01_openset.ipynb #56d057d9
 def at_threshold(
     confidence: torch.Tensor,  # (N,)
@@ -48,7 +53,7 @@ def at_threshold(
     known = labels < num_known
     right = np.where(known, (predicted == labels) & ~rejected, rejected)
     os_star, unk = _mean(right[known]), _mean(right[~known])
-    per_class = _mean(np.array([right[labels == c].mean() for c in np.unique(labels[known])]))
+    per_class = _class_mean(right[known], labels[known])
     return {
         "threshold": float(threshold),
         "OS*": os_star,
@@ -264,8 +269,7 @@ def known_accuracy(
     accuracy = {}
     for head, x in {"fused": predictions.fused, **predictions.logits}.items():
         right = (x.argmax(dim=1) == predictions.labels)[known].numpy()
-        if over == "classes": right = np.array([right[labels == c].mean() for c in np.unique(labels)])
-        accuracy[head] = _mean(right)
+        accuracy[head] = _mean(right) if over == "clips" else _class_mean(right, labels)
     return accuracy
 
 # %% ../../nbs/evaluation/01_openset.ipynb #3a4aae8a

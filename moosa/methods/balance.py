@@ -76,14 +76,18 @@ class Balance(Term):
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         kept = {m: [] for m in outputs.embeddings}
         domains = {m: self.classifiers[m](_Aside.apply(e, kept[m])) for m, e in outputs.embeddings.items()}
-        heads = outputs.logits
-        if self.probes: heads = outputs.classify({m: e.detach() for m, e in outputs.embeddings.items()}).logits
+        heads = self.unimodal_logits(outputs)
         sure = {m: _right(heads[m], labels)*_right(domains[m], outputs.domains) for m in heads}
         for m, factor in damping(sure, self.alpha).items():
             if outputs.embeddings[m].requires_grad: outputs.embeddings[m].register_hook(self.balanced(factor, kept[m]))
         losses = [F.cross_entropy(x, outputs.domains) for x in domains.values()]
         if self.probes: losses += [F.cross_entropy(x, labels) for x in heads.values()]
         return torch.stack(losses).sum()
+
+    def unimodal_logits(self, outputs: Outputs) -> dict[str, torch.Tensor]:  # modality -> (B, C)
+        "Return what the unimodal heads say; as probes, with no way back to the embeddings."
+        if not self.probes: return outputs.logits
+        return outputs.classify({m: e.detach() for m, e in outputs.embeddings.items()}).logits
 
     def balanced(self,
         factor: torch.Tensor,  # of the other terms' gradient, 0..1

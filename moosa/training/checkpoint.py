@@ -105,7 +105,7 @@ def load_checked(
 
 # %% ../../nbs/training/06_checkpoint.ipynb #c812e3f5
 def collect(learner: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    "All tensors of a checkpoint: learner.*, optimiser.INDEX.*, random.*."
+    "Return all tensors of a checkpoint: learner.*, optimiser.INDEX.*, random.*."
     tensors = {f"learner.{k}": v for k, v in learner.state_dict().items()}
     for i, entry in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v for k, v in entry.items()}
@@ -115,7 +115,9 @@ def collect(learner: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, t
 
 def restore(tensors: dict[str, torch.Tensor], learner: nn.Module, optimiser: torch.optim.Optimizer):
     "Put back what `collect` returned."
-    part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
     learner.load_state_dict(part("learner."))
     state = {}
     for key, value in part("optimiser.").items():
