@@ -2,6 +2,7 @@
 AV-digits.
 """
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 pytest.register_assert_rewrite("golden_rules")  # its comparisons are asserts
 
 ROOT = Path(__file__).resolve().parent.parent
-# What `make quick` runs: files, and notebooks below nbs/ (folders, or single ones).
+# What `make quick` runs: files, and notebooks (folders, or single ones without their number).
 QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_commands.py", "test_tables.py",
          "test_compare.py")
-QUICK_NOTEBOOKS = ("00_core", "01_words", "pretext/", "methods/", "evaluation/", "data/10_settings", "data/12_digits",
-                   "runs/01_presets", "runs/02_spec", "runs/04_lock")
+QUICK_NOTEBOOKS = ("core", "words", "pretext/", "methods/", "evaluation/openset", "data/settings", "runs/presets",
+                   "runs/spec", "runs/lock")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 
@@ -29,9 +30,10 @@ def call(*args, env=None, cwd=ROOT, timeout=600) -> subprocess.CompletedProcess:
 def pytest_collection_modifyitems(items):
     "Mark what `make quick` runs."
     for item in items:
-        notebook = getattr(item, "callspec", None) and item.callspec.id
-        if item.path.name in QUICK or (item.path.name == "test_notebooks.py" and notebook.startswith(QUICK_NOTEBOOKS)):
-            item.add_marker("quick")
+        if item.path.name in QUICK: item.add_marker("quick")
+        if item.path.name != "test_notebooks.py": continue
+        notebook = re.sub(r"(^|/)\d+_", r"\1", item.callspec.id)  # without its number
+        if notebook.startswith(QUICK_NOTEBOOKS): item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)

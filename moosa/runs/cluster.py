@@ -142,13 +142,13 @@ def slurm_settings(
         raise InputError(f"slurm: {path} holds {type(given).__name__}; expected names with values, "
                          f"such as `walltime: 04:00:00`.")
     options = {**SLURM["scheduler_options"], **(given.get("scheduler_options") or {})}
-    settings = {**SLURM, **given, "scheduler_options": options}
-    lifetime = f"{round(seconds_of(settings['walltime']) - 300)}s"  # workers close before their job ends
+    job = {**SLURM, **given, "scheduler_options": options}
+    lifetime = f"{round(seconds_of(job['walltime']) - 300)}s"  # workers close before their job ends
     more = ["--lifetime", lifetime, "--lifetime-stagger", "2m", "--nthreads", "1",
             "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     prologue = [f"export {name}={value}" for name, value in SAFE_PATH.items()]
-    return {**settings, "worker_extra_args": [*settings.get("worker_extra_args", []), *more],
-            "job_script_prologue": [*settings.get("job_script_prologue", []), *prologue]}
+    return {**job, "worker_extra_args": [*job.get("worker_extra_args", []), *more],
+            "job_script_prologue": [*job.get("job_script_prologue", []), *prologue]}
 
 
 def seconds_of(
@@ -166,17 +166,17 @@ def slurm_cluster(
     workers: int | None = None,  # at most; None: 8
 ):  # a dask_jobqueue.SLURMCluster
     "Return workers in Slurm jobs, as many as there are cells, up to a limit."
-    settings, on_interrupt = slurm_settings(path), signal.getsignal(signal.SIGINT)
+    job, on_interrupt = slurm_settings(path), signal.getsignal(signal.SIGINT)
     try: from dask_jobqueue import SLURMCluster
     except ImportError as e:
         raise InputError(f"slurm: dask-jobqueue cannot be imported ({e}). Run `pip install moosa[slurm]`.") from e
     finally: signal.signal(signal.SIGINT, on_interrupt)  # which its import sets to leave without a word
-    if settings["security"] is True:
-        keys = user_path(settings.get("shared_temp_directory") or data_folder()/"cluster")
+    if job["security"] is True:
+        keys = user_path(job.get("shared_temp_directory") or data_folder()/"cluster")
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings |= dict(security=own_keys(), shared_temp_directory=str(keys))
-    elif not settings["security"]: del settings["security"]  # the file says `security: false`
-    try: cluster = SLURMCluster(**settings)
+        job |= dict(security=own_keys(), shared_temp_directory=str(keys))
+    elif not job["security"]: del job["security"]  # the file says `security: false`
+    try: cluster = SLURMCluster(**job)
     except (TypeError, ValueError) as e: raise InputError(f"slurm: {path}: {e}") from e
     cluster.adapt(minimum=0, maximum=workers or 8)
     return cluster
