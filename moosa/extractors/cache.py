@@ -133,7 +133,7 @@ def write_piece(
     except (FileNotFoundError, InputError):
         if not shard.whole: raise  # else another process has made the shard meanwhile, and cleared the pieces away
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #f3632d57
 def finish(
     shard: Shard,
     pieces: Sequence[tuple[int, int]],  # all of them, in order

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEW_SEED', 'KINDS', 'DTYPES', 'COMPUTING', 'PIECE', 'BATCH', 'network_hash', 'computing_modules', 'recipe_facts',
-           'data_hash', 'by_list', 'FrozenShards', 'gather', 'FrozenFeatures', 'compute_shards', 'run_network',
-           'made_with', 'wanted_shards', 'precompute']
+           'data_hash', 'by_list', 'parts_kept', 'FrozenShards', 'gather', 'FrozenFeatures', 'compute_shards',
+           'run_network', 'made_with', 'wanted_shards', 'precompute']
 
 # %% ../../nbs/extractors/09_features.ipynb #d2a47c16
 import hashlib
@@ -89,6 +89,14 @@ def by_list(clips: pd.DataFrame) -> list[pd.DataFrame]:
     lists = clips[["domain", "part"]].drop_duplicates().itertuples(index=False)
     return [clips[(clips.domain == domain) & (clips.part == part)] for domain, part in lists]
 
+
+def parts_kept(
+    extractor: Extractor,
+    kind: str,  # 'stem' or 'embedding'
+) -> tuple[torch.nn.Module, ...]:  # stem, or stem and tail
+    "Return what computes the features that are kept."
+    return (extractor.stem, extractor.tail) if kind == "embedding" else (extractor.stem,)
+
 # %% ../../nbs/extractors/09_features.ipynb #410f2796
 class FrozenShards:
     "Where the features of a data set lie, seen through frozen stems or whole frozen extractors."
@@ -109,9 +117,6 @@ class FrozenShards:
         self.kind, self.dtype = one_of("features", kind, KINDS), one_of("features_dtype", dtype, DTYPES)
         self.views, self.folder = views, folder
         self.lists = by_list(dataset.clips)
-        self._index = pd.Index(np.concatenate([clips["clip"] for clips in self.lists]))
-        self._list = np.concatenate([np.full(len(clips), i) for i, clips in enumerate(self.lists)])  # clip -> its list
-        self._row = np.concatenate([np.arange(len(clips)) for clips in self.lists])  # clip -> its row there
         self._networks, self._data = {}, {}
 
     def shard(self,
@@ -121,24 +126,19 @@ class FrozenShards:
     ) -> Shard:
         "Return where features are kept: a shard named by all that its numbers depend on."
         clips, extractor, recipe = self.lists[number], self.extractors[modality], self._recipe(modality)
-        modules = computing_modules(self.dataset, *self._parts(modality))
+        parts = parts_kept(extractor, self.kind)
+        modules = computing_modules(self.dataset, *parts)
         about = dict(
             modality=modality, domain=str(clips.domain.iloc[0]), part=str(clips.part.iloc[0]), kind=self.kind,
             view=view if recipe else 0, view_seed=VIEW_SEED, dtype=self.dtype,
-            network=self._network_hash(modality), stem_dtype=getattr(extractor, "stem_dtype", "float32"),
+            network=self._network_hash(modality, parts), stem_dtype=getattr(extractor, "stem_dtype", "float32"),
             recipe=recipe_facts(recipe), beside=self._beside(number, modality),
             options=dict(self.dataset.chosen_options), names=stable_hash(clips["clip"].tolist(), 16),
             data=self._data_hash(number, modality), modules=modules, code=code_hash(modules))
-        maker = getattr(extractor, "name", type(extractor.stem).__name__)
-        return make_shard(self.folder, self.dataset.name, about, maker)
+        return make_shard(self.folder, self.dataset.name, about, getattr(extractor, "name", type(extractor.stem).__name__))
 
-    def _parts(self, modality: str) -> tuple[torch.nn.Module, ...]:
-        "What computes the features that are kept."
-        extractor = self.extractors[modality]
-        return (extractor.stem, extractor.tail) if self.kind == "embedding" else (extractor.stem,)
-
-    def _network_hash(self, modality: str) -> str:
-        if modality not in self._networks: self._networks[modality] = network_hash(*self._parts(modality))
+    def _network_hash(self, modality: str, parts: tuple) -> str:
+        if modality not in self._networks: self._networks[modality] = network_hash(*parts)
         return self._networks[modality]
 
     def _beside(self, number: int, modality: str) -> dict[str, list]:  # modality -> its recipe, its data's hash
@@ -178,6 +178,9 @@ class FrozenFeatures(FrozenShards):
 
     def __init__(self, *of, **how):  # as for FrozenShards
         super().__init__(*of, **how)
+        self._index = pd.Index(np.concatenate([clips["clip"] for clips in self.lists]))
+        self._list = np.concatenate([np.full(len(clips), i) for i, clips in enumerate(self.lists)])  # clip -> its list
+        self._row = np.concatenate([np.arange(len(clips)) for clips in self.lists])  # clip -> its row there
         self._arrays = {}
 
     def load(self,

@@ -118,7 +118,7 @@ def create_extractor(
     else: load_published(name, extractor, weights_path(name, folder), audio_tail)
     return extractor
 
-
+# %% ../../nbs/extractors/07_registry.ipynb #5650ad6e
 def tail_start(
     name: str,  # a key of EXTRACTORS, or 'package.module:function'
     weights: str,  # 'pretrained' or 'random'
@@ -130,7 +130,7 @@ def tail_start(
     if name == "vggsound": published = published and audio_tail == "from_checkpoint"
     return "published weights" if published else "random weights"
 
-
+# %% ../../nbs/extractors/07_registry.ipynb #2cf099f9
 def load_small_stem(
     name: str,  # 'small-video', 'small-flow' or 'small-audio'
     extractor: Extractor,
@@ -140,7 +140,7 @@ def load_small_stem(
     mine = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
     extractor.stem.load_state_dict(mine)
 
-
+# %% ../../nbs/extractors/07_registry.ipynb #dde10b47
 def extractor_table() -> pd.DataFrame:
     "What there is."
     def count(net) -> str: return f"{sum(p.numel() for p in net.parameters()):,}"
