@@ -896,6 +896,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'moosa/extractors/features.py'),
                                            'moosa.extractors.features._distribution': ( 'extractors/features.html#_distribution',
                                                                                         'moosa/extractors/features.py'),
+                                           'moosa.extractors.features._maker': ( 'extractors/features.html#_maker',
+                                                                                 'moosa/extractors/features.py'),
                                            'moosa.extractors.features.by_list': ( 'extractors/features.html#by_list',
                                                                                   'moosa/extractors/features.py'),
                                            'moosa.extractors.features.compute_shards': ( 'extractors/features.html#compute_shards',

@@ -97,6 +97,9 @@ def parts_kept(
     "Return what computes the features that are kept."
     return (extractor.stem, extractor.tail) if kind == "embedding" else (extractor.stem,)
 
+
+def _maker(extractor: Extractor) -> str: return getattr(extractor, "name", type(extractor.stem).__name__)
+
 # %% ../../nbs/extractors/09_features.ipynb #410f2796
 class FrozenShards:
     "Where the features of a data set lie, seen through frozen stems or whole frozen extractors."
@@ -135,7 +138,7 @@ class FrozenShards:
             recipe=recipe_facts(recipe), beside=self._beside(number, modality),
             options=dict(self.dataset.chosen_options), names=stable_hash(clips["clip"].tolist(), 16),
             data=self._data_hash(number, modality), modules=modules, code=code_hash(modules))
-        return make_shard(self.folder, self.dataset.name, about, getattr(extractor, "name", type(extractor.stem).__name__))
+        return make_shard(self.folder, self.dataset.name, about, _maker(extractor))
 
     def _network_hash(self, modality: str, parts: tuple) -> str:
         if modality not in self._networks: self._networks[modality] = network_hash(*parts)
