@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# How fast examples are made says something about the machine, nothing about moosa.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 pytest.register_assert_rewrite("golden_rules")  # its comparisons are asserts
 
 ROOT = Path(__file__).resolve().parent.parent

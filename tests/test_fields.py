@@ -1,4 +1,4 @@
-"""The fields of a spec stand in `Spec`: the parameter cell of the run's notebook and the options of `moosa run` follow it."""
+"""The fields of a spec stand in `Spec`: the run's parameter cell and the options of `moosa run` follow it."""
 import json
 from dataclasses import MISSING, fields
 from pathlib import Path
