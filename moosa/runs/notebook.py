@@ -72,7 +72,8 @@ def execute_notebook(
         if log and log.exists() and not log.stat().st_size: log.unlink()
 
 
-QUIET = ["--IPKernelApp.log_level=ERROR", "--HistoryManager.enabled=False"]
+# Of what a kernel itself says only what is fatal: on a busy machine it calls its own end, by an interrupt, an error.
+QUIET = ["--IPKernelApp.log_level=CRITICAL", "--HistoryManager.enabled=False"]
 
 
 @contextmanager
