@@ -41,7 +41,8 @@ $(VENV)/.installed: settings.ini pyproject.toml setup.py
 	@echo "3/3 Hooks that keep notebooks mergeable, where this is a git checkout"
 	if [ -n "$(HOOKS)" ] && [ -d .git ]; then \
 	  $(BIN)/nbdev-install-hooks --diff False && \
-	  git config merge.jupyternotebook.driver "'$(abspath $(BIN))/nbdev-merge' %O %A %B %P"; fi
+	  git config merge.jupyternotebook.driver "'$(abspath $(BIN))/nbdev-merge' %O %A %B %P" && \
+	  printf '#!/bin/sh\n"%s"\n' "$(abspath $(BIN))/nbdev-trust" > .git/hooks/post-merge; fi
 	touch $@
 
 docs: setup

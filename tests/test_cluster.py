@@ -132,7 +132,7 @@ def test_whatever_happens_the_same_command_goes_on(what, grid, data_dir, tmp_pat
 def test_two_launchers_share_a_grid(grid, data_dir):
     "Each cell is computed by one of them, and both end with all of it done; another terminal can look on."
     both = [launcher(grid, data_dir, *options) for options in ([], ["--workers", "1"])]
-    wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1, 120, "the first record")
+    wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1, 300, "the first record")
     seen = json.loads(call("status", grid, "--data-dir", data_dir, "--json").stdout)
     said = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
@@ -146,7 +146,7 @@ def test_two_launchers_share_a_grid(grid, data_dir):
 
 def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
     command = launcher(grid, data_dir, "--workers", "2")
-    wait_for(lambda: running(data_dir) == 2 or command.poll() is not None, 120, "two cells")
+    wait_for(lambda: running(data_dir) == 2 or command.poll() is not None, 300, "two cells")
     started = family(command.pid)[1:]
     command.send_signal(signal.SIGINT)
     said, _ = command.communicate(timeout=120)
