@@ -15,9 +15,11 @@ def lines(key: str) -> list[str]:
 setup(
     version=meta["version"],
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements") + lines("slurm_requirements"), "slurm": lines("slurm_requirements")},
+    extras_require={"dev": lines("dev_requirements") + lines("slurm_requirements"),
+                    "slurm": lines("slurm_requirements")},
     packages=find_packages(include=[meta["lib_path"], meta["lib_path"] + ".*"]),
-    package_data={meta["lib_path"]: ["py.typed", "data/*.csv", "data/*.md", "extractors/*.safetensors", "results/*.csv"]},
+    package_data={meta["lib_path"]: ["py.typed",
+                                     "data/*.csv", "data/*.md", "extractors/*.safetensors", "results/*.csv"]},
     entry_points={"console_scripts": lines("console_scripts"),
                   "nbdev": [f"{meta['lib_name']}={meta['lib_path']}._modidx:d"]},
 )

@@ -104,7 +104,7 @@ def long_cells(root: Path) -> list[str]:
 
 def lint(root: Path) -> list[str]:
     "What ruff finds (its rules are in pyproject.toml)."
-    places = [name for name in ("moosa", "tests", "tools", "nbs") if (root/name).exists()]
+    places = [name for name in ("moosa", "tests", "tools", "nbs", "setup.py") if (root/name).exists()]
     command = [tool("ruff"), "check", "--no-cache", "--output-format", "concise", *places]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode > 1: return [f"ruff failed: {done.stderr.strip()[-500:]}"]
