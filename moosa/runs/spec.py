@@ -48,7 +48,7 @@ class Spec:
     target_classes: tuple[str, ...] = ()
     train_share: float = 1.0  # of the training clips of each class in each source
     pairing: str = ""  # osda: of source and target clips, 'shuffled' (anew in each epoch) or 'published' (by position)
-    method: str = "moosa"
+    method: str = "moosa"  # a name of `METHODS`, with options such as +gmp behind it
     hyper: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters that differ from the preset
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
     weights: str | None = None  # of the stems: 'pretrained' or 'random'; None, here and below: the data set's preset
@@ -64,15 +64,15 @@ class Spec:
     on_bad_clip: str = "stop"  # at a clip that cannot be read, or 'skip' it and say so in the record
     # how to do without a modality in the test: any of translate, zero, drop; None: all that the method can
     missing: tuple[str, ...] | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
+    epochs: int | None = None  # passes over the source clips
+    batch_size: int | None = None  # source clips in a step, of all processes together
+    lr: float | None = None  # Adam's learning rate
+    weight_decay: float | None = None  # added to the gradient (L2), as published
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
-    precision: str = "32-true"
+    precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
     compile: bool = False  # the model, by torch.compile
-    seed: int = 0
+    seed: int = 0  # of weights, batches, dropout, masks and permutations
 
 # %% ../../nbs/runs/02_spec.ipynb #82b8a254
 PRESET = dict(epochs=15, batch_size=16, lr=1e-4, weight_decay=1e-4, weights="pretrained", frozen_stems=True,
