@@ -1,6 +1,5 @@
 """A wheel works without a clone: built from the sources, put into a fresh environment, used in an empty folder."""
 import json
-import os
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +18,7 @@ ONE = """about: One short run
 base: {dataset: av-digits, method: erm, epochs: 1, train_share: 0.1}
 axes: {target: [mfeat]}
 """
-RUN = ("run", "--target", "mfeat", "--method", "erm", "--epochs", "1", "--train-share", "0.1")
+RUN = ["run", "--target", "mfeat", "--method", "erm", "--epochs", "1", "--train-share", "0.1"]
 COMMAND = """#!{python}
 import sys
 from moosa.cli import main
@@ -111,46 +110,55 @@ def study(bare, tmp_path, archives, monkeypatch) -> Path:
     return folder
 
 
-def python(bare: Path, code: str, cwd: Path) -> str:
-    "What a few lines print in the fresh environment."
-    done = subprocess.run([bare/"python", "-P", "-c", code], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+def python(bare: Path, study: Path, code: str) -> str:
+    "What a few lines print in the fresh environment, in the folder `study`."
+    return said([bare/"python", "-P", "-c", code], study)
+
+
+def moosa(bare: Path, study: Path, *words: str) -> str:
+    "What a command prints, in the folder `study`."
+    return said([bare/"moosa", *words], study)
+
+
+def said(command: list, study: Path) -> str:
+    done = subprocess.run(command, cwd=study, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-3000:])
     return done.stdout.strip()
 
 
-def moosa(bare: Path, study: Path, *words, **env) -> str:
-    "What a command prints, in the folder `study`."
-    done = subprocess.run([bare/"moosa", *words], cwd=study, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, **env})
-    assert done.returncode == 0, (words, done.stdout[-1000:], done.stderr[-3000:])
-    return done.stdout
+SEVERAL = """
+from moosa.cli import app
+for words in {commands!r}:
+    print("\\n$", *words)
+    app(words, standalone_mode=False)
+"""  # commands one after the other, so that torch is imported once
 
 
 def test_it_is_the_wheel_that_runs(bare, study):
     "The package, its experiments and its data folder; and data can be fetched without a pip in the environment."
     code = ("import moosa; from moosa.core import data_folder, experiments_folder, project_root\n"
             "print(moosa.__file__, experiments_folder(), project_root(), data_folder(), sep='\\n')")
-    package, experiments, project, data = map(Path, python(bare, code, study).splitlines())
+    package, experiments, project, data = map(Path, python(bare, study, code).splitlines())
     assert bare.parent in package.parents and experiments == package.parent/"experiments"
     assert (project, data) == (study, study/"data")
     code = ("import subprocess, sys; sys.modules['pip'] = None\nfrom moosa.data.digits import pip_command\n"
             "subprocess.run([*pip_command(), '--version'], check=True)")
-    assert python(bare, code, study).startswith("pip ")
+    assert python(bare, study, code).startswith("pip ")
 
 
 def test_one_run_and_its_report(bare, study, wheel):
-    assert moosa(bare, study, "data", "get", "av-digits").count("here already") == 3
+    "By a worker; and what other commands make of it."
     (study/"one.yaml").write_text(ONE)
-    assert str(study/"data"/"runs") in moosa(bare, study, *RUN)
+    assert "1 done" in moosa(bare, study, "grid", "one.yaml", "--workers", "2")
     (path,) = (study/"data"/"runs").glob("*/record.json")
     record = json.loads(path.read_text())
     assert record["environment"]["commit"] is None and record["selected_epoch"] == 0
-    assert "1 of 1 cells done" in moosa(bare, study, "status", "one.yaml")
-    assert "1 done" in moosa(bare, study, "grid", "one.yaml", "--workers", "2")
-    assert "erm" in moosa(bare, study, "rescore", "one.yaml")
-    assert record["hash"] in moosa(bare, study, "record", "show", record["hash"][:6])
-    said = moosa(bare, study, "report", "one.yaml", MOOSA_DATA="data")  # by a path that begins in the current folder
-    assert f"tables and figures: {study/'figures'/'one'}" in said
+    commands = [["data", "get", "av-digits"], RUN, ["status", "one.yaml"], ["rescore", "one.yaml"],
+                ["record", "show", record["hash"][:6]], ["report", "one.yaml"]]
+    _, data, run, status, rescored, shown, report = python(bare, study, SEVERAL.format(commands=commands)).split("\n$ ")
+    assert data.count("here already") == 3 and "1 of 1 cells done" in status and "energy" in rescored
+    assert "done before" in run and str(path.parent) in run and record["hash"] in shown
+    assert f"tables and figures: {study/'figures'/'one'}" in report
     made = {p.name for p in (study/"figures"/"one").iterdir()}
     assert {"report.ipynb", "split.ipynb", "oracle.md", "summary.csv", "accuracy.png"} <= made
     assert str(study) not in (study/"figures"/"one"/"report.ipynb").read_text()
