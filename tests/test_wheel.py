@@ -155,7 +155,8 @@ def test_one_run_and_its_report(bare, study, wheel):
     assert record["environment"]["commit"] is None and record["selected_epoch"] == 0
     commands = [["data", "get", "av-digits"], RUN, ["status", "one.yaml"], ["rescore", "one.yaml"],
                 ["record", "show", record["hash"][:6]], ["report", "one.yaml"]]
-    _, data, run, status, rescored, shown, report = python(bare, study, SEVERAL.format(commands=commands)).split("\n$ ")
+    printed = python(bare, study, SEVERAL.format(commands=commands))
+    _, data, run, status, rescored, shown, report = f"\n{printed}".split("\n$ ")
     assert data.count("here already") == 3 and "1 of 1 cells done" in status and "energy" in rescored
     assert "done before" in run and str(path.parent) in run and record["hash"] in shown
     assert f"tables and figures: {study/'figures'/'one'}" in report
