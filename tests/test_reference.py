@@ -92,5 +92,5 @@ def test_links_of_the_page_lead_somewhere():
 
 def test_every_number_on_the_page_is_a_section():
     "Such as `(4.3)`, as the page cites itself."
-    cited = re.findall(r"\(([1-9]\.\d)\)", prose(PAGE)) + re.findall(r"\b(?:of|in|section) (\d\.\d)\b", prose(PAGE))
+    cited = re.findall(r"\(([1-9]\.\d)\)", prose(PAGE)) + re.findall(r"\b(?:of|in|section) ([1-9]\.\d)\b", prose(PAGE))
     assert cited and set(cited) <= set(sections())
