@@ -121,7 +121,7 @@ def moosa(bare: Path, study: Path, *words: str) -> str:
 
 
 def said(command: list, study: Path) -> str:
-    done = subprocess.run(command, cwd=study, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=study, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-3000:])
     return done.stdout.strip()
 
