@@ -199,7 +199,7 @@ def test_any_yaml(text):
 def test_a_module_is_imported_by_a_run_only(tmp_path, monkeypatch):
     "Expanding, looking at status and the words of a report leave a user's module alone; opening the data needs it."
     from moosa.runs.status import overview
-    from moosa.runs.sweep import check_cells
+    from moosa.runs.lists import check_cells
     from moosa.results.report import feature_notes
     from moosa.runs.spec import differs_from_live
 

@@ -23,7 +23,7 @@ data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=
 @data_app.command("list")
 def data_list():
     "Which data sets there are."
-    from moosa.data.loader import dataset_table
+    from moosa.data.catalogue import dataset_table
 
     print(markdown_table(dataset_table()))
 
@@ -31,7 +31,7 @@ def data_list():
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(help="As in `moosa data list`.")], data_dir: DataDir = None):
     "Fetch a data set. What is there already, and whole, is not fetched again."
-    from moosa.data.loader import DATASETS
+    from moosa.data.catalogue import DATASETS
 
     DATASETS[one_of("dataset", name, DATASETS)].get(data_dir)
 
@@ -51,7 +51,7 @@ def data_check(
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
     from moosa.core import data_folder
     from moosa.data.doctor import add_changed, examine, report, write_findings
-    from moosa.data.loader import create_dataset
+    from moosa.data.catalogue import create_dataset
 
     options = _options_given(name, data_options)
     whole, changed = _own_check(name, data_dir)
@@ -68,7 +68,7 @@ def data_check(
 # %% ../../nbs/commands/02_data.ipynb #ed90f536
 def _options_given(name: str, data_options: list[str]) -> dict[str, str]:
     "How files are read, if anything is said about it."
-    from moosa.data.loader import dataset_class
+    from moosa.data.catalogue import dataset_class
     from moosa.runs.spec import resolve_options
 
     given = key_values(data_options, "--data-options", "audio_format=convert")
@@ -79,7 +79,7 @@ def _own_check(name: str, data_dir: Path | None) -> tuple[bool, list]:
     """What a data set's own check says, if it has a name: is all well, and which files have changed.
 
     Leave with exit code 1 if more is wrong than that."""
-    from moosa.data.loader import DATASETS, dataset_class
+    from moosa.data.catalogue import DATASETS, dataset_class
 
     if name not in DATASETS: return True, []
     lines = dataset_class(name).check(data_dir)
