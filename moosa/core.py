@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'SAFE_PATH', 'later', 'find_object', 'InputError', 'RunFailed', 'brief', 'one_of', 'atomic_write',
-           'write_json', 'read_json', 'write_table', 'read_table', 'stable_hash', 'file_sha256', 'seed_everything',
-           'derived_seed', 'random_state', 'set_random_state', 'user_path', 'project_root', 'data_folder', 'safe_path']
+           'write_json', 'read_json', 'write_table', 'read_rows', 'read_table', 'stable_hash', 'file_sha256',
+           'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'user_path', 'project_root',
+           'data_folder', 'safe_path']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
 import csv
@@ -176,14 +177,12 @@ def write_table(
     with atomic_write(path, "wb") as f: f.write(text.encode("utf-8", "surrogatepass"))
 
 
-def read_table(
+def read_rows(
     path: str | Path,  # a CSV file
     columns,  # names of those that must be there
     what: str = "table",  # what it is, for the error message
-):  # a pandas frame of texts, whatever they look like
-    "Return a table; raise `InputError` if it is damaged."
-    import pandas as pd
-
+) -> list[list[str]]:  # names of the columns, and then the rows
+    "Return a table as lists of texts; raise `InputError` if it is damaged."
     wrong = lambda why: InputError(f"{what} {path} is damaged: {why}.")
     try:
         rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8", "surrogatepass"), newline=""),
@@ -194,7 +193,19 @@ def read_table(
         raise wrong(f"expected columns {', '.join(columns)}, found {', '.join(rows[0]) if rows else 'nothing'}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]): raise wrong(f"row {number} has {len(row)} cells, expected {len(rows[0])}")
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
+    return rows
+
+
+def read_table(
+    path: str | Path,  # a CSV file
+    columns,  # names of those that must be there
+    what: str = "table",  # what it is, for the error message
+):  # a pandas frame of texts, whatever they look like
+    "Return a table; raise `InputError` if it is damaged."
+    import pandas as pd
+
+    head, *rows = read_rows(path, columns, what)
+    return pd.DataFrame(rows, columns=head, dtype=object)
 
 # %% ../nbs/00_core.ipynb #8cba6dad
 def stable_hash(

@@ -232,11 +232,18 @@ def in_markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(
+    table: pd.DataFrame | Sequence[Mapping[str, object]],  # a frame; or its rows, all of the same columns
+) -> str:
     "A table in Markdown, without its index; texts and column names as they are."
-    shown = table.astype(object).map(lambda value: in_markdown(value) if isinstance(value, str) else value)
-    heads = {name: one_line(name).replace("|", r"\|").replace("<", "&lt;") for name in shown.columns}  # not * of OS*
-    return shown.rename(columns=heads).to_markdown(index=False, disable_numparse=True)
+    from tabulate import tabulate
+
+    framed = not isinstance(table, Sequence)
+    names = list(table.columns) if framed else list(table[0])
+    rows = table.astype(object).itertuples(index=False, name=None) if framed else [tuple(r.values()) for r in table]
+    shown = [[in_markdown(value) if isinstance(value, str) else value for value in row] for row in rows]
+    heads = [one_line(name).replace("|", r"\|").replace("<", "&lt;") for name in names]  # not * of OS*
+    return tabulate(shown, heads, tablefmt="pipe", disable_numparse=True)
 
 
 def in_html(text: str) -> str:

@@ -23,9 +23,9 @@ data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=
 @data_app.command("list")
 def data_list():
     "Which data sets there are."
-    from moosa.data.catalogue import dataset_table
+    from moosa.data.catalogue import dataset_rows
 
-    print(markdown_table(dataset_table()))
+    print(markdown_table(dataset_rows()))
 
 
 @data_app.command("get")
@@ -140,15 +140,13 @@ weights_app = typer.Typer(no_args_is_help=True, help=(
 @weights_app.command("list")
 def weights_list(data_dir: DataDir = None):
     "The published weights, and whether they are here."
-    import pandas as pd
-
     from moosa.extractors.weights import PUBLISHED, weights_path
 
     rows = []
     for name, checkpoint in PUBLISHED.items():
         path = weights_path(name, data_dir)
         rows.append(dict(name=name, here=path.is_file(), file=path, url=checkpoint.url))
-    print(markdown_table(pd.DataFrame(rows)))
+    print(markdown_table(rows))
 
 
 @weights_app.command("get")
@@ -170,19 +168,24 @@ cache_app = typer.Typer(no_args_is_help=True, help=(
 @cache_app.command("list")
 def cache_list(data_dir: DataDir = None):
     "What is kept, made by which extractor, when it was last used, and what the current code does not use."
-    from moosa.extractors.cache import cache_folder, cached_shards
+    from moosa.extractors.cache import cache_folder, shard_rows
 
-    shards = cached_shards(data_dir)
-    if len(shards):
-        key = shards.name.str.removesuffix(".building").str.rsplit("-", n=1).str[-1]
-        shown = shards.drop(columns="name").assign(MB=shards.MB.map("{:.1f}".format), key=key)
-        print(markdown_table(shown.astype(object).fillna("")))
-    print(_size(shards, cache_folder(data_dir)))
-    if n := (shards.unused != "").sum():
+    shards = shard_rows(data_dir)
+    if shards: print(markdown_table([_shown(shard) for shard in shards]))
+    print(_size([shard["MB"] for shard in shards], cache_folder(data_dir)))
+    if n := sum(shard["unused"] != "" for shard in shards):
         print(f"{n} of them are not used by the current code: `moosa cache drop --stale` removes them.")
 
 
-def _size(shards, place: Path) -> str: return f"{len(shards)} shards, {shards.MB.sum():.1f} MB, in {place}"
+def _shown(shard: dict[str, object]) -> dict[str, object]:
+    "A row of the table: with the key of the shard in place of its name."
+    name = shard["name"].removesuffix(".building")
+    shown = {column: value for column, value in shard.items() if column != "name"}
+    return shown | {"MB": f"{shard['MB']:.1f}", "key": name.rsplit("-", 1)[-1]}
+
+
+def _size(megabytes: list[float], place: Path) -> str:
+    return f"{len(megabytes)} shards, {sum(megabytes):.1f} MB, in {place}"
 
 # %% ../../nbs/commands/02_data.ipynb #bb16b75f
 @cache_app.command("drop")
@@ -203,4 +206,4 @@ def cache_drop(
     for row in gone.itertuples():
         why = f"  ({row.unused})" if row.unused else ""
         print(f"{row.name}  {row.MB:.1f} MB{why}")
-    print(("would be dropped: " if dry_run else "dropped: ") + _size(gone, cache_folder(data_dir)))
+    print(("would be dropped: " if dry_run else "dropped: ") + _size(gone.MB.tolist(), cache_folder(data_dir)))

@@ -115,9 +115,10 @@ def record_diff(
     data_dir: DataDir = None,
 ):
     "What two records do not agree in. Exit code 1 if there is anything."
-    from moosa.runs.diff import differing, find_record, shorten
+    from moosa.runs.diff import differing_values, find_record, shorten
 
-    table = differing(find_record(one, data_dir), find_record(other, data_dir))
-    if not len(table): return print("the records agree in everything")
-    print(markdown_table(table.map(shorten).reset_index(names="")))
+    differ = differing_values(find_record(one, data_dir), find_record(other, data_dir))
+    if not differ: return print("the records agree in everything")
+    rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in differ.items()]
+    print(markdown_table(rows))
     raise typer.Exit(1)

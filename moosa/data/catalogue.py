@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['DATASETS', 'dataset_table', 'dataset_class', 'create_dataset', 'absence_of']
+__all__ = ['DATASETS', 'dataset_rows', 'dataset_table', 'dataset_class', 'create_dataset', 'absence_of']
 
 # %% ../../nbs/data/23_catalogue.ipynb #9e077556
 import os
@@ -26,11 +26,16 @@ DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic} 
 _CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic}
 
 
-def dataset_table() -> pd.DataFrame:  # one row per data set: name, modalities, domains known by name, what it is
+def dataset_rows() -> list[dict[str, str]]:  # one per data set: name, modalities, what it is
     "Return what `moosa data list` prints."
     rows = [dict(name=name, modalities=" ".join(c.modalities), about=c.about) for name, c in _CLASSES.items()]
     own = dict(name="PATH", modalities="any", about="your own: a manifest.csv, or folders domain/class/clip")
-    return pd.DataFrame([*rows, own])
+    return [*rows, own]
+
+
+def dataset_table() -> pd.DataFrame:
+    "Return `dataset_rows` as a table."
+    return pd.DataFrame(dataset_rows())
 
 
 def dataset_class(

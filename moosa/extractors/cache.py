@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERSION', 'MANIFEST', 'code_hash', 'Shard', 'make_shard', 'cache_folder', 'write_piece', 'finish', 'join', 'manifest',
-           'open_shard', 'read_manifest', 'cached_shards', 'why_unused', 'drop_shards']
+__all__ = ['VERSION', 'MANIFEST', 'SHOWN', 'code_hash', 'Shard', 'make_shard', 'cache_folder', 'write_piece', 'finish', 'join',
+           'manifest', 'open_shard', 'read_manifest', 'shard_rows', 'cached_shards', 'why_unused', 'drop_shards']
 
 # %% ../../nbs/extractors/08_cache.ipynb #e496b1d1
 import ast
@@ -234,14 +234,23 @@ def _note_use(place: Path):
     except OSError: pass
 
 # %% ../../nbs/extractors/08_cache.ipynb #353fd4ea
+SHOWN = ("data set", "modality", "list", "view", "kind", "dtype", "clips", "MB", "last used", "extractor", "unused",
+         "name")
+
+
+def shard_rows(
+    folder: str | Path | None = None,  # the data folder; None: the project's
+) -> list[dict[str, object]]:  # one per shard, SHOWN -> what it is; '' where that is not known
+    "All shards, whole or not: what each is, when it was last used, and why the current code does not use it."
+    places = [place for place in sorted(cache_folder(folder).glob("*/*")) if place.is_dir()]
+    return [{**dict.fromkeys(SHOWN, ""), **_row(place)} for place in places]
+
+
 def cached_shards(
     folder: str | Path | None = None,  # the data folder; None: the project's
-) -> pd.DataFrame:  # one row per shard: what it is, MB, when it was last used, and why the current code does not use it
-    "All shards, whole or not."
-    root = cache_folder(folder)
-    rows = [_row(place) for place in sorted(root.glob("*/*")) if place.is_dir()]
-    return pd.DataFrame(rows, columns=["data set", "modality", "list", "view", "kind", "dtype", "clips", "MB",
-                                       "last used", "extractor", "unused", "name"])
+) -> pd.DataFrame:
+    "Return `shard_rows` as a table."
+    return pd.DataFrame(shard_rows(folder), columns=list(SHOWN))
 
 
 def _row(place: Path) -> dict:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NAMES', 'NOTHING', 'find_record', 'flatten', 'named', 'differing', 'apart', 'shorten']
+__all__ = ['NAMES', 'NOTHING', 'find_record', 'flatten', 'named', 'differing_values', 'differing', 'apart', 'shorten']
 
 # %% ../../nbs/runs/09_diff.ipynb #e32525bb
 from collections import Counter
@@ -69,15 +69,22 @@ def named(
 NOTHING = "–"  # in place of what a record does not say
 
 
-def differing(
+def differing_values(
     one: Mapping,  # records
     other: Mapping,
-) -> pd.DataFrame:  # index: dotted names; columns one, other; '–' where a record says nothing
+) -> dict[str, tuple]:  # dotted name -> its values in one and other; '–' where a record says nothing
     "Return what two records do not agree in."
     a, b = flatten(one), flatten(other)
     pairs = {name: (a.get(name, NOTHING), b.get(name, NOTHING)) for name in {**a, **b}}
-    rows = {name: apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["one", "other"])
+    return {name: apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def differing(
+    one: Mapping,  # records
+    other: Mapping,
+) -> pd.DataFrame:  # index: dotted names; columns one, other
+    "Return `differing_values` as a table."
+    return pd.DataFrame.from_dict(differing_values(one, other), orient="index", columns=["one", "other"])
 
 
 def apart(one, other) -> tuple:  # two values

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'KEYS', 'Grid', 'differences', 'grid_path', 'load_grid', 'expand',
+__all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path', 'load_grid', 'expand',
            'check_different', 'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_set_once', 'cell_spec']
 
 # %% ../../nbs/runs/12_grid.ipynb #6b3bf430
@@ -37,29 +37,38 @@ class Grid:
 
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
-        if spec in self.specs: cell = self._labels.loc[self.specs.index(spec)]
-        else: cell = pd.Series({a: in_label(getattr(spec, a)) for a in self.axes})
+        if spec in self.specs: cell = self._labels[self.specs.index(spec)]
+        else: cell = {a: in_label(getattr(spec, a)) for a in self.axes}
         return ", ".join(f"{name}={value}" for name, value in cell.items() if value != "") or self.name
 
     @cached_property
-    def _labels(self) -> pd.DataFrame:
-        table = differences(self)
-        named = table[[c for c in self.axes if table[c].nunique() > 1 or len(table) == 1]]
-        return named if len(named.columns) and not named.duplicated().any() else table
+    def _labels(self) -> list[dict[str, str]]:
+        rows = cell_texts(self)
+        varied = [a for a in self.axes if len(rows) == 1 or len({row[a] for row in rows}) > 1]
+        named = [{a: row[a] for a in varied} for row in rows]
+        enough = varied and len({tuple(row.values()) for row in named}) == len(rows)
+        return named if enough else rows
 
 # %% ../../nbs/runs/12_grid.ipynb #39def668
 FOLLOW = ("data_hash", "missing")  # fields that follow from the others, unless somebody sets them
 
 
-def differences(
+def cell_texts(
     grid: Grid,
-) -> pd.DataFrame:  # one row per cell; texts; blank where a cell has no such field
-    "Return the table of a grid's cells: its axes, then every other field that varies."
+) -> list[dict[str, str]]:  # one per cell, all of the same columns; blank where a cell has no such field
+    "Return what tells a grid's cells apart: its axes, then every other field that varies."
     rows = [_columns(spec) for spec in grid.specs]
     names = dict.fromkeys([*grid.axes, *(name for row in rows for name in row)])
     varies = [name for name in names if name not in FOLLOW and len({row[name] for row in rows if row.get(name)}) > 1]
     shown = dict.fromkeys([*grid.axes, *varies])
-    return pd.DataFrame([{name: row.get(name, "") for name in shown} for row in rows])
+    return [{name: row.get(name, "") for name in shown} for row in rows]
+
+
+def differences(
+    grid: Grid,
+) -> pd.DataFrame:
+    "Return `cell_texts` as a table."
+    return pd.DataFrame(cell_texts(grid))
 
 
 def _columns(spec: Spec) -> dict[str, str]:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['cell_status', 'epochs_done', 'damage', 'seconds_taken', 'grid_status', 'overview']
+__all__ = ['cell_status', 'epochs_done', 'damage', 'seconds_taken', 'status_rows', 'grid_status', 'overview']
 
 # %% ../../nbs/runs/14_status.ipynb #14c95502
 from pathlib import Path
 
-from ..core import InputError, later, read_table
+from ..core import InputError, later, read_rows
 from .fingerprint import Now
-from .grid import Grid, differences
+from .grid import Grid, cell_texts
 from .lock import holder, lock_files, read_lock
 from .process import DONE, noted_error, read_attempts
 from .record import finished, run_folder
@@ -58,7 +58,7 @@ def damage(
     if attempts := read_attempts(place)[1]: said.append(attempts)
     if (error := noted_error(place).get("error", "")).startswith("error.json is damaged"): said.append(error)
     if (path := place/"history.csv").exists():
-        try: read_table(path, ("epoch",), "history")
+        try: read_rows(path, ("epoch",), "history")
         except InputError as e: said.append(str(e).rstrip("."))
     return said
 
@@ -71,16 +71,24 @@ def seconds_taken(
     return last[1]["time"] - last[0]["time"] if len(last) == 2 and last[1].get("status") == DONE else None
 
 # %% ../../nbs/runs/14_status.ipynb #ce9ba019
+def status_rows(
+    grid: Grid,
+    folder: str | Path | None = None,  # the data folder; None: the project's
+) -> list[dict[str, str]]:  # one per cell: what `cell_texts` says, status, run (its hash), reason
+    "Return what `moosa grid --dry-run` prints."
+    rows, now = [], Now(folder)
+    for spec, texts in zip(grid.specs, cell_texts(grid)):
+        status, reason = cell_status(spec, folder, now)
+        rows.append({**texts, "status": status, "run": spec_hash(spec), "reason": reason})
+    return rows
+
+
 def grid_status(
     grid: Grid,
     folder: str | Path | None = None,  # the data folder; None: the project's
-) -> pd.DataFrame:  # one row per cell: what `differences` shows, status, run (its hash), reason
-    "Return what `moosa grid --dry-run` prints."
-    rows, now = [], Now(folder)
-    for spec in grid.specs:
-        status, reason = cell_status(spec, folder, now)
-        rows.append({"status": status, "run": spec_hash(spec), "reason": reason})
-    return pd.concat([differences(grid), pd.DataFrame(rows)], axis=1)
+) -> pd.DataFrame:
+    "Return `status_rows` as a table."
+    return pd.DataFrame(status_rows(grid, folder))
 
 # %% ../../nbs/runs/14_status.ipynb #ff5af1bc
 def overview(
@@ -88,19 +96,20 @@ def overview(
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:  # grid, counts, seconds_left (None: not known yet), and the cells that run, failed or are damaged
     "Return what `moosa status` says."
-    status = grid_status(grid, folder)
-    counts = {name: int((status.status == name).sum()) for name in ("done", "running", "failed", "missing")}
-    rows = [_attention(grid, spec, row, folder) for spec, row in zip(grid.specs, status.itertuples())]
+    status = status_rows(grid, folder)
+    counts = {name: sum(row["status"] == name for row in status) for name in ("done", "running", "failed", "missing")}
+    rows = [_attention(grid, spec, row, folder) for spec, row in zip(grid.specs, status)]
     return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=_seconds_left(grid, counts, folder),
                 attention=[row for row in rows if row])
 
 
-def _attention(grid: Grid, spec: Spec, row, folder) -> dict | None:
+def _attention(grid: Grid, spec: Spec, row: dict[str, str], folder) -> dict | None:
     "What to say of a cell that runs, failed, or is done and damaged."
     place = run_folder(spec, folder)
-    about = "; ".join(damage(place)) if row.status == "done" else row.reason
-    if row.status == "missing" or not about: return None
-    return dict(cell=grid.label(spec), status=row.status, run=row.run, about=about, notebook=str(place/"split.ipynb"))
+    about = "; ".join(damage(place)) if row["status"] == "done" else row["reason"]
+    if row["status"] == "missing" or not about: return None
+    return dict(cell=grid.label(spec), status=row["status"], run=row["run"], about=about,
+                notebook=str(place/"split.ipynb"))
 
 
 def _seconds_left(grid: Grid, counts: dict[str, int], folder) -> int | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..core import InputError, later
+from ..core import InputError
 from .fingerprint import Now
 from .grid import Grid
 from .lists import check_cells
@@ -29,10 +29,7 @@ from .process import BUSY, FAILED, Limits, Outcome
 from .record import finished, first_few, forget, run_folder
 from .run import job_of
 from .spec import Spec, spec_hash
-from .status import cell_status, epochs_done, grid_status
-
-# %% ../../nbs/runs/16_sweep.ipynb #63f3f535
-pd = later("pandas")
+from .status import cell_status, epochs_done, status_rows
 
 # %% ../../nbs/runs/16_sweep.ipynb #ec5f4fab
 Engine = Callable[[Sequence[tuple[Spec, Job]], Callable[[Job], Outcome]], Iterator[tuple[Spec, Outcome]]]
@@ -157,7 +154,7 @@ def run_grid(
     limits: Limits = Limits(),  # of each cell
     again: bool = False,  # compute runs anew that are damaged, or whose data, weights or code have changed
     contents: bool = False,  # compare the contents of all files, however large they are
-) -> pd.DataFrame:  # grid_status, after the last cell
+) -> list[dict[str, str]]:  # `status_rows`, after the last cell
     "Run what is not done; raise `InputError` before the first cell if one of them cannot be run."
     now = Now(folder, contents)
     todo = undone(usable_cells(grid, folder, report, again, contents), folder, now)
@@ -177,4 +174,4 @@ def run_grid(
             if held: time.sleep(PATIENCE)
             todo = undone(held, folder, now)
             bar.update(len(held) - len(todo))
-    return grid_status(grid, folder)
+    return status_rows(grid, folder)

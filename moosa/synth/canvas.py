@@ -28,9 +28,6 @@ class Shape:
     texture: bool = False  # does it bear the style's texture?
 
 
-_ARC = np.linspace(0, 2*np.pi, 20, endpoint=False)
-
-
 def ellipse(
     centre,  # (2,)
     radii,  # (2,), along its own x and y
@@ -40,10 +37,11 @@ def ellipse(
 ) -> Shape:
     "Return an ellipse."
     centre = np.asarray(centre, float)
+    arc = np.linspace(0, 2*np.pi, 20, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
-    x, y = radii[0]*np.cos(_ARC), radii[1]*np.sin(_ARC)
+    x, y = radii[0]*np.cos(arc), radii[1]*np.sin(arc)
     points = np.stack([centre[0] + c*x - s*y, centre[1] + s*x + c*y], 1)
-    return Shape(points, np.broadcast_to(centre, (len(_ARC), 2)), colour, texture)
+    return Shape(points, np.broadcast_to(centre, points.shape), colour, texture)
 
 
 def polygon(
@@ -82,7 +80,7 @@ def limb(
     return Shape(points, np.repeat([b, a], 9, axis=0), colour, texture)
 
 # %% ../../nbs/synth/01_canvas.ipynb #35a708de
-LIGHT = np.array([-.35, -.55])  # where the light comes from
+LIGHT = (-.35, -.55)  # where the light comes from
 _SHIFT = 4  # binary digits after the point that OpenCV keeps of a place
 
 
@@ -154,7 +152,7 @@ class Canvas:
         "Each shape again, `keep` times as wide, moved towards the light and tinted by `gain`."
         for s in shapes:
             arm = s.points - s.spine
-            self.fill(s.spine + keep*arm + LIGHT*(1 - keep)*np.abs(arm).mean(), tint(s.colour, gain))
+            self.fill(s.spine + keep*arm + np.array(LIGHT)*(1 - keep)*np.abs(arm).mean(), tint(s.colour, gain))
 
 # %% ../../nbs/synth/01_canvas.ipynb #b3642ce1
 def texture_strokes(
