@@ -10,7 +10,7 @@ from moosa.extractors.base import Extractor
 from moosa.extractors.audio import vggsound
 from moosa.extractors.resnet3d import slowfast, slowonly
 from moosa.extractors.checkpoints import load_published, name_table, published_name
-from moosa.extractors.weights import PUBLISHED
+from moosa.extractors.entries import PUBLISHED
 
 FOLDER = Path(os.environ.get("MOOSA_GOLDEN") or Path(__file__).parent/"golden")
 BASE = int(os.environ.get("MOOSA_GOLDEN_BASE") or 1000)

@@ -132,7 +132,7 @@ def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
 
 
 def test_weights_are_seen_to_change(tmp_path):
-    from moosa.extractors.weights import weights_path
+    from moosa.extractors.entries import weights_path
 
     spec = Spec(dataset="hac", target="human", sources=("animal",), modalities=("video",),
                 extractors={"video": "slowfast"}, weights="pretrained")

@@ -140,7 +140,7 @@ weights_app = typer.Typer(no_args_is_help=True, help=(
 @weights_app.command("list")
 def weights_list(data_dir: DataDir = None):
     "The published weights, and whether they are here."
-    from moosa.extractors.weights import PUBLISHED, weights_path
+    from moosa.extractors.entries import PUBLISHED, weights_path
 
     rows = []
     for name, checkpoint in PUBLISHED.items():
@@ -155,7 +155,8 @@ def weights_get(
     data_dir: DataDir = None,
 ):
     "Download published weights into data/weights. What is there already, and whole, is not fetched again."
-    from moosa.extractors.weights import PUBLISHED, get
+    from moosa.extractors.entries import PUBLISHED
+    from moosa.extractors.weights import get
 
     for name in names: one_of("weights", name, PUBLISHED)
     for name in names: get(name, data_dir)

@@ -18,8 +18,7 @@ import torch
 
 from ..core import InputError, one_of
 from .base import Extractor
-from .entries import AUDIO_TAILS
-from .weights import PUBLISHED
+from .entries import AUDIO_TAILS, PUBLISHED
 
 # %% ../../nbs/extractors/07_checkpoints.ipynb #f2eaa81d
 def _numpy_scalar(dtype: np.dtype, data: bytes) -> float | int | bool:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FROZEN_BN', 'STEM_DTYPES', 'AUDIO_TAILS', 'KINDS', 'DTYPES', 'SMALL_RGB', 'SMALL_FLOW', 'EXTRACTORS',
-           'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'Entry', 'check_extractor', 'find_extractor', 'tail_start']
+           'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path', 'check_extractor',
+           'find_extractor', 'tail_start']
 
 # %% ../../nbs/extractors/00_entries.ipynb #5addf46c
 import importlib
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import moosa.extractors
-from ..core import InputError, brief, find_object, one_of
+from ..core import InputError, brief, data_folder, find_object, one_of
 from ..data.views import FLOW, RGB, SOUND
 
 # %% ../../nbs/extractors/00_entries.ipynb #c902a657
@@ -57,6 +58,42 @@ EXTRACTORS = {
 DEFAULT_EXTRACTOR = {"image": "small-image", "speech": "small-speech", "video": "small-video", "flow": "small-flow",
                      "audio": "small-audio"}
 SMALL_STEMS = Path(moosa.extractors.__file__).parent/"small_stems.safetensors"
+
+# %% ../../nbs/extractors/00_entries.ipynb #f649e8ae
+@dataclass(frozen=True)
+class Checkpoint:
+    "A published file of weights."
+    name: str  # of the extractor that it is for
+    kind: str  # what it is, in words, as `recognise` tells from its tensors
+    url: str
+    filename: str  # under which it is kept
+
+    @property
+    def sha256_start(self) -> str:  # 8 hexadecimal digits, or '' if none are published
+        found = re.search(r"-([0-9a-f]{8})\.pth$", self.filename)
+        return found[1] if found else ""
+
+
+_OPENMMLAB = "https://download.openmmlab.com/mmaction/recognition"
+_SLOWFAST, _SLOWONLY = "slowfast_r101_8x8x1_256e_kinetics400_rgb", "slowonly_r50_8x8x1_256e_kinetics400_flow"
+PUBLISHED = {c.name: c for c in (
+    Checkpoint("slowfast", "a SlowFast R101 video checkpoint",
+               f"{_OPENMMLAB}/slowfast/{_SLOWFAST}/{_SLOWFAST}_20210218-0dd54025.pth",
+               f"{_SLOWFAST}_20210218-0dd54025.pth"),
+    Checkpoint("slowonly", "a SlowOnly R50 flow checkpoint",
+               f"{_OPENMMLAB}/slowonly/{_SLOWONLY}/{_SLOWONLY}_20200704-6b384243.pth",
+               f"{_SLOWONLY}_20200704-6b384243.pth"),
+    Checkpoint("vggsound", "a VGGSound audio checkpoint",
+               "https://www.robots.ox.ac.uk/~vgg/data/vggsound/models/H.pth.tar", "vggsound_avgpool.pth.tar"),
+)}
+
+
+def weights_path(
+    name: str,  # a key of PUBLISHED
+    folder: str | Path | None = None,  # the data folder; None: the project's
+) -> Path:
+    "Where a published file is kept, whether it is there or not."
+    return data_folder(folder)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
 
 # %% ../../nbs/extractors/00_entries.ipynb #2abf2f0d
 _OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function

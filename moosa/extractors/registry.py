@@ -17,7 +17,7 @@ from ..core import InputError, brief, one_of
 from .base import Extractor
 from .checkpoints import load_published
 from .entries import EXTRACTORS, SMALL_STEMS, WEIGHTS, find_extractor
-from .weights import weights_path
+from .entries import weights_path
 
 # %% ../../nbs/extractors/10_registry.ipynb #7012f899
 def check_own(name: str, extractor: object):

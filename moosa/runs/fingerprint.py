@@ -22,7 +22,7 @@ from pathlib import Path
 from ..core import InputError, data_folder, file_sha256, later, read_json, stable_hash, write_json
 from ..data.catalogue import create_dataset, dataset_class
 from ..extractors.entries import EXTRACTORS, SMALL_STEMS
-from ..extractors.weights import weights_path
+from ..extractors.entries import weights_path
 from .spec import Spec
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #73c03b64
