@@ -43,14 +43,11 @@ def make_split(
 
 # %% ../../nbs/runs/10_lists.ipynb #9ca9a3ee
 def check_data(
-    specs: Sequence[Spec],  # resolved
+    spec: Spec,  # resolved
     folder: str | Path | None = None,  # the data folder; None: the project's
 ):
-    "Raise one `InputError` that names the data sets that are not there, and the commands that fetch them."
-    names = dict.fromkeys(spec.dataset for spec in specs)
-    absent = [said for name in names if (said := absence_of(name, folder))]
-    if not absent: return
-    raise InputError("\n".join(f"dataset: {said}" for said in absent) + " Nothing was started.")
+    "Raise `InputError` with the command that fetches a spec's data set, if that is not there."
+    if said := absence_of(spec.dataset, folder): raise InputError(f"dataset: {said} Nothing was started.")
 
 # %% ../../nbs/runs/10_lists.ipynb #ec12f05a
 def check_cells(
@@ -59,16 +56,30 @@ def check_cells(
     label: Callable[[Spec], str] = spec_hash,  # what to call a cell
 ):
     "Make every cell's lists, opening no clip; raise one `InputError` that names the cells that cannot be run, and why."
-    check_data(specs, folder)
-    opened, reasons = {}, {}
-    for spec in specs:
-        try: make_split(spec, _open_once(opened, spec, folder))
-        except InputError as e: reasons.setdefault(str(e), []).append(label(spec))
+    reasons = _absent_data(specs, folder, label) or _impossible_lists(specs, folder, label)
     if not reasons: return
     count = sum(map(len, reasons.values()))
     lines = [f"  {reason}\n    {first_few(labels, 6)}" for reason, labels in reasons.items()]
     said = f"cells that cannot be run, so nothing was started ({count} of {len(specs)}):"
     raise InputError("\n".join([said, *lines]))
+
+
+def _absent_data(specs: Sequence[Spec], folder, label: Callable) -> dict[str, list[str]]:  # reason -> cells
+    "Look whether the data sets are there. No list is read, so it takes no time."
+    said, reasons = {spec.dataset: "" for spec in specs}, {}
+    for name in said: said[name] = absence_of(name, folder)
+    for spec in specs:
+        if why := said[spec.dataset]: reasons.setdefault(why, []).append(label(spec))
+    return reasons
+
+
+def _impossible_lists(specs: Sequence[Spec], folder, label: Callable) -> dict[str, list[str]]:  # reason -> cells
+    "Make the lists."
+    opened, reasons = {}, {}
+    for spec in specs:
+        try: make_split(spec, _open_once(opened, spec, folder))
+        except InputError as e: reasons.setdefault(str(e), []).append(label(spec))
+    return reasons
 
 
 def _open_once(opened: dict, spec: Spec, folder):

@@ -52,5 +52,5 @@ def run(
     except InputError:
         if not again: raise
         forget(place)
-    check_data([spec], folder)
+    check_data(spec, folder)
     return place, execute_run(job_of(spec, folder, device, notebook, contents))
