@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_ROOM', 'SAFE_PATH', 'later', 'find_object', 'InputError', 'RunFailed', 'brief', 'one_of', 'atomic_write',
            'write_json', 'read_json', 'write_table', 'read_rows', 'read_table', 'stable_hash', 'file_sha256',
-           'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'user_path', 'project_root',
-           'data_folder', 'safe_path']
+           'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'user_path', 'clone_folder',
+           'experiments_folder', 'project_root', 'data_folder', 'data_parameter', 'safe_path']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
 import csv
@@ -266,16 +266,13 @@ def user_path(
     except RuntimeError as e: raise InputError(f"path {str(text)!r}: there is no user of this name ({e}).") from e
 
 # %% ../nbs/00_core.ipynb #2b895971
-def project_root() -> Path:  # the folder that holds settings.ini and nbs/
-    """Return the clone of moosa that is in use.
+def clone_folder() -> Path | None:  # None: moosa was installed without one, as by a wheel
+    """Return the clone of moosa that is in use: the one that `MOOSA_PROJECT` names, else the one that moosa lies in.
 
-    Raise `InputError` if there is none, or if `MOOSA_PROJECT` names one of somebody else."""
+    Raise `InputError` if that variable names none, or one of somebody else."""
     if named := os.environ.get("MOOSA_PROJECT"): return _named_project(Path(named).expanduser().resolve())
     own = Path(moosa.__file__).resolve().parent.parent
-    if _is_project(own): return own
-    raise InputError(f"no moosa project: settings.ini and nbs/experiments are not beside the installed package "
-                     f"({own}). Install with `pip install -e .` "
-                     f"in a clone, or name a clone by the environment: MOOSA_PROJECT=/path/of/the/clone.")
+    return own if _is_project(own) else None
 
 
 def _is_project(folder: Path) -> bool:
@@ -295,12 +292,39 @@ def _named_project(folder: Path) -> Path:
                              f"Use a clone of your own.")
     return folder
 
+# %% ../nbs/00_core.ipynb #29528571
+def experiments_folder() -> Path:
+    """Return the folder of moosa's own notebooks and grids/: the clone's, else that of the package.
 
+    Raise `InputError` if it was installed without them."""
+    if clone := clone_folder(): return clone/"nbs"/"experiments"
+    packed = Path(moosa.__file__).resolve().parent/"experiments"
+    if (packed/"grids").is_dir(): return packed
+    raise InputError(f"{packed} is not there: moosa was installed without its experiments. Install it from a wheel, or "
+                     f"with `pip install -e .` in a clone, or name a clone by the environment: "
+                     f"MOOSA_PROJECT=/path/of/the/clone.")
+
+
+def project_root() -> Path:
+    "Return the folder that holds data/ and figures/: the clone that is in use, else the current folder."
+    if clone := clone_folder(): return clone
+    try: return Path.cwd()
+    except FileNotFoundError as e: raise InputError("the current folder was deleted. Go to another one.") from e
+
+# %% ../nbs/00_core.ipynb #c370b8b7
 def data_folder(
     folder: str | Path | None = None,  # as given by the user; None: MOOSA_DATA, else `data` in the project
 ) -> Path:
-    "The folder that holds raw/, weights/, cache/ and runs/."
+    "Return the folder that holds raw/, weights/, cache/ and runs/."
     return user_path(folder or os.environ.get("MOOSA_DATA") or project_root()/"data").resolve()
+
+
+def data_parameter(
+    folder: str | Path | None = None,  # as for `data_folder`
+) -> str | None:  # `data_dir` of a notebook that is to be executed
+    "Return the data folder for a notebook, which is executed elsewhere; None if it finds the same one by itself."
+    by_itself = user_path(os.environ.get("MOOSA_DATA") or (clone_folder() or Path())/"data").is_absolute()
+    return None if by_itself and not folder else str(data_folder(folder))
 
 # %% ../nbs/00_core.ipynb #d9af5a8a
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # for the environment of a Python that is started

@@ -13,8 +13,8 @@ from moosa.runs.spec import spec_from
 
 GRIDS = ROOT/"nbs"/"experiments"/"grids"
 
-# Copied from SPEC 8 by hand, apart from the package's own table. Columns: epochs, mask_ratio, entropy_min_weight, and
-# what else is named.
+# Copied from the published README by hand (ref 8.1), apart from the package's own table. Columns: epochs, mask_ratio,
+# entropy_min_weight, and what else is named.
 VA, VF, FA, VFA = ("video", "audio"), ("video", "flow"), ("flow", "audio"), ("video", "audio", "flow")
 OSDG = {
     ("epic", VA): [(5, .7, .001), (10, .7, 1.0), (20, .7, .001)],
@@ -32,12 +32,12 @@ ADAPT = {("D1", "D2"): (10, .3, .5), ("D1", "D3"): (10, .7, .5), ("D2", "D1"): (
          ("D3", "D1"): (20, .7, .3), ("D3", "D2"): (15, .7, .5)}
 PARTIAL = [(15, .7, 1.0), (15, .7, 1.0), (15, .3, 1.0)]
 
-# SPEC 3, last paragraph.
+# The published command line (ref 4.7).
 DEFAULTS = dict(alpha_trans=.1, alpha_contrast=3., explore_loss_coeff=.7, temp=.1, entropy_weight_temp=1.,
                 entropy_min_weight=.001, jigsaw_ratio=1., jigsaw_num_splits=4,
                 jigsaw_samples=128, jigsaw_hidden=512, trans_hidden_num=2048, hidden_dim=2048, out_dim=128,
                 mask_ratio=.3, detach_entropy_weights=False)
-# SPEC 1, 2, 5: the same in every run.
+# The same in every run (ref 1, 3, 6).
 EXTRACTORS = dict(video="slowfast", audio="vggsound", flow="slowonly")
 FIELDS = dict(method="moosa", lr=1e-4, batch_size=16, weight_decay=1e-4, seed=0, weights="pretrained",
               frozen_stems=True, frozen_bn="train", audio_tail="random", features="live",

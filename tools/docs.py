@@ -8,6 +8,7 @@ build/docs/cache). nbdev puts in the documentation of what they export, and smal
 Nothing in nbs/ is touched.
 """
 import argparse
+import functools
 import hashlib
 import html
 import itertools
@@ -133,7 +134,20 @@ def tidy(doc: str) -> str:
         (r"(?m)^```python", "```{.python code-line-numbers=true}"),
         (r"\]\(/blob/\w+/(moosa/[\w/]+)\.py#L", r"](/source/\1.md#cb1-"),
     ): doc = re.sub(pattern, new, doc)
-    return doc
+    return re.sub(r"\bref \d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*", cite, doc)
+
+
+@functools.cache
+def sections() -> dict[str, str]:
+    "Number of a section of nbs/reference.ipynb -> its address there."
+    text = "\n".join(cell.source for cell in nbformat.read(NBS/"reference.ipynb", 4).cells)
+    found = re.findall(r"^##+ (\d+(?:\.\d+)?) (.+)$", text, re.M)
+    return {number: re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for number, title in found}
+
+
+def cite(m: re.Match) -> str:
+    "A docstring's `ref 4.1, 4.2` with links to the reference."
+    return re.sub(r"(?:ref )?(\d+(?:\.\d+)?)", lambda n: f"[{n[0]}](/reference.html#{sections()[n[1]]})", m[0])
 
 
 def make_page(staged: Path, page: Path, run: bool) -> bool:

@@ -29,7 +29,7 @@ from ..training.trainer import fit, predict
 from .reference import frozen_features, plain_stems, yardstick_step
 
 # %% ../../nbs/bench/05_epochs.ipynb #d8b6717f
-TRAIN_BATCHES, EVALUATED = 86, 1738  # HAC, animal + cartoon -> human (SPEC 5.2)
+TRAIN_BATCHES, EVALUATED = 86, 1738  # HAC, animal + cartoon -> human
 PAIR = ("video", "audio")
 
 

@@ -33,7 +33,7 @@ def draw_indices(
     count: int,  # K
     seed: int,  # of the run
 ) -> list[int]:  # K different numbers below P!
-    "Which permutations a run tells apart (SPEC 3.2)."
+    "Which permutations a run tells apart (ref 4.4)."
     return random.Random(seed).sample(range(len(list_permutations(parts))), count)
 
 
@@ -109,7 +109,7 @@ def supervised_contrast(
     labels: torch.Tensor,  # (B,)
     temperature: float,
 ) -> torch.Tensor:  # scalar
-    "All vectors of a class attract each other; the vector itself is left out (SPEC 3.5)."
+    "All vectors of a class attract each other; the vector itself is left out (ref 4.5)."
     z, y = torch.cat(list(views), dim=0), torch.cat([labels]*len(views))
     similarity = z @ z.T/temperature
     similarity = similarity - similarity.max(dim=1, keepdim=True).values.detach()
@@ -120,7 +120,7 @@ def supervised_contrast(
 
 
 def split_loss(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:  # scalar, 0 or below
-    "Minus the squared distance of the halves (SPEC 3.6)."
+    "Minus the squared distance of the halves (ref 4.6)."
     return -sum(F.mse_loss(e[:, :e.shape[1]//2], e[:, e.shape[1]//2:]) for e in embeddings)/len(embeddings)
 
 # %% ../../nbs/bench/01_reference.ipynb #440d611f
@@ -202,7 +202,7 @@ class Yardstick(nn.Module):
 
 # %% ../../nbs/bench/01_reference.ipynb #a74af044
 def yardstick_step(learner: Yardstick):  # a function that takes a step: (features, labels) -> total
-    "Training with torch's default Adam (SPEC 2)."
+    "Training with torch's default Adam (ref 6.1)."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def step(features: Mapping, labels: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,8 @@ from .grids import bench_grid
 from .profile import machine_limits, profile
 from .steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .timing import BUSY, Found, Goal, NotMeasured, Sizes
-from ..core import data_folder, project_root, read_json, write_json
+from ..core import (clone_folder, data_folder, data_parameter, experiments_folder, project_root, read_json,
+                        write_json)
 from ..runs.record import environment
 from ..runs.notebook import execute_notebook
 from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title
@@ -289,9 +290,9 @@ def publish(
 ) -> Path:  # the executed page
     "Execute the page on speed."
     page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
-    parameters = {"data_dir": str(data_folder(folder)) if folder else None,
-                  "out_dir": str(page.parent) if out else None}
-    execute_notebook(project_root()/"nbs"/"experiments"/"bench.ipynb", page, parameters)
+    parameters = {"data_dir": data_parameter(folder),
+                  "out_dir": str(page.parent) if out or not clone_folder() else None}
+    execute_notebook(experiments_folder()/"bench.ipynb", page, parameters)
     publish_notebook(page, page)
     return page
 

@@ -42,7 +42,7 @@ def make_inputs(
 
 
 def tails(dims: Mapping[str, int]) -> dict[str, nn.Module]:  # modality -> what makes embeddings of pooled features
-    "Dropout, but not for sound (SPEC 1)."
+    "Dropout, but not for sound (ref 3.3)."
     return {m: nn.Identity() if m == "audio" else nn.Dropout(0.5) for m in dims}
 
 

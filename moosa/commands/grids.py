@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .options import PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
-from ..core import InputError, project_root
+from ..core import InputError, clone_folder, data_parameter, experiments_folder, project_root
 from ..words import in_file_name, markdown_table
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
@@ -142,19 +142,18 @@ def report_command(
     data_dir: DataDir = None,
 ):
     "Make tables (Markdown, LaTeX, CSV) and figures (PNG, SVG) from the records of a grid."
-    from moosa.core import data_folder
     from moosa.results.report import publish_example, publish_notebook
     from moosa.runs.grid import grid_path
     from moosa.runs.notebook import execute_notebook
 
     cells, path = _cells_of(grid, search), grid_path(grid).resolve()
-    experiments = project_root()/"nbs"/"experiments"
+    experiments = experiments_folder()
     folder = (out or project_root()/"figures"/in_file_name(cells.name)).resolve()
     own_grid = path.parent != experiments/"grids"
     parameters = dict(
         grid=str(path) if own_grid else path.name,
-        data_dir=str(data_folder(data_dir)) if data_dir else None,
-        out_dir=str(folder) if out else None,
+        data_dir=data_parameter(data_dir),
+        out_dir=str(folder) if out or not clone_folder() else None,
         search=search)
     execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
     publish_notebook(folder/"report.ipynb", folder/"report.ipynb")

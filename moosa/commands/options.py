@@ -19,9 +19,10 @@ from ..words import read_words, split_names
 PATH = dict(parser=user_path, metavar="PATH")  # `~` is the home folder, also where the shell leaves it: --data-dir=~/x
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", **PATH, help=(
-    "Folder that holds raw/, weights/, cache/ and runs/. Default: $MOOSA_DATA, else the project's data/."))]
+    "Folder that holds raw/, weights/, cache/ and runs/. "
+    "Default: $MOOSA_DATA, else data/ in moosa's clone; in the current folder, if there is no clone."))]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-GridName = Annotated[str, typer.Argument(help="A YAML file, or the name of one in nbs/experiments/grids.")]
+GridName = Annotated[str, typer.Argument(help="A YAML file, or the name of one of moosa's own, e.g. demo.yaml.")]
 Again = Annotated[bool, typer.Option("--again", help=(
     "Compute runs anew that are damaged, or whose data, weights or extractors have changed since."))]
 Contents = Annotated[bool, typer.Option("--contents", help=(

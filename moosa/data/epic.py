@@ -208,7 +208,7 @@ class Epic(MediaData):
     about = "eight actions in three kitchens, 10,094 segments (video, flow, sound)"
     classes = ("take", "put", "open", "close", "wash", "cut", "mix", "pour")
     domains = ("D1", "D2", "D3")
-    modalities = ("video", "audio", "flow")  # the published order of concatenation; of two: flow, audio (SPEC 1.5)
+    modalities = ("video", "audio", "flow")  # the published order of concatenation; of two: flow, audio (ref 3.5)
     default_unknown = ("close",)
     official_counts = count_by_name(OFFICIAL, classes)
     test_parts = ("validation",)
@@ -232,7 +232,7 @@ class Epic(MediaData):
         self.clips = read_clips(self.root, len(self.classes), self.domains)
 
     def media(self, clip, modality: str) -> FrameFolder | FlowFolders | SoundFile:
-        "What holds a modality of a segment."
+        "Return what holds a modality of a segment (ref 2.5)."
         place, start = Path(PARTS[clip.part], clip.domain, clip.video), clip.start_frame
         frames = clip.stop_frame - start
         match one_of("modality", modality, self.modalities):
@@ -241,11 +241,11 @@ class Epic(MediaData):
             case "audio": return SoundFile(self.root/"rgb"/f"{place}.wav", convert=self.audio_format == "convert")
 
     def file_numbers(self, indices: np.ndarray, medium) -> np.ndarray:
-        "Pictures are numbered through the recording."
+        "Return the pictures' numbers; they are numbered through the recording (ref 2.5)."
         return indices + medium.start
 
     def sound_window(self, clip, seen: Mapping[str, np.ndarray], media: Mapping[str, object]) -> tuple[float, float]:
-        "The whole segment, whichever frames were chosen."
+        "Return where the segment begins and ends, whichever frames were chosen (ref 2.5)."
         return seconds(clip.start_timestamp), seconds(clip.stop_timestamp)
 
 # %% ../../nbs/data/14_epic.ipynb #5edb7fbd

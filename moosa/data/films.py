@@ -324,6 +324,6 @@ class VideoFile:
 
     @property
     def even(self) -> bool:
-        "Is the time from frame to frame (nearly) always the same? HAC's window of sound (SPEC 5.5) needs that."
+        "Is the time from frame to frame (nearly) always the same? HAC's window of sound (ref 2.4) needs that."
         steps = np.diff(self._film.times)
         return not len(steps) or bool((np.abs(steps - np.median(steps)) <= np.median(steps)/2).all())

@@ -115,7 +115,7 @@ class Hac(MediaData):
     about = "seven actions by people, animals and cartoon figures, 3,357 clips (video, flow, sound)"
     classes = ("sleeping", "watching tv", "eating", "drinking", "swimming", "running", "opening door")
     domains = ("human", "animal", "cartoon")
-    modalities = ("video", "audio", "flow")  # the published order of concatenation; of two: flow, audio (SPEC 1.5)
+    modalities = ("video", "audio", "flow")  # the published order of concatenation; of two: flow, audio (ref 3.5)
     default_unknown = ("drinking",)
     # ours; EPIC's are published
     partial_sources = (("sleeping", "watching tv", "opening door", "eating", "running"),
@@ -156,15 +156,15 @@ class Hac(MediaData):
             case "audio": return SoundFile(folder/"audio"/f"{stem}.wav", convert=self.audio_format == "convert")
 
     def clip_length(self, medium) -> int:
-        "Frames to choose from; as published, one fewer than there are."
+        "Return how many frames to choose from; as published, one fewer than there are (ref 2.4)."
         return medium.frames - (self.frame_index == "published")
 
     def file_numbers(self, indices: np.ndarray, medium) -> np.ndarray:
-        "Which frames of the file the chosen ones are; as published, the one before, but none before the first."
+        "Return which frames of the file the chosen ones are; as published, the one before, if there is one (ref 2.4)."
         return np.clip(indices - 1, 0, medium.frames - 1) if self.frame_index == "published" else indices
 
     def sound_window(self, clip, seen, media) -> tuple[float | None, float | None]:
-        "The stretch of sound; as published, between the first and the last chosen frame at 24 frames per second."
+        "Return the stretch of sound; as published, from the first chosen frame to the last, 24 a second (ref 2.4)."
         if self.sound_rule == "repaired" or not seen: return super().sound_window(clip, seen, media)
         indices = next(iter(seen.values()))
         return indices[0]/24, indices[-1]/24

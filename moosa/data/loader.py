@@ -139,7 +139,7 @@ class ClipList(Dataset):
 
 # %% ../../nbs/data/24_loader.ipynb #0c2ca639
 class Pairs(Dataset):
-    "Labelled source clips, each with an unlabelled target clip."
+    "Labelled source clips, each with an unlabelled target clip (ref 5.1)."
 
     def __init__(self,
         source: ClipList,
@@ -187,7 +187,7 @@ def train_batches(
     part: Callable[[list[int]], list[int]] = list,  # which rows of a batch this process loads, if several share it
 ) -> Iterator[Batch]:
     """Return one epoch in random order and through training's view; clips that do not fill the last batch are left out,
-    as published (SPEC 2). Raise `InputError` if there are fewer clips than a batch holds."""
+    as published (ref 6.2). Raise `InputError` if there are fewer clips than a batch holds."""
     if len(clips) < batch_size:
         raise InputError(f"batch_size: {batch_size} is more than the {len(clips)} training clips.")
     shuffled = RandomSampler(clips, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))

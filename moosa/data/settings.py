@@ -37,7 +37,7 @@ def split_classes(
     classes: Sequence[str],  # the data set's class names
     unknown: Sequence[str],  # those that only the target has
 ) -> ClassSplit:
-    "Divide `classes` into known and unknown, and give every class its label (SPEC 5.1)."
+    "Divide `classes` into known and unknown, and give every class its label (ref 1.1)."
     for name in unknown: one_of("unknown", name, classes)
     if len(set(unknown)) < len(unknown): raise InputError(f"unknown: a class is named twice in {list(unknown)}.")
     num_known = len(classes) - len(unknown)
@@ -160,7 +160,7 @@ def open_set_split(
     unknown: Sequence[str],  # class names that the sources lack
     test_parts: Sequence[str] = ("validation", "train"),  # which of the target's lists are tested on, in this order
 ) -> Split:
-    "The lists of open-set domain generalization (SPEC 5.1, 5.2)."
+    "The lists of open-set domain generalization (ref 1.1, 1.2)."
     sources = choose_domains(sorted(clips.domain.unique()), sources, target)
     class_split = split_classes(classes, unknown)
     seen = {s: range(class_split.num_known) for s in sources} | {target: range(len(classes))}
@@ -176,7 +176,7 @@ def open_partial_split(
     unknown: Sequence[str],  # class names that the sources lack
     test_parts: Sequence[str] = ("validation",),  # which of the target's lists are tested on, in this order
 ) -> Split:
-    "The lists of open-partial domain generalization (SPEC 5.1). At least one source has to show each known class."
+    "The lists of open-partial domain generalization (ref 1.3). At least one source has to show each known class."
     if not source_classes:
         raise InputError("source_classes: no source was given; name each with the known classes that it shows.")
     sources = choose_domains(sorted(clips.domain.unique()), list(source_classes), target)
@@ -219,7 +219,7 @@ def adaptation_split(
     unknown: Sequence[str],  # class names that the sources lack
     test_parts: Sequence[str] = ("validation",),  # of the target's lists, tested on; with 'train' it is transductive
 ) -> AdaptationSplit:
-    "The lists of open-set domain adaptation (SPEC 4, 5.2)."
+    "The lists of open-set domain adaptation (ref 1.2, 5)."
     split = open_set_split(clips, classes, sources, target, unknown, test_parts)
     unlabelled = clips[(clips.domain == target) & (clips.part == "train")].drop(columns="class").reset_index(drop=True)
     if len(unlabelled) == 0:

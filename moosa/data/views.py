@@ -56,7 +56,7 @@ class View:
 # %% ../../nbs/data/11_views.ipynb #4510db9c
 @dataclass(frozen=True)
 class FrameRecipe:
-    "How frames become a tensor (C, length, crop, crop)."
+    "How frames become a tensor (C, length, crop, crop) (ref 2.1, 2.2)."
     length: int  # frames that the network gets
     interval: int  # one of how many frames is taken
     mean: tuple[float, ...]  # per channel, on the scale 0..255
@@ -74,7 +74,7 @@ class FrameRecipe:
 
 @dataclass(frozen=True)
 class SoundRecipe:
-    "How sound becomes a log spectrogram (1, 257, 1004)."
+    "How sound becomes a log spectrogram (1, 257, 1004) (ref 2.3)."
     rate: int = 16000  # samples per second
     samples: int = 160000  # ten seconds; shorter sounds are repeated
     noise: float = 0.05  # training: uniform in -noise..noise is added to every bin
@@ -91,7 +91,7 @@ def sample_indices(
     n: int,  # frames of the clip, at least 1
     draws: Draws | None = None,  # None: evaluation
 ) -> np.ndarray:  # (length,), each in 0..n-1
-    "Which frames of a clip the network sees (SPEC 5.3)."
+    "Return which frames of a clip the network sees (ref 2.1)."
     room = n - recipe.span + 1  # windows that fit
     if draws is None: offset = int(room/2) if room > 0 else 0
     else: offset = draws.numpy.randint(0, room) if room > 0 else 0
@@ -124,7 +124,7 @@ def random_box(
     draws: Draws,
     area: tuple[float, float] = (0.08, 1.0),  # share of the picture
 ) -> tuple[int, int, int, int]:  # left, top, right, bottom
-    "A box of random area, and of a shape between 3:4 and 4:3; ten tries, else the square in the middle (SPEC 5.4)."
+    "Return a box of random area and shape (3:4 to 4:3); after ten tries, the square in the middle (ref 2.2)."
     shapes = np.exp(draws.numpy.uniform(np.log(3/4), np.log(4/3), size=10))
     areas = draws.numpy.uniform(*area, size=10)*height*width
     widths, heights = np.round(np.sqrt(areas*shapes)).astype(int), np.round(np.sqrt(areas/shapes)).astype(int)
@@ -145,7 +145,7 @@ def mirror(
     frames: np.ndarray,  # (T, H, W, C)
     flow: bool,  # is channel 0 the x part of flow?
 ) -> np.ndarray:
-    "Left becomes right; the x part of flow changes its sign, which on bytes is 255 - x."
+    "Left becomes right; the x part of flow changes its sign, which on bytes is 255 - x (ref 2.2)."
     frames = np.stack([cv2.flip(frame, 1) for frame in frames])
     if flow: frames[..., 0] = 255 - frames[..., 0]
     return frames
@@ -155,7 +155,7 @@ def normalise(
     frames: np.ndarray,  # (T, H, W, C) uint8
     recipe: FrameRecipe,
 ) -> np.ndarray:  # (C, T, H, W) float32
-    "(x - mean)/std per channel; since x is a byte, by a table of its 256 values."
+    "Return (x - mean)/std per channel; since x is a byte, by a table of its 256 values (ref 2.2)."
     out = np.empty((frames.shape[-1], *frames.shape[:3]), np.float32)
     for t, frame in enumerate(frames):
         for c, (plane, table) in enumerate(zip(cv2.split(frame), _tables(recipe.mean, recipe.std))):
@@ -174,7 +174,7 @@ def view_frames(
     recipe: FrameRecipe,
     draws: Draws | None = None,  # None: evaluation
 ) -> np.ndarray:  # (C, T, crop, crop) float32
-    "Resize, crop, mirror, normalise (SPEC 5.4)."
+    "Return frames resized, cropped, mirrored and normalised (ref 2.2)."
     frames = resize_short(frames, recipe.short_side)
     height, width = frames.shape[1:3]
     if draws is None: box = centre_box(height, width, recipe.test_crop)
@@ -192,7 +192,7 @@ def spectrogram(
     recipe: SoundRecipe = SOUND,
     draws: Draws | None = None,  # None: evaluation
 ) -> np.ndarray:  # (257, 1004) float32
-    "Normalised log spectrogram (SPEC 5.5)."
+    "Return the normalised log spectrogram (ref 2.3)."
     from scipy import signal
 
     wave = np.resize(wave, recipe.samples) if len(wave) else np.zeros(recipe.samples)  # np.resize repeats, or cuts

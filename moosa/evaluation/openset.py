@@ -22,12 +22,12 @@ from ..core import InputError
 def max_softmax(
     logits: torch.Tensor,  # (N, C)
 ) -> torch.Tensor:  # (N,), 1/C..1; low looks unknown
-    "The largest class probability (SPEC 7)."
+    "Return the largest class probability (ref 7.1)."
     return logits.softmax(dim=1).max(dim=1).values
 
 # %% ../../nbs/evaluation/01_openset.ipynb #1a706252
 def harmonic_mean(a: float, b: float) -> float:  # nan if either is undefined, 0 if both are 0
-    "Return 2ab/(a+b), defined everywhere."
+    "Return 2ab/(a+b), defined everywhere (ref 7.2)."
     if np.isnan(a) or np.isnan(b): return float("nan")
     return 2*a*b/(a + b) if a + b > 0 else 0.0
 
@@ -47,7 +47,7 @@ def at_threshold(
     num_known: int,  # C
     threshold: float,  # confidence below this is called unknown
 ) -> dict[str, float]:  # shares, 0..1; nan where there is nothing to count
-    "Return OS*, UNK and HOS at a threshold. A known clip that is rejected counts as wrong."
+    "Return OS*, UNK and HOS at a threshold (ref 7.2). A known clip that is rejected counts as wrong."
     rejected = (confidence < threshold).numpy()
     labels, predicted = labels.numpy(), predicted.numpy()
     known = labels < num_known
@@ -76,7 +76,7 @@ def sweep_thresholds(
     confidence: torch.Tensor,  # (N,)
     points: int = 10,
 ) -> torch.Tensor:  # (points,) float32
-    "Evenly spaced from the lowest to the highest confidence, in the float32 arithmetic of the published code."
+    "Return thresholds, even from the lowest to the highest confidence, in float32 as published (ref 7.3)."
     lo, hi = confidence.min(), confidence.max()
     return torch.stack([lo + (hi - lo)*k/(points - 1) for k in range(points)])
 
@@ -87,7 +87,7 @@ def coarse_sweep(
     labels: torch.Tensor,  # (N,); C and above are unknown
     num_known: int,  # C
 ) -> Sweep:
-    "Return ten thresholds over any score, and the best by the target's labels; zeros if none is above 0 (SPEC 7)."
+    "Return ten thresholds over any score, and the best by the target's labels; zeros if none is above 0 (ref 7.3)."
     thresholds = sweep_thresholds(confidence).tolist()
     table = pd.DataFrame([at_threshold(confidence, predicted, labels, num_known, t) for t in thresholds])
 
@@ -104,7 +104,7 @@ def published_sweep(
     labels: torch.Tensor,  # (N,); C and above are unknown
     num_known: int,  # C
 ) -> Sweep:
-    "Return the published sweep, over the largest probability (SPEC 7); raise `InputError` if there are no clips."
+    "Return the published sweep, over the largest probability (ref 7.3); raise `InputError` if there are no clips."
     if len(logits) == 0: raise InputError("the target has no clips: there is nothing to evaluate.")
     return coarse_sweep(max_softmax(logits), logits.softmax(dim=1).argmax(dim=1), labels, num_known)
 

@@ -42,7 +42,7 @@ def audio_stage(channels_in: int, channels: int, stride: int = 2) -> nn.Sequenti
 # %% ../../nbs/extractors/04_audio.ipynb #5146df95
 @torch.no_grad()
 def published_start(module: nn.Module):
-    "Draw weights as the published audio tail does (SPEC 1.3)."
+    "Draw weights as the published audio tail does (ref 3.3)."
     for part in module.modules():
         if isinstance(part, nn.Conv2d): nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(part, nn.BatchNorm2d):
@@ -53,7 +53,7 @@ def published_start(module: nn.Module):
 def vggsound(
     frozen_stem: bool = True,  # see Extractor; BatchNorm of a frozen stem is in evaluation mode, as published
 ) -> Extractor:  # (B, 1, 257, 1004) -> (B, 512)
-    "ResNet-18 for spectrograms of 10 seconds: 257 frequencies, 1004 windows."
+    "Return a ResNet-18 for spectrograms of 10 seconds: 257 frequencies, 1004 windows (ref 3.3)."
     stem = nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(1, 64, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True),
         pool=nn.MaxPool2d(3, 2, 1),

@@ -44,7 +44,7 @@ class ByName(nn.ModuleDict):
 
 # %% ../../nbs/extractors/02_base.ipynb #5d830334
 class Extractor(nn.Module):
-    "A stem, frozen or not, and a trainable tail: data -> embedding."
+    "A stem, frozen or not, and a trainable tail: data -> embedding (ref 3.6)."
 
     def __init__(self,
         stem: nn.Module,  # data -> features: a tensor, or a tuple of tensors

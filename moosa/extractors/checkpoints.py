@@ -186,7 +186,7 @@ def load_published(
     path: str | Path,  # the published file
     audio_tail: str = "random",  # 'from_checkpoint' starts audio's tail from the file's layer4; published: 'random'
 ) -> LoadReport:
-    "Fill an extractor with published weights; anything missing, unexpected or of another shape is an error."
+    "Fill an extractor with published weights (ref 8.2); anything missing, unexpected or of another shape is an error."
     checkpoint, table = PUBLISHED[one_of("weights", name, PUBLISHED)], name_table(name, audio_tail)
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist. Fetch it with `moosa weights get {name}`, or get {checkpoint.url} by "

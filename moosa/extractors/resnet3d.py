@@ -103,7 +103,7 @@ def slowonly(
     frozen_stem: bool = True,  # see Extractor
     frozen_bn: str = "train",  # see Extractor; 'train' is the published one
 ) -> Extractor:  # (B, 2, T, H, W) -> (B, 2048)
-    "SlowOnly-R50 for flow; published with T = 8 and 224 x 224 pixels in training, 256 x 256 in evaluation."
+    "Return SlowOnly-R50, for flow; published with T = 8, trained at 224 x 224 pixels, tested at 256 x 256 (ref 3.2)."
     stem = nn.Sequential(OrderedDict(pathway(2, 64, (3, 4, 6), (1, 1, 1, 3))))
     return Extractor(stem, SlowOnlyTail(dropout), 2048, frozen_stem, frozen_bn)
 
@@ -152,5 +152,5 @@ def slowfast(
     frozen_stem: bool = True,  # see Extractor
     frozen_bn: str = "train",  # see Extractor; 'train' is the published one
 ) -> Extractor:  # (B, 3, T, H, W) -> (B, 2304): 256 entries are fast, 2048 slow
-    "SlowFast-R101 8x8 for video; published with T = 32 and 224 x 224 pixels."
+    "Return SlowFast-R101 8x8, for video; published with T = 32 and 224 x 224 pixels (ref 3.1)."
     return Extractor(SlowFastStem(), SlowFastTail(dropout), 256 + 2048, frozen_stem, frozen_bn)

@@ -18,7 +18,7 @@ from .method import Method, Option, with_option
 # %% ../../nbs/methods/06_catalogue.ipynb #317fd34a
 @dataclass(frozen=True)
 class MoosaHyper:
-    "Hyper-parameters of MOOSA; the defaults are the published ones."
+    "Hyper-parameters of MOOSA; the defaults are the published ones (ref 4.7)."
     alpha_trans: float = 0.1  # weight of masked translation
     alpha_contrast: float = 3.0  # weight of the contrastive term
     explore_loss_coeff: float = 0.7  # weight of the split distance
@@ -38,7 +38,7 @@ class MoosaHyper:
 
 @dataclass(frozen=True)
 class MoosaAdaptHyper(MoosaHyper):
-    "The same in adaptation, where one is added and one has another default (SPEC 3, 4)."
+    "The same in adaptation, where one is added and one has another default (ref 4.7)."
     entropy_min_weight: float = 0.1
     target_filter_thr: float = 0.3  # confidence that a target clip needs to be looked at, 0..1
 

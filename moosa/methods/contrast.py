@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def halves(
     embedding: torch.Tensor,  # (B, D)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # shared (B, D//2), specific (B, D//2)
-    "The shared and the specific half of an embedding."
+    "Return the shared and the specific half of an embedding (ref 4.6)."
     half = embedding.shape[1]//2
     return embedding[:, :half], embedding[:, half:]
 
@@ -27,7 +27,7 @@ def supcon(
     temperature: float = 0.1,
     base_temperature: float = 0.07,  # scales the loss by temperature/base_temperature
 ) -> torch.Tensor:  # scalar
-    "Supervised contrastive loss over all views of all clips (SPEC 3.5)."
+    "Return the supervised contrastive loss over all views of all clips (ref 4.5)."
     batch, views, _ = features.shape
     labels = torch.arange(batch, device=features.device) if labels is None else labels
     z, owner = features.flatten(0, 1), labels.repeat_interleave(views)
@@ -40,7 +40,7 @@ def supcon(
 
 # %% ../../nbs/methods/03_contrast.ipynb #423393ee
 class Projection(nn.Module):
-    "Shared half of an embedding -> unit vector in the contrastive space (SPEC 1.4)."
+    "Shared half of an embedding -> unit vector in the contrastive space (ref 3.4)."
 
     def __init__(self,
         dim: int,  # of the shared half, D/2
@@ -58,5 +58,5 @@ class Projection(nn.Module):
 def split_distance(
     embeddings: Iterable[torch.Tensor],  # (B, D) for each modality
 ) -> torch.Tensor:  # scalar, 0 or below
-    "Minus the mean squared distance between the halves of each embedding (SPEC 3.6)."
+    "Return minus the mean squared distance between the halves of each embedding (ref 4.6)."
     return -torch.stack([F.mse_loss(*halves(e)) for e in embeddings]).mean()

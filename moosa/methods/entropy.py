@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def entropy(
     logits: torch.Tensor,  # (..., C)
 ) -> torch.Tensor:  # (...), nats, 0..ln C
-    "Shannon entropy of softmax(logits), as torch's `Categorical` computes it from probabilities (SPEC 3.1)."
+    "Return the entropy of softmax(logits), as torch's `Categorical` computes it from probabilities (ref 4.1)."
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision would not sum to 1
     return Categorical(probs=wide.softmax(dim=-1), validate_args=False).entropy()  # a NaN is for the trainer to report
 
@@ -26,7 +26,7 @@ def entropy_weights(
     temperature: float = 1.0,  # high: equal weights; low: the surest head takes all
     detach: bool = False,  # no gradient through the weights (deviates from the published code)
 ) -> torch.Tensor:  # (B, heads), rows sum to 1
-    "Share a weight of one among the heads, by their certainty (SPEC 3.1)."
+    "Return how a weight of one is shared among the heads, by their certainty (ref 4.1)."
     weights = (-torch.stack([entropy(h) for h in heads], dim=1)/temperature).softmax(dim=1)
     return weights.detach() if detach else weights
 
@@ -37,7 +37,7 @@ def entropy_weighted_ce(
     temperature: float = 1.0,  # of the weights
     detach: bool = False,  # no gradient through the weights
 ) -> torch.Tensor:  # scalar
-    "Cross entropy of all heads, weighted clip by clip (SPEC 3.1)."
+    "Return the cross entropy of all heads, weighted clip by clip (ref 4.1)."
     losses = torch.stack([F.cross_entropy(h, labels, reduction="none") for h in heads], dim=1)
     return (entropy_weights(heads, temperature, detach)*losses).sum(dim=1).mean()
 
@@ -46,6 +46,6 @@ def entropy_minimisation(
     heads: Sequence[torch.Tensor],  # logits (B, C) of each head
     eps: float = 1e-5,  # keeps the logarithm finite
 ) -> torch.Tensor:  # scalar, nats
-    "Mean entropy of the heads' predictions (SPEC 3.3)."
+    "Return the mean entropy of the heads' predictions (ref 4.2)."
     probabilities = [h.softmax(dim=1) for h in heads]
     return torch.stack([(-p*(p + eps).log()).sum(dim=1).mean() for p in probabilities]).mean()

@@ -35,7 +35,7 @@ class HeadsCE(Term):
 
 
 class EntropyMin(Term):
-    "Mean entropy of all heads (SPEC 3.3)."
+    "Mean entropy of all heads (ref 4.2)."
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
         return entropy_minimisation(outputs.heads)

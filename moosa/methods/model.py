@@ -52,7 +52,7 @@ class Outputs:
 def joined(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
 ) -> torch.Tensor:  # (B, sum of D)
-    "Return all embeddings of each clip in one row, in the listed order."
+    "Return all embeddings of each clip in one row, in the listed order (ref 3.5)."
     return torch.cat(list(embeddings.values()), dim=1)
 
 
@@ -62,7 +62,7 @@ def fused_head(
     hidden: int = 512,
     dropout: float = 0.5,
 ) -> nn.Sequential:  # (B, dim) -> (B, C)
-    "Return a classifier on the joined embeddings (SPEC 1.4)."
+    "Return a classifier on the joined embeddings (ref 3.4)."
     return nn.Sequential(
         nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout),
         nn.Linear(hidden, num_classes))
@@ -94,7 +94,7 @@ TAKES = ("clips", "features", "embeddings")
 
 
 class Model(nn.Module):
-    "One extractor and one head for each modality, and the fused head."
+    "One extractor and one head for each modality, and the fused head (ref 3.4)."
 
     def __init__(self,
         extractors: Mapping[str, Extractor],  # modality -> extractor, in the order of concatenation

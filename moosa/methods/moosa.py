@@ -24,7 +24,7 @@ from ..pretext.translation import MaskedTranslation
 
 # %% ../../nbs/methods/08_moosa.ipynb #e4132b2f
 class WeightedCE(Term):
-    "Entropy-weighted cross entropy of all heads (SPEC 3.1)."
+    "Entropy-weighted cross entropy of all heads (ref 4.1)."
     supervised = True
 
     def __init__(self,
@@ -39,7 +39,7 @@ class WeightedCE(Term):
 
 
 class OnEmbeddings(Term):
-    "A pretext task as a term: it looks at the embeddings and needs no labels (SPEC 3.2, 3.4)."
+    "A pretext task as a term: it looks at the embeddings and needs no labels (ref 4.3, 4.4)."
 
     def __init__(self, task: nn.Module):
         super().__init__()
@@ -50,7 +50,7 @@ class OnEmbeddings(Term):
 
 # %% ../../nbs/methods/08_moosa.ipynb #2fb754f5
 class Contrastive(Term):
-    "Supervised contrast of the shared halves, one projection per modality (SPEC 3.5)."
+    "Supervised contrast of the shared halves, one projection per modality (ref 4.5)."
 
     def __init__(self,
         dims: Mapping[str, int],  # modality -> D
@@ -68,7 +68,7 @@ class Contrastive(Term):
 
 
 class SplitDistance(Term):
-    "Minus the distance of the halves (SPEC 3.6)."
+    "Minus the distance of the halves (ref 4.6)."
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
         return split_distance(outputs.embeddings.values())
@@ -79,7 +79,7 @@ def moosa(
     hyper: MoosaHyper = MoosaHyper(),  # or MoosaAdaptHyper, to adapt
     seed: int = 0,  # the run's; picks the jigsaw's permutations
 ) -> Objective:
-    "Return MOOSA (SPEC 3). With a single modality there is nothing to translate, and that term is left out."
+    "Return MOOSA (ref 4.7). With a single modality there is nothing to translate, and that term is left out."
     orders = sample_permutations(len(dims)*hyper.jigsaw_num_splits, hyper.jigsaw_samples, seed)
     jigsaw = Jigsaw(dims, orders, hyper.jigsaw_num_splits, hyper.jigsaw_hidden)
     terms = dict(

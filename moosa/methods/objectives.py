@@ -31,7 +31,7 @@ def confident(
     outputs: Outputs,  # of the model, on B target clips
     threshold: float,  # on the largest class probability of the fused head, 0..1; a clip at the threshold is not kept
 ) -> torch.Tensor:  # (B,) bool
-    "Return which clips pass the confidence gate (SPEC 4)."
+    "Return which clips pass the confidence gate (ref 5.2)."
     return outputs.fused.detach().softmax(dim=1).amax(dim=1) > threshold
 
 # %% ../../nbs/methods/05_objectives.ipynb #1eba61d7
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         target: Outputs,
         kept: torch.Tensor,  # (B,) bool, target clips that pass the gate
     ) -> dict[str, torch.Tensor]:
-        "Return the values; those of terms that need no labels are means of source and target."
+        "Return the values; those of terms that need no labels are means of source and target (ref 5.3)."
         if kept.sum() <= 1: return dict(values)
         alone = [name for name, term in self.terms.items() if not (term.supervised or term.compares)]
         return {**values, **{name: (values[name] + self.terms[name](target.rows(kept), None))/2 for name in alone}}

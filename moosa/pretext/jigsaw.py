@@ -24,7 +24,7 @@ def unrank_permutation(
     index: int,  # 0 <= index < n!
     n: int,  # how many things are ordered
 ) -> tuple[int, ...]:  # the index-th permutation of 0..n-1 in lexicographic order
-    "The entry that `itertools.permutations(range(n))` would reach at `index`, without the way there."
+    "Return what `itertools.permutations(range(n))` would reach at `index`, without the way there (ref 4.4)."
     if not 0 <= index < math.factorial(n): raise InputError(f"permutation index {index} is not in 0..{n}!-1.")
     left, order = list(range(n)), []
     for i in range(n - 1, -1, -1):
@@ -38,7 +38,7 @@ def sample_permutations(
     count: int,  # K
     seed: int,  # the run's
 ) -> list[tuple[int, ...]]:  # K different permutations of 0..P-1
-    "Return K of the P! permutations, drawn at random (SPEC 3.2); raise `InputError` if there are not so many."
+    "Return K of the P! permutations, drawn at random (ref 4.4); raise `InputError` if there are not so many."
     total = math.factorial(parts)
     if count < 1: raise InputError(f"jigsaw_samples: {count} given; at least 1 is needed.")
     if count > total:
@@ -59,7 +59,7 @@ def cut(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
     splits: int,  # parts per modality
 ) -> list[torch.Tensor]:  # P parts, (B, D/splits) each, modality by modality
-    "Return the equal parts of every embedding; raise `InputError` if they cannot be equal."
+    "Return the equal parts of every embedding (ref 4.4); raise `InputError` if they cannot be equal."
     check_splits([e.shape[1] for e in embeddings.values()], splits)
     return [part for e in embeddings.values() for part in e.chunk(splits, dim=1)]
 
@@ -150,7 +150,7 @@ def _stacked(parts, members) -> torch.Tensor:  # (len(members)*B, width)
 
 # %% ../../nbs/pretext/02_jigsaw.ipynb #21e7bad8
 class Jigsaw(nn.Module):
-    "The puzzle: K fixed permutations and a network that tells them apart."
+    "The puzzle: K fixed permutations and a network that tells them apart (ref 4.4)."
 
     def __init__(self,
         dims: Mapping[str, int],  # modality -> D, in the order of concatenation

@@ -20,7 +20,7 @@ def draw_masks(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
     mask_ratio: float,  # share of entries to hide, 0..1
 ) -> dict[str, torch.Tensor]:  # modality -> (B, D) bool, True = hidden
-    "One uniform draw per modality, in the order of `embeddings`; entries below `mask_ratio` are hidden."
+    "Return one uniform draw per modality, in the order of `embeddings`, below `mask_ratio` or not (ref 4.3)."
     if not 0 <= mask_ratio < 1: raise InputError(f"mask_ratio: {mask_ratio} is not in [0, 1).")
     return {m: torch.rand_like(e) < mask_ratio for m, e in embeddings.items()}
 
@@ -31,7 +31,7 @@ def translator(
     hidden: int = 2048,  # width of the two hidden layers
     dropout: float = 0.5,
 ) -> nn.Sequential:
-    "Return a network from embeddings of one modality to those of another (SPEC 1.4)."
+    "Return a network from embeddings of one modality to those of another (ref 3.4)."
     return nn.Sequential(
         nn.Linear(dim_from, hidden), nn.ReLU(),
         nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout),
@@ -39,7 +39,7 @@ def translator(
 
 # %% ../../nbs/pretext/01_translation.ipynb #07eace7e
 class MaskedTranslation(nn.Module):
-    "Translators between all ordered pairs of modalities, and the loss that trains them."
+    "Translators between all ordered pairs of modalities, and the loss that trains them (ref 4.3)."
 
     def __init__(self,
         dims: Mapping[str, int],  # modality -> D; two modalities or more

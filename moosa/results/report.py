@@ -141,9 +141,14 @@ def publish_notebook(
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)
         if "injected-parameters" not in cell.metadata.get("tags", []): continue
         cell["id"] = "injected-parameters"  # papermill draws it anew each time
-        in_project = cell["source"].replace(f"{project_root()}/", "")
-        cell["source"] = re.sub(r'"/(?:[^"/]*/)*([^"/]*)"', r'"\1"', in_project)
-    with atomic_write(target) as f: f.write(nbformat.writes(nb).replace(f"{project_root()}/", "") + "\n")
+        cell["source"] = re.sub(r'"/(?:[^"/]*/)*([^"/]*)"', r'"\1"', _in_project(cell["source"]))
+    with atomic_write(target) as f: f.write(_in_project(nbformat.writes(nb)) + "\n")
+
+
+def _in_project(text: str) -> str:
+    "Let paths in the project begin there."
+    root = project_root()
+    return text if root == root.parent else text.replace(f"{root}/", "")  # `/` begins all paths, and is in addresses
 
 
 def publish_example(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from ..core import InputError, brief, later, one_of, project_root, user_path
+from ..core import InputError, brief, experiments_folder, later, one_of, user_path
 from .spec import Spec, as_field, spec_from, spec_hash
 from ..words import in_label, is_nothing, one_line, read_word_file
 
@@ -85,7 +85,7 @@ def grid_path(
     name: str | Path,  # a path, or the name of a file in nbs/experiments/grids
 ) -> Path:
     "Return where a grid's file lies; raise `InputError` if there is none, with a suggestion."
-    folder = project_root()/"nbs"/"experiments"/"grids"
+    folder = experiments_folder()/"grids"
     for path in (user_path(name), folder/name, folder/f"{name}.yaml"):
         if os.path.isfile(path): return path  # False also for what can be no file's name
     one_of("grid", str(name), [p.name for p in sorted(folder.glob("*.yaml"))])

@@ -113,7 +113,7 @@ PUBLISHED = tuple(run for preset, text in RUNS.items() for run in read_runs(pres
 def shared(
     run: PresetRun,  # published
 ) -> PresetRun:  # for the same data
-    "Return a run with the defaults of the published command line."
+    "Return a run with the defaults of the published command line (ref 4.7)."
     defaults = asdict(METHODS["moosa"].hyper_in(run.setting)())
     searched = ("mask_ratio", "entropy_min_weight", "target_filter_thr")
     hyper = {name: defaults[name] for name in searched if name in defaults}

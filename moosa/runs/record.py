@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import moosa
-from ..core import InputError, data_folder, file_sha256, later, project_root, read_json, read_table, write_json
+from ..core import InputError, clone_folder, data_folder, file_sha256, later, read_json, read_table, write_json
 from .fingerprint import Now, changes
 from .lock import Busy, holder
 from .spec import SCHEMA, Spec, fields_hash, spec_hash
@@ -43,8 +43,10 @@ def environment() -> dict[str, object]:
 
 
 def git_state() -> dict[str, str | bool | None]:
-    "Return the project's commit, and whether package or notebooks differ from it; None where git does not say."
-    def git(*words: str): return subprocess.run(["git", "-C", project_root(), *words], capture_output=True, text=True)
+    "Return the clone's commit, and whether package or notebooks differ from it; None where git or a clone is missing."
+    clone = clone_folder()
+    if not clone or not shutil.which("git"): return {"commit": None, "uncommitted_changes": None}
+    def git(*words: str): return subprocess.run(["git", "-C", clone, *words], capture_output=True, text=True)
 
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "moosa", "nbs")
     return {"commit": commit.stdout.strip() or None,

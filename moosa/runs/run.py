@@ -9,7 +9,7 @@ __all__ = ['job_of', 'run']
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core import InputError, data_folder, one_of, project_root
+from ..core import InputError, data_parameter, experiments_folder, one_of
 from ..extractors.entries import find_extractor
 from .fingerprint import Now
 from .lists import check_data
@@ -29,8 +29,8 @@ def job_of(
     "Return what is to be executed for a spec, and where; raise `InputError` if it cannot be."
     check_shared(spec.batch_size, spec.devices)
     for name in spec.extractors.values(): find_extractor(name)  # imported: better now than in the run's notebook
-    notebook = notebook or project_root()/"nbs"/"experiments"/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": str(data_folder(folder)) if folder else None, "device": device}
+    notebook = notebook or experiments_folder()/"split.ipynb"
+    parameters = {**asdict(spec), "data_dir": data_parameter(folder), "device": device}
     if contents: parameters["contents"] = True
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)

@@ -28,7 +28,7 @@ from .shares import check_shared
 # %% ../../nbs/training/04_trainer.ipynb #515d4e10
 @dataclass(frozen=True)
 class TrainConfig:
-    "How to train."
+    "How to train; the defaults are the published ones (ref 6.1, 6.2)."
     epochs: int = 15
     batch_size: int = 16  # of all processes together
     lr: float = 1e-4  # Adam's learning rate
@@ -76,7 +76,7 @@ def fit(
     config: TrainConfig,
     callbacks: Iterable[Callback] = (),  # in the order in which they are called
 ) -> TrainState:  # the history, and which epoch was selected
-    "Train for some epochs; `callbacks` see (state, learner, optimiser) after each step and epoch."
+    "Train for some epochs (ref 6); `callbacks` see (state, learner, optimiser) after each step and epoch."
     optimiser = torch.optim.Adam(learner.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     # A GPU is faster with all weights at once; several processes have to agree first.
     early_steps = step_in_backward(optimiser) if fabric.device.type == "cpu" and ranks() == 1 else nullcontext()
@@ -164,7 +164,7 @@ def validate(
 ) -> tuple[float, float]:  # accuracy (0..1) and mean cross entropy of the fused head
     """Return accuracy and loss over all clips.
 
-    The published log weighs a short last batch wrongly (SPEC 6); this is the true mean."""
+    The published log weighs a short last batch wrongly (ref 6.3); this is the true mean."""
     predictions = predict(fabric, learner, clips, config)
     right = predictions.fused.argmax(dim=1) == predictions.labels
     return right.double().mean().item(), F.cross_entropy(predictions.fused, predictions.labels).item()
