@@ -56,7 +56,9 @@ def test_run(monkeypatch, tmp_path):
     asked = called_with(monkeypatch, "moosa.runs.experiment.train_together", True)
     ran = called_with(monkeypatch, "moosa.runs.run.run", (tmp_path, True))
     monkeypatch.setattr("moosa.commands.run.print_results", lambda folder, fresh: None)
-    spec = lambda *words: (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
+
+    def spec(*words): return (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
+
     one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist",
                "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
                "--hyper", "mask_ratio=0.5", "--train-share", .5, "--watch-target", "--epochs", 2, "--batch-size", 8,
