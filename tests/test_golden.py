@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from moosa.methods.contrast import supcon
 from moosa.methods.entropy import entropy, entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.moosa import MoosaHyper, moosa
+from moosa.methods.catalogue import MoosaHyper
+from moosa.methods.moosa import moosa
 from moosa.evaluation.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 

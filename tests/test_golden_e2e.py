@@ -8,7 +8,8 @@ from golden_rules import BASE, FOLDER, fill, golden_extractor, golden_input, gol
 from torch.nn import functional as F
 
 from moosa.methods.model import Model
-from moosa.methods.moosa import MoosaHyper, moosa
+from moosa.methods.catalogue import MoosaHyper
+from moosa.methods.moosa import moosa
 from moosa.pretext.jigsaw import Jigsaw, unrank_permutation
 
 # letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from moosa.methods.entropy import entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.moosa import MoosaAdaptHyper, moosa
+from moosa.methods.catalogue import MoosaAdaptHyper
+from moosa.methods.moosa import moosa
 from moosa.methods.objectives import confident
 from moosa.pretext.jigsaw import Jigsaw
 

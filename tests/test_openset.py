@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from moosa.results.run_figures import nines, plot_scores, plot_sweep
-from moosa.methods.registry import METHODS
+from moosa.methods.catalogue import METHODS
 from moosa.evaluation.openset import (Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax,
                                       published_sweep)
 from moosa.evaluation.scores import rescore

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from moosa.core import InputError
-from moosa.runs.experiment import Experiment, build_learner, make_split, open_experiment
+from moosa.runs.experiment import Experiment, build_learner, open_experiment
+from moosa.runs.lists import make_split
 from moosa.data.loader import ClipList, Pairs, train_batches
 from moosa.evaluation.openset import evaluate
 from moosa.runs.spec import spec_from, spec_hash

@@ -14,7 +14,7 @@ from conftest import ROOT
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
 from moosa.data.settings import adaptation_split, open_partial_split, open_set_split
-from moosa.runs.experiment import make_split
+from moosa.runs.lists import make_split
 from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_from
 

@@ -24,7 +24,8 @@ from ..data.media import write_video
 from ..data.sounds import write_sound
 from ..data.views import FrameRecipe, View
 from ..extractors.base import Extractor
-from ..extractors.registry import EXTRACTORS, create_extractor
+from ..extractors.entries import EXTRACTORS
+from ..extractors.registry import create_extractor
 from .reference import frozen_features, plain_stems, read_item
 
 # %% ../../nbs/bench/03_clips.ipynb #22458d5e

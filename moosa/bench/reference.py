@@ -25,7 +25,7 @@ from ..data.views import FLOW, RGB, SOUND, FrameRecipe, View, random_box, sample
 from ..extractors.base import Extractor
 from ..extractors.audio import audio_stage
 from ..methods.model import Outputs
-from ..methods.moosa import MoosaHyper
+from ..methods.catalogue import MoosaHyper
 
 # %% ../../nbs/bench/01_reference.ipynb #0f94a6aa
 def draw_indices(

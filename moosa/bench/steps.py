@@ -19,7 +19,8 @@ from .timing import Found, Sizes, alternate, compare, measure_memory
 from ..data.loader import Batch
 from ..extractors.base import Extractor
 from ..methods.model import Model
-from ..methods.registry import create_objective, make_hyper
+from ..methods.catalogue import make_hyper
+from ..methods.registry import create_objective
 from ..training.compute import step_in_backward
 from ..pretext.jigsaw import Jigsaw, sample_permutations
 from ..training.learner import Learner
