@@ -9,7 +9,8 @@ import torch
 from moosa.extractors.base import Extractor
 from moosa.extractors.audio import vggsound
 from moosa.extractors.resnet3d import slowfast, slowonly
-from moosa.extractors.weights import PUBLISHED, load_published, name_table, published_name
+from moosa.extractors.checkpoints import load_published, name_table, published_name
+from moosa.extractors.entries import PUBLISHED
 
 FOLDER = Path(os.environ.get("MOOSA_GOLDEN") or Path(__file__).parent/"golden")
 BASE = int(os.environ.get("MOOSA_GOLDEN_BASE") or 1000)

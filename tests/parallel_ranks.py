@@ -50,13 +50,17 @@ def gradients(fabric, method, setting, clips=12):
     "Loss and gradients of a step on a batch that all ranks share."
     learner = make_learner(method, setting)
     torch.manual_seed(1)
-    draw = lambda: {m: torch.randn(clips, 5, dtype=torch.float64) for m in DIMS}
+
+    def draw(): return {m: torch.randn(clips, 5, dtype=torch.float64) for m in DIMS}
+
     data = draw()
     unlabelled = draw() if setting == "osda" else {}
     labels = torch.arange(clips) % 4
     domains = torch.arange(clips) % 3
     mine = share_of(clips, rank(), ranks())
-    of = lambda parts: {m: x[mine] for m, x in parts.items()}
+
+    def of(parts): return {m: x[mine] for m, x in parts.items()}
+
     wrapped = fabric.setup(learner)
     wrapped.train()
     _, loss, terms = wrapped(Batch(of(data), labels[mine], [], of(unlabelled), domains[mine]))

@@ -172,7 +172,8 @@ def test_embeddings_train_heads_only(folder):
 
 def test_views(folder):
     "One view is evaluation's; of several, none is, and epochs go through them. More views keep those that are there."
-    load = lambda e, epoch: e.train.seen(View(5, epoch)).load([0, 20])["audio"]
+    def load(e, epoch): return e.train.seen(View(5, epoch)).load([0, 20])["audio"]
+
     one, two = (open_experiment(spec(views=k, features="embedding", modalities=["audio"]), folder) for k in (1, 2))
     for e in (one, two): e.precompute()
     assert load(one, 0).equal(load(one, 1)) and load(one, 0).equal(one.train.load([0, 20])["audio"])

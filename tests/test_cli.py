@@ -237,7 +237,8 @@ def test_make_flow(tmp_path):
 
 
 def test_lists_of_names_and_values_on_the_command_line(data_dir):
-    run = lambda *args: call("run", "--target", "mfeat", *QUICK, *args, "--data-dir", data_dir)
+    def run(*args): return call("run", "--target", "mfeat", *QUICK, *args, "--data-dir", data_dir)
+
     for args, says in ((("--extractors", "image"), "--extractors: 'image' is not of the form"),
                        (("--extractors", "image=resnet"), "resnet"),
                        (("--weights", "some"), "weights"), (("--features", "stem"), "frozen_stems"),

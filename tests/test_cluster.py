@@ -48,8 +48,10 @@ def end(process: subprocess.Popen):
 def cluster(folder):
     "A scheduler and two workers on loopback: address and processes by name."
     file = folder/f"scheduler-{time.time_ns()}.json"
-    start = lambda *args: subprocess.Popen([PYTHON, "-m", "distributed.cli." + args[0], *map(str, args[1:])], env=ENV,
-                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    def start(*args):
+        return subprocess.Popen([PYTHON, "-m", "distributed.cli." + args[0], *map(str, args[1:])], env=ENV,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+
     members = {"scheduler": start("dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard",
                                   "--scheduler-file", file)}
     try:

@@ -2,7 +2,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 import typer
@@ -53,10 +52,11 @@ def called_with(monkeypatch, place: str, returns=None) -> list:
 
 
 def test_run(monkeypatch, tmp_path):
-    asked = called_with(monkeypatch, "moosa.runs.experiment.train_together", True)
     ran = called_with(monkeypatch, "moosa.runs.run.run", (tmp_path, True))
     monkeypatch.setattr("moosa.commands.run.print_results", lambda folder, fresh: None)
-    spec = lambda *words: (moosa("run", *words, "--data-dir", tmp_path), asked[-1][0][0])[1]
+
+    def spec(*words): return (moosa("run", *words, "--data-dir", tmp_path), ran[-1][0][0])[1]
+
     one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist",
                "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
                "--hyper", "mask_ratio=0.5", "--train-share", .5, "--watch-target", "--epochs", 2, "--batch-size", 8,
@@ -66,7 +66,7 @@ def test_run(monkeypatch, tmp_path):
             one.hyper["mask_ratio"]) == (3, ("mnist",), 3, ("zero",), ("image", "speech"), .5)
     assert (one.train_share, one.watch_target, one.epochs, one.batch_size, one.lr, one.precision, one.compile,
             one.on_bad_clip) == (.5, True, 2, 8, .01, "bf16-mixed", True, "skip")
-    assert asked[-1][0][1:] == (tmp_path, "cpu") and one.devices == 2
+    assert ran[-1][0][1:] == (tmp_path, "cpu") and one.devices == 2
     assert ran[-1][1] == dict(again=True, contents=True)
     two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random",
                "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
@@ -91,7 +91,7 @@ def test_grid(monkeypatch, tmp_path):
 
     cells = len(load_grid("tiny.yaml").specs)
     engines = called_with(monkeypatch, "moosa.runs.cluster.choose_engine", nullcontext("engine"))
-    ran = called_with(monkeypatch, "moosa.runs.sweep.run_grid", pd.DataFrame(dict(status=["done"]*cells)))
+    ran = called_with(monkeypatch, "moosa.runs.sweep.run_grid", [dict(status="done")]*cells)
     moosa("grid", "tiny.yaml", "--engine", "dask", "--workers", 2, "--gpus", "0,1", "--scheduler", "tls://a:1",
           "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
           "--contents", "--device", "cpu", "--data-dir", tmp_path)

@@ -78,7 +78,9 @@ def test_an_unfinished_case_takes_nothing_from_the_others():
     whole = said(made_up(effects))
     late = made_up({"late": .01}, seed=1)
     none_done = late.assign(value=np.nan, status="missing", group=None, number=None)  # as `collect_results` says it
-    without_p = lambda text: re.sub(r", p [^)]*", "", text)  # which is corrected for one comparison more
+
+    def without_p(text): return re.sub(r", p [^)]*", "", text)  # which is corrected for one comparison more
+
     for case in (late[late.seed == 0], none_done):
         text = said(pd.concat([made_up(effects), case], ignore_index=True))
         parts = whole.removesuffix(".").split("(n = 15 cells): ")[1].split("; ")

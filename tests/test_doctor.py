@@ -147,7 +147,9 @@ def test_one_process_finds_the_same(ward, findings): assert examine(ward, worker
 def test_files_named_are_those_that_were_spoiled(ward, findings):
     of_single_clips = findings[~findings.problem.isin(["leak", "twice"])]
     files = of_single_clips.file.str.split("/").str[-1]
-    of = lambda clip: set(files[of_single_clips["clip"] == f"sea/run/{clip}"])
+
+    def of(clip): return set(files[of_single_clips["clip"] == f"sea/run/{clip}"])
+
     assert of("absent-y") == {"absent-y_flow_y.mp4"} and of("cut-x") == {"cut-x_flow_x.mp4"}
     assert of("stereo") == {"stereo.wav"}
 
@@ -236,7 +238,9 @@ def test_folders_of_pictures(tmp_path):
         picture = np.full(shape, 100, np.uint8)
         picture[:60] = 30 if len(shape) == 2 else (30, 90, 200)
         for n in range(last + 1): cv2.imwrite(str(tmp_path/folder/(FrameFolder.pattern % n)), picture)
-    at = lambda folder, n: tmp_path/folder/(FrameFolder.pattern % n)
+
+    def at(folder, n): return tmp_path/folder/(FrameFolder.pattern % n)
+
     at("rgb/P01", 120).unlink()
     at("rgb/P01", 121).unlink()
     at("flow/P01/v", 101).write_bytes(b"")
@@ -247,7 +251,9 @@ def test_folders_of_pictures(tmp_path):
     clips = pd.DataFrame(rows,
                          columns=["clip", "video", "start", "stop"]).assign(domain="D1", part="train", **{"class": 0})
     table = examine(Recordings(tmp_path, clips), workers=1)
-    short = lambda clip: {(f.modality, f.level, f.problem) for f in table.itertuples() if f.clip == clip}
+
+    def short(clip): return {(f.modality, f.level, f.problem) for f in table.itertuples() if f.clip == clip}
+
     assert short("clean") == set()
     assert short("gap") == {("video", "error", "missing")}
     assert "2 of the clip's 70 pictures: 120, 121." in table[table["clip"] == "gap"].detail.iloc[0]

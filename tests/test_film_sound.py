@@ -111,7 +111,9 @@ def test_a_film_without_sound(tree, tmp_path):
 def test_make_audio(tree, tmp_path):
     write_video(tmp_path/"sea"/"videos"/"mute.mp4", np.zeros((5, 64, 64, 3), np.uint8))
     (tmp_path/"sea"/"videos"/"whole.mp4").write_bytes((tree/"sea"/"run"/"0.mp4").read_bytes())
-    run = lambda: CliRunner().invoke(app, ["data", "make-audio", str(tmp_path), "--workers", "1"])
+
+    def run(): return CliRunner().invoke(app, ["data", "make-audio", str(tmp_path), "--workers", "1"])
+
     result = run()
     assert result.exit_code == 1 and "mute.mp4: silent: there is no sound" in result.output
     assert "1 done" in result.output
@@ -126,8 +128,11 @@ def test_data_check_takes_data_options(tmp_path):
 
     (tmp_path/"sea"/"run").mkdir(parents=True)
     soundfile.write(tmp_path/"sea"/"run"/"a.wav", np.sin(np.arange(9999)/9), 44100)
-    check = lambda *more: CliRunner().invoke(app, ["data", "check", str(tmp_path), "--workers", "1",
-                                                   "--out", str(tmp_path/"found.csv"), *more])
+
+    def check(*more):
+        return CliRunner().invoke(app, ["data", "check", str(tmp_path), "--workers", "1",
+                                        "--out", str(tmp_path/"found.csv"), *more])
+
     assert check().exit_code == 1 and check("--data-options", "audio_format=convert").exit_code == 0
     assert "audio_format" in str(check("--data-options", "audio_format=other").exception)
     assert "frame_index" in str(check("--data-options", "frame_index=repaired").exception)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from moosa.methods.contrast import supcon
 from moosa.methods.entropy import entropy, entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.moosa import MoosaHyper, moosa
+from moosa.methods.catalogue import MoosaHyper
+from moosa.methods.moosa import moosa
 from moosa.evaluation.openset import published_sweep
 from moosa.pretext.jigsaw import Jigsaw, sample_permutations, unrank_permutation
 
@@ -32,7 +33,9 @@ class Step:
                                 entropy_min_weight=ent_min, entropy_weight_temp=ent_temp, mask_ratio=mask_ratio,
                                 temp=temp,
                                 jigsaw_num_splits=splits, jigsaw_samples=len(self.perms))
-        leaf = lambda key: torch.from_numpy(self.file[key]).requires_grad_()
+
+        def leaf(key): return torch.from_numpy(self.file[key]).requires_grad_()
+
         self.embeddings = {NAMES[m]: leaf(f"{m}_emd") for m in self.order}
         self.logits = {NAMES[m]: leaf(f"{m}_logits") for m in self.order}
         self.masks = {NAMES[m]: torch.from_numpy(
@@ -80,7 +83,9 @@ def test_loss_terms(step):
                              contrastive="loss_contrast", split_distance="split_distance").items():
         close(step.values[ours], step[theirs])
     close(step.values["entropy_min"]*step.hyper.entropy_min_weight, step["loss_ent_min"])
-    single = lambda h: (-(p := h.softmax(1))*(p + 1e-5).log()).sum(1).mean()
+
+    def single(h): return (-(p := h.softmax(1))*(p + 1e-5).log()).sum(1).mean()
+
     close(single(step.outputs.fused), step["loss_u"])
     for m in step.order: close(single(step.logits[NAMES[m]]), step[f"loss_u_{m}"])
     assert heads == len(step.order) + 1
@@ -145,7 +150,9 @@ def test_supcon(case):
 @pytest.mark.parametrize("case", [str(n) for n in load("threshold_sweep")["names"]])
 def test_threshold_sweep(case):
     file = load("threshold_sweep")
-    get = lambda key: file[f"{case}/{key}"]
+
+    def get(key): return file[f"{case}/{key}"]
+
     sweep = published_sweep(torch.from_numpy(get("logits")), torch.from_numpy(get("labels")), int(get("num_class")))
     if str(get("err")):  # where the published code divides by zero, we define the result: nan, and no exception
         assert len(sweep.table) == 10

@@ -8,7 +8,7 @@ from golden_rules import (FOLDER, fill, golden_extractor, golden_input, golden_n
 from torch import nn
 
 from moosa.extractors.audio import vggsound
-from moosa.extractors.weights import load_published, read_checkpoint
+from moosa.extractors.checkpoints import load_published, read_checkpoint
 
 C = 7
 HEAD = {"slowfast": "slowfast.cls_head.fc_cls.", "slowonly": "slowonly.cls_head.fc_cls.", "vggsound": "audio_cls.fc."}

@@ -8,7 +8,8 @@ from golden_rules import BASE, FOLDER, fill, golden_extractor, golden_input, gol
 from torch.nn import functional as F
 
 from moosa.methods.model import Model
-from moosa.methods.moosa import MoosaHyper, moosa
+from moosa.methods.catalogue import MoosaHyper
+from moosa.methods.moosa import moosa
 from moosa.pretext.jigsaw import Jigsaw, unrank_permutation
 
 # letter -> name, extractor, shape of one clip, seed of the first step's input after BASE, and of validation's
@@ -79,8 +80,10 @@ class Training:
     def step(self, s: int) -> dict:
         "One step; returns what the file holds of it."
         labels = torch.from_numpy(np.random.RandomState(BASE + 40 + s).randint(0, self.classes, BATCH))
-        uniform = lambda j, dim: np.random.RandomState(BASE + 50 + 10*s
-                                                       + j).uniform(size=(BATCH, dim)).astype(np.float32)
+
+        def uniform(j, dim):
+            return np.random.RandomState(BASE + 50 + 10*s + j).uniform(size=(BATCH, dim)).astype(np.float32)
+
         masks = {m: torch.from_numpy(uniform(j, dim) < np.float32(HYPER.mask_ratio))
                  for j, (m, dim) in enumerate(self.model.dims.items())}
         outputs = self.model({m: golden_input(seed + s, (BATCH, *shape)).double()

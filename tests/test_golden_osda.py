@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from moosa.methods.entropy import entropy_weights
 from moosa.methods.model import Outputs, fused_head
-from moosa.methods.moosa import MoosaAdaptHyper, moosa
+from moosa.methods.catalogue import MoosaAdaptHyper
+from moosa.methods.moosa import moosa
 from moosa.methods.objectives import confident
 from moosa.pretext.jigsaw import Jigsaw
 
@@ -29,7 +30,9 @@ class Adaptation:
                                      jigsaw_num_splits=self["jig_perms"].shape[1]//len(NAMES),
                                      jigsaw_samples=len(self["jig_perms"]), target_filter_thr=float(self["thr"]))
         self.labels = torch.from_numpy(self.file["labels"])
-        leaf = lambda key: torch.from_numpy(self.file[key]).to(dtype).requires_grad_()
+
+        def leaf(key): return torch.from_numpy(self.file[key]).to(dtype).requires_grad_()
+
         self.inputs = {side: ({NAMES[m]: leaf(f"{side}_{m}_emd") for m in NAMES},
                               {NAMES[m]: leaf(f"{side}_{m}_logits") for m in NAMES}) for side in ("src", "tgt")}
         self.build()
@@ -48,8 +51,10 @@ class Adaptation:
 
     def masks(self, prefix: str) -> dict[str, torch.Tensor]:
         "None where the case has none."
-        unpack = lambda m: torch.from_numpy(np.unpackbits(self[prefix + m],
-                                                          axis=1)[:, :self.file[f"src_{m}_emd"].shape[1]].astype(bool))
+        def unpack(m):
+            return torch.from_numpy(np.unpackbits(self[prefix + m],
+                                                  axis=1)[:, :self.file[f"src_{m}_emd"].shape[1]].astype(bool))
+
         return {NAMES[m]: unpack(m) for m in NAMES if prefix + m in self}
 
     def build(self):
@@ -85,8 +90,11 @@ def test_which_clips_are_kept(adaptation):
 def test_adaptation_terms(adaptation):
     "The total, every term, and the parts that the file has of source and target."
     a, both = adaptation, int(adaptation["n_pass"]) > 1
-    single = lambda h: (-(p := h.softmax(1))*(p + 1e-5).log()).sum(1).mean()
-    parts = lambda key: [float(a[key])] + ([float(a[f"target_{key}"])] if both else [])
+
+    def single(h): return (-(p := h.softmax(1))*(p + 1e-5).log()).sum(1).mean()
+
+    def parts(key): return [float(a[key])] + ([float(a[f"target_{key}"])] if both else [])
+
     kept = a.target.rows(confident(a.target, a.hyper.target_filter_thr))
     for outputs, prefix in [(a.source, "")] + ([(kept, "target_")] if both else []):
         close(single(outputs.fused), a[f"{prefix}loss_u"])

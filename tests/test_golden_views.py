@@ -141,7 +141,9 @@ def spectrogram_cases() -> list[str]: return sorted({key.split("/")[0] for key i
 @pytest.mark.parametrize("case", spectrogram_cases())
 def test_spectrogram(case):
     golden = load("spectrogram")
-    get = lambda key: golden[f"{case}/{key}"]
+
+    def get(key): return golden[f"{case}/{key}"]
+
     (start, end), seed = get("start_end").tolist(), int(get("np_seed"))
     piece = wave(int(get("wave_seed")), int(get("n_samples")))[round(start*16000):round(end*16000)]
     ours = spectrogram(piece, draws=None if seed < 0 else Draws.published(seed))

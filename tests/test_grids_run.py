@@ -14,14 +14,21 @@ from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
-    "osdg": {"published-hac": -1, "shared-hac": 0, "published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac": 1,
-             "features": -1,
-             "methods": -1, "mini-hac-methods": 9, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10,
-             "sensitivity-size": 0, "selection": 0},
-    "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "digits-adaptation": 2, "adaptation-methods": 80},
-    "open-partial": {"published-open-partial": 0, "shared-open-partial": -1, "open-partial": 1},
-    "closed": {"closed-set": 9, "single-source": 18, "digits-closed": 0, "digits-single-source": 3},
-    "in-domain": {"in-domain": 1, "digits-in-domain": 0},
+    "osdg": {"published-hac": -1, "shared-hac": 0, "mini-hac": 1, "features": -1, "methods": -1,
+             "sensitivity-jigsaw": 10},
+    "osda": {"shared-osda": 0, "adaptation-methods": 80},
+    "open-partial": {"shared-open-partial": -1, "open-partial": 1},
+    "closed": {"closed-set": 9, "digits-closed": 0},
+    "in-domain": {"in-domain": 1},
+}
+# Of the same kinds, with other data sets and numbers: run by `pytest -m slow`.
+SIBLINGS = {
+    "osdg": {"published-epic": 4, "shared-epic": 18, "openness": 3, "mini-hac-methods": 9, "ablation": 20,
+             "sensitivity-mask": 30, "sensitivity-size": 0, "selection": 0},
+    "osda": {"published-osda": 0, "adaptation": 1, "digits-adaptation": 2},
+    "open-partial": {"published-open-partial": 0},
+    "closed": {"single-source": 18, "digits-single-source": 3},
+    "in-domain": {"digits-in-domain": 0},
 }
 # differ from others by a number
 ALIKE = {"sensitivity-entropy-min", "sensitivity-weights", "sensitivity-temperature", "sensitivity-unknown"}
@@ -53,30 +60,36 @@ def folder(tmp_path_factory, generated, archives):
     return place
 
 
-@pytest.fixture(scope="module")
-def finished(folder):
-    "Each setting's cells, run and reported, two settings at a time: setting -> results of the two commands."
-    def carry_out(setting: str):
-        specs = [load_grid(name).specs[cell] for name, cell in GRIDS[setting].items()]
-        path = folder/f"reduced-{setting}.yaml"
-        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}",
-                                            cells=[reduced(s, seed) for seed, s in enumerate(specs)]), sort_keys=False))
-        options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 14 cells, beside other tests
-        return call("grid", path, "--data-dir", folder,
-                    **options), call("report", path, "--data-dir", folder, "--out", folder/setting, **options)
+@pytest.fixture(scope="module", params=[pytest.param("grids"), pytest.param("siblings", marks=pytest.mark.slow)])
+def finished(request, folder):
+    """Each setting's cells, run and reported, two settings at a time: the cells, and setting -> its grid, its report's
+    folder, results of the two commands.
+    """
+    grids, first_seed = dict(grids=(GRIDS, 0), siblings=(SIBLINGS, 100))[request.param]
 
-    with ThreadPoolExecutor(2) as pool: return dict(zip(GRIDS, pool.map(carry_out, GRIDS)))
+    def run_and_report(setting: str):
+        specs = [load_grid(name).specs[cell] for name, cell in grids[setting].items()]
+        path = folder/f"{request.param}-{setting}.yaml"
+        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}",
+                                            cells=[reduced(s, seed) for seed, s in enumerate(specs, first_seed)]),
+                                       sort_keys=False))
+        options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 8 cells, beside other tests
+        ran = call("grid", path, "--data-dir", folder, **options)
+        return path, ran, call("report", path, "--data-dir", folder, "--out", path.with_suffix(""), **options)
+
+    with ThreadPoolExecutor(2) as pool: return grids, dict(zip(grids, pool.map(run_and_report, grids)))
 
 
 @pytest.mark.parametrize("setting", GRIDS)
 def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
-    ran, reported = finished[setting]
+    grids, done = finished
+    path, ran, reported = done[setting]
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert reported.returncode == 0, reported.stderr
-    assert {"summary.md", "summary.csv", "report.ipynb"} <= {p.name for p in (folder/setting).iterdir()}
-    specs = load_grid(folder/f"reduced-{setting}.yaml").specs
+    assert {"summary.md", "summary.csv", "report.ipynb"} <= {p.name for p in path.with_suffix("").iterdir()}
+    specs = load_grid(path).specs
     records = {r["hash"]: r for r in (json.loads(p.read_text()) for p in (folder/"runs").glob("*/record.json"))}
-    for spec, (name, cell) in zip(specs, GRIDS[setting].items()):
+    for spec, (name, cell) in zip(specs, grids[setting].items()):
         whole, record = load_grid(name).specs[cell], records[spec_hash(spec)]
         assert record["spec"]["setting"] == whole.setting == setting
         assert record["spec"]["modalities"] == list(whole.modalities)
@@ -93,4 +106,5 @@ def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
 def test_every_grid_file_has_its_cell():
     there = {path.stem for path in (ROOT/"nbs"/"experiments"/"grids").glob("*.yaml")}
     elsewhere = {"demo", "tiny"}  # demo.yaml is run by test_cli.py and `make reproduce`, tiny.yaml by test_cluster.py
-    assert {name for grids in GRIDS.values() for name in grids} == there - ALIKE - elsewhere
+    run = {name for group in (GRIDS, SIBLINGS) for grids in group.values() for name in grids}
+    assert run == there - ALIKE - elsewhere

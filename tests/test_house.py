@@ -44,7 +44,9 @@ def test_installed_metadata_comes_from_settings():
     from importlib.metadata import distribution
 
     meta, installed = metadata(), distribution("moosa")
-    name = lambda requirement: re.split(r"[<>=;\[ ]", requirement)[0].lower()
+
+    def name(requirement): return re.split(r"[<>=;\[ ]", requirement)[0].lower()
+
     wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements")
               for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted

@@ -239,7 +239,7 @@ def test_published_networks_on_hacs_layout(generated, tmp_path):
     """
     from golden_rules import published_file
 
-    from moosa.extractors.weights import PUBLISHED, weights_path
+    from moosa.extractors.entries import PUBLISHED, weights_path
 
     minihac.get(tmp_path, report=lambda line: None, clips_per_class=2)
     (tmp_path/"raw"/"mini-hac").rename(tmp_path/"raw"/"HAC")

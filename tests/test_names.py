@@ -19,7 +19,7 @@ from moosa.cli import app
 from moosa.core import user_path
 from moosa.results.compare import compare, paired, sentence
 from moosa.data import loader
-from moosa.runs.experiment import make_split
+from moosa.runs.lists import make_split
 from moosa.runs.record import run_folder, write_record
 from moosa.runs.fingerprint import Now
 from moosa.extractors.cache import cache_folder, make_shard

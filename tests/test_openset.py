@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from moosa.results.run_figures import nines, plot_scores, plot_sweep
-from moosa.methods.registry import METHODS
+from moosa.methods.catalogue import METHODS
 from moosa.evaluation.openset import (Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax,
                                       published_sweep)
 from moosa.evaluation.scores import rescore
@@ -48,7 +48,9 @@ def test_the_figure_says_what_its_legend_says(seed, scale):
     results = evaluate(target, validation)
     lines = plot_sweep(target, results).axes[0].lines
     curve = next(line for line in lines if line.get_label() == "HOS")
-    value = lambda x: curve.get_ydata()[np.searchsorted(curve.get_xdata(), x)]
+
+    def value(x): return curve.get_ydata()[np.searchsorted(curve.get_xdata(), x)]
+
     ten = next(line for line in lines if "ten" in line.get_label())
     assert [value(x) for x in ten.get_xdata()] == ten.get_ydata().tolist()
     for protocol in ("oracle", "oracle-exact", "source-quantile"):

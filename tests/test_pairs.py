@@ -10,7 +10,8 @@ import torch
 from moosa.runs import experiment
 from moosa.data.dataset import DataSet
 from moosa.data.digits import AVDigits
-from moosa.data.loader import ClipList, Pairs, dataset_class, train_batches
+from moosa.data.catalogue import dataset_class
+from moosa.data.loader import ClipList, Pairs, train_batches
 from moosa.data.minihac import items
 from moosa.data.views import View
 from moosa.runs.spec import mended, spec_from, spec_hash

@@ -21,7 +21,7 @@ from moosa.runs.record import run_folder
 from moosa.runs.run import job_of
 from moosa.runs.grid import expand
 from moosa.runs.status import cell_status, grid_status
-from moosa.training.parallel import devices_asked_for
+from moosa.training.shares import devices_asked_for
 from moosa.runs.spec import spec_from, spec_hash
 from moosa.training.compute import make_fabric
 

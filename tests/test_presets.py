@@ -151,7 +151,8 @@ def test_no_grid_is_missing(): assert set(COUNTS) <= {path.stem for path in GRID
 
 
 def test_settings_of_the_other_grids():
-    tasks = lambda name: {(s.dataset, s.modalities, s.sources, s.target) for s in load_grid(name).specs}
+    def tasks(name): return {(s.dataset, s.modalities, s.sources, s.target) for s in load_grid(name).specs}
+
     domains = {"hac": ("human", "animal", "cartoon"), "epic": ("D1", "D2", "D3")}
     sets = (VA, VF, FA, VFA)
     assert tasks("closed-set") == {(d, m, s, t) for d in domains for m in sets for s, t in PAIRS[d]}

@@ -94,3 +94,22 @@ def test_every_number_on_the_page_is_a_section():
     "Such as `(4.3)`, as the page cites itself."
     cited = re.findall(r"\(([1-9]\.\d)\)", prose(PAGE)) + re.findall(r"\b(?:of|in|section) ([1-9]\.\d)\b", prose(PAGE))
     assert cited and set(cited) <= set(sections())
+
+
+WINGS = sorted({p.parent.name for p in Path(moosa.__file__).parent.rglob("*.py")} - {"moosa", "__pycache__"})
+ROOM = re.compile(r"`((?:moosa\.)?(?:%s)\.[a-z]\w*(?:\.\w+)*)`" % "|".join(WINGS))
+FILES = ("json", "safetensors", "npz", "csv", "yaml", "ini")  # `data.csv` is no room
+
+
+@pytest.mark.parametrize("path", [p for p in files() if p.suffix == ".ipynb"],
+                         ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_rooms_and_names_in_prose_exist(path):
+    cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "markdown"]
+    text = "\n\n".join("".join(c["source"]) for c in cells)
+    for name in ROOM.findall(text):
+        if name.split(".")[-1] not in FILES: find(f"moosa.{name.removeprefix('moosa.')}")
+    for room, target in re.findall(r"\[`?([a-z_]+\.[a-z]\w*)`?\]\(([\w/.]+\.ipynb)", text):
+        notebook = (path.parent/target).resolve()
+        assert notebook.is_file(), f"{room} links to {target}, which does not exist"
+        exports = re.search(r"#\| default_exp (\S+)", prose(notebook))
+        assert exports and exports[1] == room, f"{target} is not {room}, but {exports and exports[1]}"

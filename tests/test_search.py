@@ -7,7 +7,7 @@ import pytest
 
 from moosa.core import derived_seed
 from moosa.data.digits import AVDigits
-from moosa.runs.experiment import make_split
+from moosa.runs.lists import make_split
 from moosa.runs.grid import expand
 from moosa.runs.search import SELECTIONS, choose, widen
 from moosa.runs.spec import spec_hash

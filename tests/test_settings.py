@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from moosa.core import InputError
-from moosa.runs.experiment import Experiment, build_learner, make_split, open_experiment
+from moosa.runs.experiment import Experiment, build_learner, open_experiment
+from moosa.runs.lists import make_split
 from moosa.data.loader import ClipList, Pairs, train_batches
 from moosa.evaluation.openset import evaluate
 from moosa.runs.spec import spec_from, spec_hash
@@ -89,7 +90,9 @@ def test_target_labels_change_nothing_until_evaluation(setting, data_dir):
     spec = make_spec("av-digits", setting=setting)
     right, wrong = train(spec, data_dir), train(spec, data_dir, shuffled)
     for a, b in zip(right[2].state_dict().values(), wrong[2].state_dict().values()): assert torch.equal(a, b)
-    drop_time = lambda state: [{k: v for k, v in row.items() if k != "seconds"} for row in state.history]
+
+    def drop_time(state): return [{k: v for k, v in row.items() if k != "seconds"} for row in state.history]
+
     assert drop_time(right[1]) == drop_time(wrong[1])
     order = {name: i for i, name in enumerate(wrong[4].clips)}
     assert set(order) == set(right[4].clips)
@@ -152,7 +155,8 @@ def test_lists_that_cannot_be_made_stop_before_training(data_dir):
         with pytest.raises(InputError) as error: make_split(experiment.spec, experiment.dataset)
         return str(error.value)
 
-    target = lambda c: c.domain == "mfeat"
+    def target(c): return c.domain == "mfeat"
+
     assert "to adapt to" in without(lambda c: target(c) & (c.part == "train"), setting="osda")
     assert "no training clip of known class(es) 3" in without(lambda c: ~target(c) & (c["class"] == 3))
     assert "no test clip of unknown class(es) 8, 9" in without(lambda c: target(c) & (c["class"] >= 8))

@@ -14,7 +14,7 @@ from conftest import ROOT
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
 from moosa.data.settings import adaptation_split, open_partial_split, open_set_split
-from moosa.runs.experiment import make_split
+from moosa.runs.lists import make_split
 from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_from
 
@@ -111,7 +111,9 @@ def test_the_24_clips_in_two_lists(hac):
     "The docs say so, and the names tell them apart."
     twice = hac.clips[hac.clips["clip"].str.endswith("@validation")]
     assert len(twice) == 24 and set(twice.domain) == {"human"}
-    known = lambda rows: int((rows["class"] != hac.classes.index("drinking")).sum())
+
+    def known(rows): return int((rows["class"] != hac.classes.index("drinking")).sum())
+
     validation = hac.clips[(hac.clips.domain == "human") & (hac.clips.part == "validation")]
     assert (known(twice), known(validation)) == (22, 236)
     assert hac.clips[["domain", "file"]].drop_duplicates().shape[0] == 3357

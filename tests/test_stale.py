@@ -132,7 +132,7 @@ def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
 
 
 def test_weights_are_seen_to_change(tmp_path):
-    from moosa.extractors.weights import weights_path
+    from moosa.extractors.entries import weights_path
 
     spec = Spec(dataset="hac", target="human", sources=("animal",), modalities=("video",),
                 extractors={"video": "slowfast"}, weights="pretrained")
@@ -154,7 +154,9 @@ def test_times_of_epics_sounds_are_in_the_key_of_kept_features(tmp_path):
     dataset.root, dataset.audio_format = tmp_path, "strict"
     row = dict(clip="D1/P08_01/7", domain="D1", part="train", video="P08_01", start_frame=1, stop_frame=9,
                start_timestamp="00:00:01.0", stop_timestamp="00:00:02.0")
-    key = lambda **other: data_hash(dataset, pd.DataFrame([{**row, "class": 1, **other}]), "audio")
+
+    def key(**other): return data_hash(dataset, pd.DataFrame([{**row, "class": 1, **other}]), "audio")
+
     assert key() == key() == key(**{"class": 2})
     assert key() != key(start_timestamp="00:00:01.5") and key() != key(stop_timestamp="00:00:02.5")
 
@@ -211,10 +213,13 @@ def test_again_computes_only_what_cannot_be_used(tmp_path):
         return iter(())
 
     said = []
-    assert run_grid(grid, tmp_path, report=said.append, engine=engine).status.tolist() == ["failed", "done"]
+
+    def run(**how): return [row["status"] for row in run_grid(grid, tmp_path, report=said.append, engine=engine, **how)]
+
+    assert run() == ["failed", "done"]
     assert not calls
     assert "seed=0" in said[0] and "fsdd_speakers.csv was" in said[0]
-    assert run_grid(grid, tmp_path, report=said.append, engine=engine, again=True).status.tolist() == ["done", "done"]
+    assert run(again=True) == ["done", "done"]
     assert calls == [0]
 
 
@@ -222,8 +227,10 @@ def test_again_computes_only_what_cannot_be_used(tmp_path):
 
 def wrong(record: dict) -> dict:  # what is wrong -> record
     "Records that must not be believed."
-    edit = lambda **how: json.loads(json.dumps(record)) | how
-    results = lambda value: edit(results={"accuracy": {"fused": value}})
+    def edit(**how): return json.loads(json.dumps(record)) | how
+
+    def results(value): return edit(results={"accuracy": {"fused": value}})
+
     return {"share above 1": results(1.5), "share below 0": results(-.1), "text": results("0.5"),
             "infinite": results(float("inf")), "true": results(True),
             "epoch": edit(selected_epoch=record["spec"]["epochs"]), "negative epoch": edit(selected_epoch=-1),
@@ -263,7 +270,9 @@ NAMES = st.text(min_size=1,
        st.lists(NAMES, max_size=3, unique=True))
 def test_predictions_keep_every_name(tmp_path_factory, clips, modalities, rules):
     folder = tmp_path_factory.mktemp("predictions")
-    x = lambda i: torch.full((len(clips), 2), float(i))
+
+    def x(i): return torch.full((len(clips), 2), float(i))
+
     given_ = Predictions(x(0), {m: x(i + 1) for i, m in enumerate(modalities)}, torch.arange(len(clips)), clips,
                          {m: x(i + 100) for i, m in enumerate(modalities)},
                          {f"zero/{r}": x(i + 200) for i, r in enumerate(rules)})
@@ -372,7 +381,8 @@ def test_records_are_shown_and_compared(tmp_path):
 
     from moosa.cli import app
 
-    say = lambda *words: CliRunner().invoke(app, [*map(str, words), "--data-dir", str(tmp_path)])
+    def say(*words): return CliRunner().invoke(app, [*map(str, words), "--data-dir", str(tmp_path)])
+
     for spec in expand("small", SMALL).specs: finish(spec, tmp_path)
     one, other = sorted(p.name for p in (tmp_path/"runs").iterdir())
     shown = say("record", "show", one[:8])

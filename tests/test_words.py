@@ -196,10 +196,10 @@ def test_any_yaml(text):
     except InputError: pass
 
 
-def test_a_module_is_imported_by_a_run_only(tmp_path, monkeypatch):
+def test_a_module_is_imported_by_a_run_only(tmp_path, data_dir, monkeypatch):
     "Expanding, looking at status and the words of a report leave a user's module alone; opening the data needs it."
     from moosa.runs.status import overview
-    from moosa.runs.sweep import check_cells
+    from moosa.runs.lists import check_cells
     from moosa.results.report import feature_notes
     from moosa.runs.spec import differs_from_live
 
@@ -212,4 +212,6 @@ def test_a_module_is_imported_by_a_run_only(tmp_path, monkeypatch):
     feature_notes(grid)
     assert differs_from_live(grid.specs[0]) and not (tmp_path/"ran").exists()
     with pytest.raises(InputError): check_cells(grid.specs, tmp_path)  # there are no archives
+    assert not (tmp_path/"ran").exists()
+    check_cells(grid.specs, data_dir)
     assert (tmp_path/"ran").exists()

@@ -20,7 +20,8 @@ LONGEST_CELL = 60  # lines; prose and tests should stand between
 
 
 def notebooks(root: Path) -> list[Path]:
-    hidden = lambda path: any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+    def hidden(path): return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+
     return [p for p in sorted((root/"nbs").rglob("*.ipynb")) if not hidden(p)]
 
 

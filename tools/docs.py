@@ -52,7 +52,8 @@ def notebooks() -> list[str]:
 
 def files(pattern: str) -> list[Path]:
     "Files below the project's folder, without what is hidden, such as JupyterLab's .ipynb_checkpoints."
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    def hidden(path): return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+
     return [p for p in sorted(ROOT.glob(pattern)) if p.is_file() and not hidden(p)]
 
 

@@ -24,7 +24,8 @@ from ..data.media import write_video
 from ..data.sounds import write_sound
 from ..data.views import FrameRecipe, View
 from ..extractors.base import Extractor
-from ..extractors.registry import EXTRACTORS, create_extractor
+from ..extractors.entries import EXTRACTORS
+from ..extractors.registry import create_extractor
 from .reference import frozen_features, plain_stems, read_item
 
 # %% ../../nbs/bench/03_clips.ipynb #22458d5e
@@ -34,7 +35,7 @@ def panned(
     width: int,
     seed: int,
 ) -> np.ndarray:  # (frames, height, width, 3) uint8
-    "A camera pans over a wall of soft blotches, with a little noise."
+    "Return a film: a camera pans over a wall of soft blotches, with a little noise."
     draw = np.random.RandomState(seed)
     wall = cv2.resize(draw.randint(0, 256, (height//8, (width + frames)//8, 3)).astype(np.uint8),
                       (width + frames, height), interpolation=cv2.INTER_CUBIC)
@@ -48,7 +49,7 @@ def write_hac(
     film: tuple[int, int, int],  # frames, height, width
     keyframe_every: int,
 ) -> Hac:
-    "HAC's layout with a single clip that has files, the first one."
+    "Write HAC's layout with a single clip that has files, the first one, and return it, opened."
     root = folder/"raw"/Hac.folder_name
     for domain in Hac.domains:
         for part in PARTS:
@@ -66,7 +67,7 @@ def write_hac(
 
 @contextmanager
 def hac_clip(film: tuple[int, int, int], keyframe_every: int):  # a data set
-    "As `write_hac`, for as long as the block lasts."
+    "Give what `write_hac` returns, for as long as the block lasts."
     with TemporaryDirectory(prefix="moosa-bench-") as folder: yield write_hac(Path(folder), film, keyframe_every)
 
 # %% ../../nbs/bench/03_clips.ipynb #78ced0ef
@@ -77,7 +78,7 @@ def reading_ways(
     dataset: Hac,  # from `write_hac`
     modalities: tuple[str, ...] = MODALITIES,
 ) -> dict[str, Callable[[], dict[str, torch.Tensor]]]:
-    "Both ways to read the clip, each in a new random view with every call, the same ones in the same order."
+    "Return both ways to read the clip, each with a new random view in every call, the same ones in the same order."
     clips = dataset.clips.iloc[:1]
     clip, counters = next(clips.itertuples()), dict(yardstick=0, ours=0)
 
@@ -89,7 +90,7 @@ def reading_ways(
 
 
 def bench_reading(sizes: Sizes, keyframe_every: int) -> Found:
-    "A training item with all modalities."
+    "Return times of reading a training item with all modalities."
     with hac_clip(sizes.film, keyframe_every) as dataset:
         ways = reading_ways(dataset)
         first, second = (f() for f in ways.values())
@@ -103,7 +104,7 @@ def make_extractors(
     *modalities: str,
     frozen_bn: str = "eval",  # see Extractor
 ) -> dict[str, Extractor]:
-    "Extractors with random weights and random BatchNorm."
+    "Return extractors with random weights and random BatchNorm."
     torch.manual_seed(0)
     extractors = {m: create_extractor(dict(sizes.extractors)[m], "random", None, frozen_stem=True, frozen_bn=frozen_bn)
                   for m in modalities}
@@ -113,7 +114,7 @@ def make_extractors(
 
 @torch.no_grad()
 def randomise_bn(module: nn.Module):
-    "Random statistics and factors, near 1, small enough for deep networks to stay finite."
+    "Set BatchNorm's statistics and factors at random, near 1, so that deep networks stay finite."
     for part in module.modules():
         if not isinstance(part, _BatchNorm): continue
         part.running_mean.normal_(0, 0.1)
@@ -122,9 +123,9 @@ def randomise_bn(module: nn.Module):
             part.weight.uniform_(0.3, 0.7)
             part.bias.normal_(0, 0.05)
 
-
+# %% ../../nbs/bench/03_clips.ipynb #38878bf7
 def clip_of(sizes: Sizes, modality: str, batch: int = 1, training: bool = False) -> torch.Tensor:  # (B, C, ...)
-    "Noise of the shape of a clip."
+    "Return noise of the shape of a clip."
     recipe = EXTRACTORS[dict(sizes.extractors)[modality]].recipe
     if not isinstance(recipe, FrameRecipe): shape = 1, 257, 1004
     else: shape = len(recipe.mean), recipe.length, *[recipe.crop if training else recipe.test_crop]*2
@@ -135,12 +136,12 @@ def as_tuple(x) -> tuple[torch.Tensor, ...]: return x if isinstance(x, tuple) el
 
 
 def largest_difference(first, second) -> float:  # share of the largest value
-    "Between what two stems return."
+    "Return the largest difference between what two stems return."
     return max(((a - b).abs().max()/a.abs().max()).item() for a, b in zip(as_tuple(first), as_tuple(second)))
 
-
+# %% ../../nbs/bench/03_clips.ipynb #abe04d49
 def bench_stem(sizes: Sizes, modality: str, dtype: str = "float32") -> Found:
-    "The stem of a modality, as the extractor runs it, against the plain module."
+    "Return times of a modality's stem, as the extractor runs it, against the plain module."
     extractor, x = make_extractors(sizes, modality)[modality].eval(), clip_of(sizes, modality)
     extractor.stem_dtype = dtype
     stems = plain_stems({modality: extractor})

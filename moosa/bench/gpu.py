@@ -27,7 +27,7 @@ def training_step(
     compiled: bool = False,  # torch.compile
     precision: torch.dtype | None = None,  # of autocast; None: float32
 ) -> Callable[[], object]:
-    "A step of heads and losses, all modalities in two parts."
+    "Return a function that takes a step of heads and losses, all modalities in two parts."
     dims, hyper = sizes.pick(*MODALITIES), dict(sizes.hyper) | dict(jigsaw_num_splits=2)
     learner = make_ours(dims, hyper).train().to(device)
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4, fused=fused)
@@ -46,7 +46,7 @@ def training_step(
 
 def stem_pass(sizes: Sizes, device: str, channels_last: bool,
               precision: torch.dtype | None = None) -> Callable[[], object]:
-    "The video stem on a batch, without gradients."
+    "Return a function that runs the video stem on a batch, without gradients."
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     extractor = make_extractors(sizes, "video")["video"].eval().to(device)
     stem = extractor.stem.to(memory_format=layout)
@@ -58,7 +58,7 @@ def stem_pass(sizes: Sizes, device: str, channels_last: bool,
 
 
 def copies(sizes: Sizes, device: str, pinned: bool) -> Callable[[], object]:
-    "A batch of clips goes to the device while it computes."
+    "Return a function that sends a batch of clips to the device while it computes."
     clips = {m: clip_of(sizes, m, sizes.batch) for m in MODALITIES}
     batch = Batch({m: x.pin_memory() for m, x in clips.items()} if pinned else clips,
                   torch.zeros(sizes.batch, dtype=torch.long), [])
@@ -89,7 +89,7 @@ def bench_gpu(
     line: str,  # a key of PAIRS
     device: str = "cuda",
 ) -> Found:
-    "A choice against torch's default, wall time of the work on the device."
+    "Return wall times of the work on the device: a choice of ours against torch's default."
     if device == "cuda" and not torch.cuda.is_available(): raise NotMeasured("no CUDA device")
     plain, ours = PAIRS[line](sizes, device)
 

@@ -22,7 +22,7 @@ def grid_seconds(
     workers: int,
     grid: str = "tiny.yaml",
 ) -> float:  # wall time
-    "Carry out a grid of one-thread runs in a new data folder."
+    "Return how long a grid of one-thread runs takes in a new data folder."
     with TemporaryDirectory(prefix="moosa-bench-") as folder:
         (Path(folder)/"raw").symlink_to(data_folder()/"raw")
         command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", "grid", grid, "--workers",
@@ -38,7 +38,7 @@ def bench_grid(
     sizes: Sizes,
     rounds: int = 3,
 ) -> Found:
-    "Two workers against one."
+    "Return times of two workers against one."
     if not sizes.minihac: raise NotMeasured("left out")
     if not (data_folder()/"raw"/"av-digits").is_dir(): raise NotMeasured("moosa data get av-digits was not run")
     if (os.cpu_count() or 1) < 2: raise NotMeasured("there is one CPU only")

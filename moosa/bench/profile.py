@@ -26,7 +26,7 @@ def machine_limits(
     side: int = 2048,  # rows of the product
     numbers: int = 2**26,  # float32, to copy
 ) -> dict[str, float]:  # gflops: 1e9 operations per CPU second; gb_per_s: 1e9 bytes per CPU second; both of one thread
-    "Measured rates."
+    "Return the rates of this machine, as measured."
     a, b, source = torch.randn(side, 2816), torch.randn(2816, 512), torch.ones(numbers)
     threads, target = torch.get_num_threads(), torch.empty_like(source)
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def parts_of(
     term: Callable[[str], torch.Tensor],  # name -> its value on given embeddings
     learner: nn.Module,
 ) -> dict[str, Callable[[], object]]:
-    "What is timed of one way."
+    "Return what is timed of one way, by part."
     def backward(value):
         learner.zero_grad()
         value.backward()
@@ -67,7 +67,7 @@ def both_ways(
     modalities: tuple[str, ...],
     splits: int,  # parts of an embedding
 ) -> tuple[dict[str, Callable], nn.Module]:  # 'way: part' -> function; our learner
-    "The parts of both."
+    "Return the parts of both ways, and our learner."
     dims, (plain, ours) = sizes.pick(*modalities), learner_pair(sizes, modalities, splits)
     features, labels = make_inputs(dims, sizes.batch)
     batch = Batch(features, labels, [])
@@ -82,13 +82,13 @@ def both_ways(
 
 
 def count_operations(f: Callable[[], object]) -> int:
-    "Operations of the matrix products in a call."
+    "Return how many operations the matrix products of a call take."
     with FlopCounterMode(display=False) as counter: f()
     return counter.get_total_flops()
 
 # %% ../../nbs/bench/06_profile.ipynb #f18ec85a
 def weights_of(learner: nn.Module) -> dict[str, int]:  # part -> number of weights; with 'step', all
-    "How many weights the parts have."
+    "Return how many weights the parts have."
     def count(module): return sum(p.numel() for p in module.parameters())
 
     return {"step": count(learner)} | {PARTS[name]: count(learner.objective.terms[name]) for name in PARTS}
@@ -101,7 +101,7 @@ def profile(
     limits: Mapping[str, float],  # from `machine_limits`
     rounds: int = 4,
 ) -> pd.DataFrame:  # index: part; columns: yardstick, ours, least (CPU seconds), operations of both, bytes to move
-    "Time and limits of a step's parts."
+    "Return times and limits of a step's parts."
     ways, ours = both_ways(sizes, modalities, splits)
     times = alternate(ways, rounds, 0)
     seconds = {name: times.seconds(name) for name in ways}
@@ -121,7 +121,8 @@ def _row(part: str, seconds: Mapping[str, float], operations: Mapping[str, int],
     for way in ("yardstick", "ours"):
         s, n = ({name.removeprefix(f"{way}: "): value for name, value in d.items() if name.startswith(way)}
                 for d in (seconds, operations))
-        rest = lambda d: max(0, d["without Adam"] - sum(d[k] for k in known))
+        def rest(d): return max(0, d["without Adam"] - sum(d[k] for k in known))
+
         row[way] = {"Adam": max(0, s["step"] - s["without Adam"]), "rest": rest(s)}.get(part, s.get(part))
         row[f"operations_{way}"] = {"Adam": 0, "rest": rest(n)}.get(part, n.get(part))
     moved = {"Adam": 28*weights["step"], "rest": 12*(weights["step"] - sum(weights[k] for k in known)),

@@ -25,7 +25,7 @@ from ..data.views import FLOW, RGB, SOUND, FrameRecipe, View, random_box, sample
 from ..extractors.base import Extractor
 from ..extractors.audio import audio_stage
 from ..methods.model import Outputs
-from ..methods.moosa import MoosaHyper
+from ..methods.catalogue import MoosaHyper
 
 # %% ../../nbs/bench/01_reference.ipynb #0f94a6aa
 def draw_indices(
@@ -33,12 +33,12 @@ def draw_indices(
     count: int,  # K
     seed: int,  # of the run
 ) -> list[int]:  # K different numbers below P!
-    "Which permutations a run tells apart (ref 4.4)."
+    "Return which permutations a run tells apart, by number (ref 4.4)."
     return random.Random(seed).sample(range(len(list_permutations(parts))), count)
 
 
 def list_permutations(parts: int) -> list[tuple[int, ...]]:
-    "All of them, in lexicographic order."
+    "Return all permutations, in lexicographic order."
     return list(itertools.permutations(range(parts)))
 
 
@@ -47,7 +47,7 @@ def shuffled_rows(
     orders: Sequence[Sequence[int]],  # K permutations of the parts
     splits: int,  # parts per modality
 ) -> torch.Tensor:  # (K*B, sum of D), all rows of the first order, then of the second, ...
-    "Cut, and join the parts again in each order."
+    "Return rows of embeddings that were cut and joined again in each order."
     parts = [part for e in embeddings for part in torch.split(e, e.shape[1]//splits, dim=1)]
     return torch.cat([torch.cat([parts[i] for i in order], dim=1) for order in orders], dim=0)
 
@@ -58,7 +58,7 @@ def jigsaw_loss(
     orders: Sequence[Sequence[int]],
     splits: int,
 ) -> torch.Tensor:  # scalar
-    "Mean cross entropy of saying which order a row has."
+    "Return the mean cross entropy of saying which order a row has (ref 4.4)."
     rows = shuffled_rows(embeddings, orders, splits)
     labels = torch.tensor([k for k in range(len(orders)) for _ in range(len(embeddings[0]))])
     return F.cross_entropy(classifier(rows), labels.to(rows.device))
@@ -69,7 +69,7 @@ def weighted_cross_entropy(
     labels: torch.Tensor,  # (B,)
     temperature: float,
 ) -> torch.Tensor:  # scalar
-    "Each clip's cross entropies, the surer heads counting more."
+    "Return the mean of each clip's cross entropies, the surer heads counting more (ref 4.1)."
     entropies = [Categorical(probs=F.softmax(h, dim=1)).entropy() for h in heads]
     weights = F.softmax(torch.stack([-e/temperature for e in entropies], dim=1), dim=1)
     losses = [F.cross_entropy(h, labels, reduction="none") for h in heads]
@@ -77,7 +77,7 @@ def weighted_cross_entropy(
 
 
 def mean_entropy(heads: Sequence[torch.Tensor]) -> torch.Tensor:  # scalar
-    "Mean over clips, then over heads."
+    "Return the mean entropy over clips, then over heads (ref 4.2)."
     each = []
     for h in heads:
         p = F.softmax(h, dim=1)
@@ -90,7 +90,7 @@ def translation_loss(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
     mask_ratio: float,
 ) -> torch.Tensor:  # scalar
-    "Mean over all ordered pairs."
+    "Return the mean distance over all ordered pairs (ref 4.3)."
     masked, distances = {}, []
     for m, e in embeddings.items():
         hidden = torch.rand(e.shape, device=e.device) < mask_ratio
@@ -109,7 +109,7 @@ def supervised_contrast(
     labels: torch.Tensor,  # (B,)
     temperature: float,
 ) -> torch.Tensor:  # scalar
-    "All vectors of a class attract each other; the vector itself is left out (ref 4.5)."
+    "Return the loss by which all vectors of a class attract each other, itself left out (ref 4.5)."
     z, y = torch.cat(list(views), dim=0), torch.cat([labels]*len(views))
     similarity = z @ z.T/temperature
     similarity = similarity - similarity.max(dim=1, keepdim=True).values.detach()
@@ -120,29 +120,29 @@ def supervised_contrast(
 
 
 def split_loss(embeddings: Sequence[torch.Tensor]) -> torch.Tensor:  # scalar, 0 or below
-    "Minus the squared distance of the halves (ref 4.6)."
+    "Return minus the squared distance of the halves (ref 4.6)."
     return -sum(F.mse_loss(e[:, :e.shape[1]//2], e[:, e.shape[1]//2:]) for e in embeddings)/len(embeddings)
 
 # %% ../../nbs/bench/01_reference.ipynb #440d611f
 def mlp(*sizes: int) -> nn.Sequential:
-    "Linear layers with ReLU between them."
+    "Return linear layers with ReLU between them."
     layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
 def projection(size: int, hidden: int, out: int) -> nn.Sequential:
-    "As `mlp`, with BatchNorm."
+    "Return what `mlp` does, with BatchNorm."
     return nn.Sequential(nn.Linear(size, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
                          nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 def with_dropout(layers: nn.Sequential) -> nn.Sequential:
-    "Half of what reaches the last layer is dropped in training."
+    "Return the layers with a dropout of 0.5 before the last one."
     return nn.Sequential(*layers[:-1], nn.Dropout(0.5), layers[-1])
 
 # %% ../../nbs/bench/01_reference.ipynb #4efaaac1
 class Yardstick(nn.Module):
-    "Heads and losses as published."
+    "Heads and losses as published (ref 3.4, 4)."
 
     def __init__(self,
         dims: Mapping[str, int],  # modality -> D, in the order of concatenation
@@ -165,13 +165,13 @@ class Yardstick(nn.Module):
         self.projections = nn.ModuleDict({m: projection(d//2, h.hidden_dim, h.out_dim) for m, d in dims.items()})
 
     def outputs(self, features: Mapping) -> Outputs:
-        "Embeddings and the logits of all heads."
+        "Return embeddings and the logits of all heads."
         embeddings = {m: tail(features[m]) for m, tail in self.tails.items()}
         return Outputs(embeddings, {m: self.classifiers[m](e) for m, e in embeddings.items()},
                        self.fused(torch.cat(list(embeddings.values()), dim=1)))
 
     def term(self, name: str, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        "A term, before its weight."
+        "Return a term, before its weight."
         embeddings, h = outputs.embeddings, self.hyper
         match name:
             case "classification": return weighted_cross_entropy(outputs.heads, labels, h.entropy_weight_temp)
@@ -202,7 +202,7 @@ class Yardstick(nn.Module):
 
 # %% ../../nbs/bench/01_reference.ipynb #a74af044
 def yardstick_step(learner: Yardstick):  # a function that takes a step: (features, labels) -> total
-    "Training with torch's default Adam (ref 6.1)."
+    "Return a function that takes a step with torch's default Adam (ref 6.1)."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def step(features: Mapping, labels: torch.Tensor) -> torch.Tensor:
@@ -215,7 +215,7 @@ def yardstick_step(learner: Yardstick):  # a function that takes a step: (featur
 
 # %% ../../nbs/bench/01_reference.ipynb #f504c497
 def decode_film(path: str | Path) -> np.ndarray:  # (n, H, W, 3) uint8
-    "Every frame."
+    "Return every frame."
     import av
 
     with av.open(str(path)) as film:
@@ -229,7 +229,7 @@ def see(
     clip: str,  # its name: random choices hang on it
     modality: str,
 ) -> tuple[np.ndarray, np.ndarray]:  # (C, length, crop, crop) float32; the indices that were chosen
-    "Choose, resize, crop, mirror, normalise, as in training."
+    "Return frames that were chosen, resized, cropped, mirrored and normalised, as in training (ref 2.1, 2.2)."
     draws = view.draws(clip, modality)
     indices = sample_indices(recipe, len(film) - 1, draws)
     frames = [film[i] for i in np.clip(indices - 1, 0, len(film) - 1)]
@@ -253,7 +253,7 @@ def read_item(
     modalities: Sequence[str],
     view: View,
 ) -> dict[str, torch.Tensor]:  # modality -> (C, T, H, W) or (1, 257, 1004)
-    "A training clip, all of each file decoded."
+    "Return a training clip, all of each file decoded."
     import soundfile
 
     found, seen = {}, {}
@@ -288,7 +288,7 @@ def plain_stems(
     extractors: Mapping[str, Extractor],
     whole_sound: bool = True,  # run the layers after the sound stem, if the network has them
 ) -> nn.ModuleDict:  # modality -> data to features; shares the weights
-    "Stems as plain modules."
+    "Return stems as plain modules."
     def plain(modality, stem):
         longer = modality == "audio" and whole_sound and "layer3" in dict(stem.named_children())
         return WholeSoundNet(stem).eval() if longer else stem
@@ -302,7 +302,7 @@ def frozen_features(
     data: Mapping[str, torch.Tensor],  # modality -> (B, ...)
     training: bool = False,  # BatchNorm of video and flow as in training
 ) -> dict[str, object]:  # modality -> a tensor or a tuple of tensors
-    "Run them, anew each time."
+    "Return what the stems make of a batch, anew each time."
     for m, stem in stems.items(): stem.train(training and m != "audio")
     return {m: stem(data[m]) for m, stem in stems.items()}
 
@@ -310,7 +310,7 @@ def frozen_features(
 def ours_from(
     state: Mapping[str, torch.Tensor],  # the yardstick's
 ) -> dict[str, torch.Tensor]:  # for a `trainer.Learner`
-    "The same weights by the names of our modules."
+    "Return the same weights by the names of our modules."
     places = {"tails.": "model.extractors.", "classifiers.": "model.heads.", "fused.": "model.fused.",
               "jigsaw.": "objective.terms.jigsaw.task.head.",
               "translators.": "objective.terms.translation.task.translators.",

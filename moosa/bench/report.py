@@ -83,7 +83,7 @@ def measure(
     line: Line,
     sizes: Sizes,
 ) -> dict:  # ready for JSON
-    "A line with what was found, or why nothing was."
+    "Return a line with what was found, or why nothing was."
     goal, started = line.goal, time.perf_counter()
     about = {"what": line.what, "goal": None, "goal_value": None, "at_least": True, "unit": "times faster"}
     if goal: about |= {"goal": str(goal), "goal_value": goal.value, "at_least": goal.at_least, "unit": goal.unit}
@@ -97,7 +97,7 @@ def measure(
 
 
 def measure_profiles(sizes: Sizes) -> dict:  # limits, profiles
-    "Where the step's time goes, and the least that it could be."
+    "Return where the step's time goes, and the least that it could be."
     limits = machine_limits()
     cases = {"V+A, 4 parts": (VA, 4), "V+F+A, 2 parts": (VFA, 2)}
     profiles = {name: profile(sizes, *case, limits, max(1, sizes.rounds//2)) for name, case in cases.items()}
@@ -109,7 +109,7 @@ def bench(
     lines: tuple[Line, ...] = LINES,
     folder: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:  # what is in bench.json
-    "Measure all lines, print the table, and write bench.json."
+    "Measure all lines, print the table, write bench.json, and return what is in it."
     started, rows, load = time.perf_counter(), [], os.getloadavg()
     with tqdm(lines, unit="line", disable=bool(os.environ.get("MOOSA_NO_PROGRESS"))) as bar:
         for line in bar:
@@ -125,13 +125,13 @@ def bench(
 
 # %% ../../nbs/bench/09_report.ipynb #e3404cf9
 def number(x: float | None, digits: int = 3) -> str:
-    "Three digits that count; nothing for None."
+    "Return three digits that count; nothing for None."
     if x is None or not np.isfinite(x): return ""
     return f"{x:,.0f}" if abs(x) >= 10**digits else f"{x:.{digits}g}"
 
 
 def table(result: Mapping) -> pd.DataFrame:  # of text
-    "One row per line."
+    "Return a table with one row per line."
     rows = []
     for r in result["lines"]:
         row = {"what": r["what"], "goal": r["goal"] or ""}
@@ -148,7 +148,7 @@ def table(result: Mapping) -> pd.DataFrame:  # of text
 
 
 def profile_table(result: Mapping, name: str) -> pd.DataFrame:  # of text
-    "Parts of a step: milliseconds, shares, operations, bytes, and the least time."
+    "Return a table of a step's parts: milliseconds, shares, operations, bytes, and the least time."
     parts = pd.DataFrame(result["profiles"][name]).T
 
     def share(way): return [f"{1000*s:.0f} ms, {s/parts.loc['step', way]:.0%}" for s in parts[way]]
@@ -161,7 +161,7 @@ def profile_table(result: Mapping, name: str) -> pd.DataFrame:  # of text
 
 
 def machine(result: Mapping) -> str:
-    "What it was measured on, and how busy that was."
+    "Return what it was measured on, and how busy that was."
     e, others = result["environment"], [r["others"] for r in result["lines"] if r.get("others") is not None]
     busy = (f"Other processes kept {np.mean(others):.1f} CPUs busy on average, {max(others):.1f} at most"
             if others else "What other processes did is not known here")
@@ -184,7 +184,7 @@ TRIED = {  # beginning of a line's name -> what was tried, and did not help enou
 
 
 def missed(result: Mapping) -> str:  # Markdown, a list
-    "What missed its goal, by how much, and where the time goes."
+    "Return what missed its goal, by how much, and where the time goes."
     told = []
     for r in result["lines"]:
         if "missing" in r and r["goal"]: told.append(f"- **{r['what']}** (goal: {r['goal']}): {r['missing']}.")
@@ -196,7 +196,7 @@ def missed(result: Mapping) -> str:  # Markdown, a list
 
 
 def explain(result: Mapping, what: str) -> str:
-    "Of a step: its largest parts, and the least that it could take."
+    "Return a sentence on a step: its largest parts, and the least that it could take."
     for name, parts in result["profiles"].items():
         modalities, splits = name.split(", ")
         if not what.startswith(("Step", "Jigsaw")) or f"{modalities}, {splits}" not in what: continue
@@ -212,7 +212,7 @@ def explain(result: Mapping, what: str) -> str:
 
 # %% ../../nbs/bench/09_report.ipynb #6bc0b642
 def plot_speed(result: Mapping) -> Figure:
-    "How much of each goal was reached: right of the line, all of it. Black: the least and the largest of the rounds."
+    "Draw how much of each goal was reached; right of the line, all of it. Black: least and largest of the rounds."
     rows = [r for r in result["lines"] if r["goal_value"] is not None and "missing" not in r][::-1]
 
     def share(r, x): return x/r["goal_value"] if r["at_least"] else r["goal_value"]/max(x, 1e-9)
@@ -248,7 +248,7 @@ def short_unit(r: Mapping) -> str:
 
 # %% ../../nbs/bench/09_report.ipynb #df002459
 def plot_growth(result: Mapping) -> Figure:
-    "Time and peak memory of a step at four sizes each; the straight line goes through the first and the last."
+    "Draw time and peak memory of a step at four sizes each; the straight line joins the first and the last."
     curves = [r["raw"] for r in result["lines"] if "axis" in r.get("raw", {})]
     shown = (("cpu", "CPU seconds of a step", 1), ("peak_mb", "peak memory, GB", 2**20/1e9))  # key, label, factor
     fig, axes = new_figure(2, max(1, len(curves)), (2.9*max(1, len(curves)) + .6, 4.8), squeeze=False, sharex="col")
@@ -266,7 +266,7 @@ def plot_growth(result: Mapping) -> Figure:
 
 
 def plot_profile(result: Mapping) -> Figure:
-    "What the parts of a step take: the yardstick, ours, and the least."
+    "Draw what the parts of a step take: the yardstick, ours, and the least."
     profiles = result["profiles"]
     fig, axes = new_figure(1, len(profiles), (8.6, 2.6), squeeze=False)
     names = [k for k in next(iter(profiles.values())) if k != "step"]
@@ -288,7 +288,7 @@ def publish(
     folder: str | Path | None = None,  # the data folder that holds bench.json; None: the project's
     out: str | Path | None = None,  # where the page and its figures go; None: figures/bench
 ) -> Path:  # the executed page
-    "Execute the page on speed."
+    "Execute the page on speed, and return where it lies."
     page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
     parameters = {"data_dir": data_parameter(folder),
                   "out_dir": str(page.parent) if out or not clone_folder() else None}
@@ -298,5 +298,5 @@ def publish(
 
 
 def read_bench(folder: str | Path | None = None) -> dict:
-    "What `bench` wrote."
+    "Return what `bench` wrote."
     return read_json(data_folder(folder)/"bench.json", "the benchmark's result (`make bench` writes it)")

@@ -19,7 +19,8 @@ from .timing import Found, Sizes, alternate, compare, measure_memory
 from ..data.loader import Batch
 from ..extractors.base import Extractor
 from ..methods.model import Model
-from ..methods.registry import create_objective, make_hyper
+from ..methods.catalogue import make_hyper
+from ..methods.registry import create_objective
 from ..training.compute import step_in_backward
 from ..pretext.jigsaw import Jigsaw, sample_permutations
 from ..training.learner import Learner
@@ -34,34 +35,34 @@ def make_inputs(
     batch: int,
     needs_grad: bool = True,  # as if layers that train lay before
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:  # features, labels
-    "Features of a batch, and labels."
+    "Return features of a batch, and labels."
     draw = torch.Generator().manual_seed(0)
     features = {m: torch.rand(batch, d, generator=draw).requires_grad_(needs_grad) for m, d in dims.items()}
     return features, torch.arange(batch) % CLASSES
 
 
 def tails(dims: Mapping[str, int]) -> dict[str, nn.Module]:  # modality -> what makes embeddings of pooled features
-    "Dropout, but not for sound (ref 3.3)."
+    "Return dropout for each modality, but none for sound (ref 3.3)."
     return {m: nn.Identity() if m == "audio" else nn.Dropout(0.5) for m in dims}
 
-
+# %% ../../nbs/bench/04_steps.ipynb #eda829b0
 def make_yardstick(dims: Mapping[str, int], hyper: Mapping, parts: Mapping[str, nn.Module] | None = None) -> Yardstick:
-    "The yardstick's networks."
+    "Return the yardstick, with its networks."
     torch.manual_seed(0)
     return Yardstick(dims, parts or tails(dims), CLASSES, make_hyper("moosa", hyper))
 
 
 def make_ours(dims: Mapping[str, int], hyper: Mapping, parts: Mapping[str, nn.Module] | None = None) -> Learner:
-    "Our networks."
+    "Return a learner with our networks."
     torch.manual_seed(0)
     extractors = {m: Extractor(nn.Identity(), tail, dims[m]) for m, tail in (parts or tails(dims)).items()}
     return Learner(Model(extractors, CLASSES, takes="features"), create_objective("moosa", dims, hyper))
 
-
+# %% ../../nbs/bench/04_steps.ipynb #f5a18c73
 def our_step(
     learner: Learner,
 ) -> Callable[[Mapping, torch.Tensor], torch.Tensor]:  # takes a step: (features, labels) -> total
-    "A step of `trainer.fit` on the CPU."
+    "Return a function that takes a step of `trainer.fit` on the CPU."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
 
     def step(features: Mapping, labels: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,7 @@ def learner_pair(
     modalities: tuple[str, ...],
     splits: int,  # parts per modality
 ) -> tuple[Yardstick, Learner]:
-    "Both, with the same weights."
+    "Return yardstick and learner with the same weights."
     dims, hyper = sizes.pick(*modalities), dict(sizes.hyper) | dict(jigsaw_num_splits=splits)
     plain, ours = make_yardstick(dims, hyper).train(), make_ours(dims, hyper).train()
     ours.load_state_dict(ours_from(plain.state_dict()))
@@ -90,19 +91,19 @@ def step_pair(
     modalities: tuple[str, ...],
     splits: int,  # parts of an embedding
 ) -> dict[str, Callable[[], torch.Tensor]]:  # 'yardstick' and 'ours'
-    "Both ways to take a step, from the same weights and on the same features."
+    "Return both ways to take a step, from the same weights and on the same features."
     dims, (plain, ours) = sizes.pick(*modalities), learner_pair(sizes, modalities, splits)
     return {"yardstick": partial(yardstick_step(plain), *make_inputs(dims, sizes.batch)),
             "ours": partial(our_step(ours), *make_inputs(dims, sizes.batch))}
 
 # %% ../../nbs/bench/04_steps.ipynb #a1c6e880
 def bench_step(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> Found:
-    "A step against the yardstick's."
+    "Return times of a step, against the yardstick's."
     return compare(alternate(step_pair(sizes, modalities, splits), sizes.rounds, sizes.wall_rounds))
 
 
 def bench_four_parts(sizes: Sizes) -> Found:
-    "All three modalities in four parts, against ourselves in two: the yardstick would have to list 12! permutations."
+    "Return times of four parts against our own of two: the yardstick would have to list 12! permutations."
     dims, ways = sizes.pick("video", "audio", "flow"), {}
     for splits in (2, 4):
         hyper = dict(sizes.hyper) | dict(jigsaw_num_splits=splits)
@@ -114,7 +115,7 @@ def bench_four_parts(sizes: Sizes) -> Found:
 
 # %% ../../nbs/bench/04_steps.ipynb #bac8ee22
 def jigsaw_pair(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> dict[str, Callable[[], torch.Tensor]]:
-    "Both ways to compute the jigsaw's loss and its gradients, with the same weights."
+    "Return both ways to compute the jigsaw's loss and its gradients, with the same weights."
     dims, h, parts = sizes.pick(*modalities), make_hyper("moosa", dict(sizes.hyper)), len(modalities)*splits
     torch.manual_seed(0)
     ours = Jigsaw(dims, sample_permutations(parts, h.jigsaw_samples, 0), splits, h.jigsaw_hidden)
@@ -136,7 +137,7 @@ def jigsaw_pair(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> dict[
 
 
 def bench_jigsaw(sizes: Sizes, modalities: tuple[str, ...], splits: int) -> Found:
-    "The jigsaw against the yardstick's."
+    "Return times of the jigsaw, against the yardstick's."
     return compare(alternate(jigsaw_pair(sizes, modalities, splits), 2*sizes.rounds, sizes.wall_rounds),
                    note="" if len(modalities)*splits <= 8
                    else "the yardstick is given its orders, since it could not list them")
@@ -148,7 +149,7 @@ def one_step(
     batch: int,
     hyper: Mapping,
 ) -> Callable[[], torch.Tensor]:
-    "One of the two, alone."
+    "Return one of the two ways to take a step, alone."
     learner = {"yardstick": make_yardstick, "ours": make_ours}[way](dims, hyper).train()
     return partial({"yardstick": yardstick_step, "ours": our_step}[way](learner), *make_inputs(dims, batch))
 
@@ -157,7 +158,7 @@ ONE_STEP = "moosa.bench.steps:one_step"  # for a process of its own
 
 
 def bench_memory(sizes: Sizes, splits: int) -> Found:
-    "Peak memory of a step with three modalities."
+    "Return the peak memory of a step with three modalities."
     dims, hyper = sizes.pick("video", "audio", "flow"), dict(sizes.hyper) | dict(jigsaw_num_splits=splits)
     ways = ("yardstick", "ours") if splits == 2 else ("ours",)
     peaks = {way: measure_memory(ONE_STEP, way, dims, sizes.batch, hyper) for way in ways}
@@ -175,7 +176,7 @@ def growth_cases(
     sizes: Sizes,
     axis: str,  # a key of AXES
 ) -> list[tuple[int, dict]]:  # size on the axis, arguments of `one_step`
-    "What to measure."
+    "Return what to measure along an axis."
     base = dict(way="ours", dims=sizes.pick("video", "audio"), batch=sizes.batch, hyper=dict(sizes.hyper))
     match axis:
         case "batch": return [(n, base | dict(batch=n)) for n in sizes.batches]
@@ -190,12 +191,12 @@ def slope(
     x: Sequence[float],  # sizes
     y: Sequence[float],  # costs
 ) -> float:  # 1: twice the size costs twice as much
-    "Of the last piece of a curve, on logarithmic axes."
+    "Return the slope of a curve's last piece, on logarithmic axes."
     return float(np.log(y[-1]/y[-2])/np.log(x[-1]/x[-2]))
 
 
 def bench_growth(sizes: Sizes, axis: str) -> Found:
-    "The larger slope of time and memory."
+    "Return the larger slope of time and memory."
     points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds))
               for n, case in growth_cases(sizes, axis)]
     x = [p["size"] for p in points]

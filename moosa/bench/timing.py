@@ -26,7 +26,7 @@ from ..training.callbacks import peak_memory_mb
 
 # %% ../../nbs/bench/02_timing.ipynb #ae1bd3c8
 def machine_cpu() -> float | None:  # seconds of all CPUs since the machine's start; None where the system does not say
-    "How long the CPUs have been at work."
+    "Return how long the CPUs have been at work."
     stat = Path("/proc/stat")
     if not stat.exists(): return None
     user, nice, system, _, _, irq, softirq, stolen = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
@@ -58,11 +58,11 @@ class Times:
     others: float | None  # CPUs that others used meanwhile
 
     def seconds(self, way: str) -> float:  # CPU, one thread
-        "The median."
+        "Return the median of a way."
         return statistics.median(self.cpu[way])
 
     def ratios(self, slow: str, fast: str) -> list[float]:
-        "How many times faster `fast` was, round by round."
+        "Return how many times faster `fast` was, round by round."
         return [a/b for a, b in zip(self.cpu[slow], self.cpu[fast])]
 
 
@@ -73,7 +73,7 @@ def alternate(
     warm_up: bool = True,  # one round more in the beginning, which does not count
     clock: Callable[[], float] = time.process_time,  # for the rounds with one thread
 ) -> Times:
-    "Time some functions in turn."
+    "Return the times of some functions that take turns."
     threads = torch.get_num_threads()
     gc.collect()
     with Others() as others:
@@ -104,7 +104,7 @@ def measure_memory(
     *args,
     steps: int = 4,  # the first of them does not count for the time
 ) -> dict[str, float]:  # start_mb, peak_mb: held before and at most; cpu: median seconds of a step; others: CPUs in use
-    "Peak memory and time of a step, with one thread, in a process of its own."
+    "Return peak memory and time of a step, with one thread, in a process of its own."
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["moosa.bench.steps", "torch._dynamo"])  # torch.optim imports it at its first use
     with safe_path(), ProcessPoolExecutor(1, context, initializer=die_with, max_tasks_per_child=1) as pool:
@@ -156,7 +156,7 @@ def compare(
     fast: str = "ours",
     note: str = "",
 ) -> Found:
-    "Times as a line: how many times faster."
+    "Return times as a line: how many times faster."
     ratios = times.ratios(slow, fast)
     wall = statistics.median(times.wall[slow])/statistics.median(times.wall[fast]) if times.wall.get(slow) else None
     return Found(times.seconds(slow)/times.seconds(fast), min(ratios), max(ratios), times.seconds(slow),
@@ -178,7 +178,7 @@ class Sizes:
     minihac: bool = True  # measure on mini-HAC too, where it is there
 
     def pick(self, *modalities: str) -> dict[str, int]:
-        "Lengths of the embeddings of some modalities."
+        "Return the lengths of some modalities' embeddings."
         return {m: dict(self.dims)[m] for m in modalities}
 
 

@@ -23,15 +23,15 @@ data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=
 @data_app.command("list")
 def data_list():
     "Which data sets there are."
-    from moosa.data.loader import dataset_table
+    from moosa.data.catalogue import dataset_rows
 
-    print(markdown_table(dataset_table()))
+    print(markdown_table(dataset_rows()))
 
 
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(help="As in `moosa data list`.")], data_dir: DataDir = None):
     "Fetch a data set. What is there already, and whole, is not fetched again."
-    from moosa.data.loader import DATASETS
+    from moosa.data.catalogue import DATASETS
 
     DATASETS[one_of("dataset", name, DATASETS)].get(data_dir)
 
@@ -51,7 +51,7 @@ def data_check(
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
     from moosa.core import data_folder
     from moosa.data.doctor import add_changed, examine, report, write_findings
-    from moosa.data.loader import create_dataset
+    from moosa.data.catalogue import create_dataset
 
     options = _options_given(name, data_options)
     whole, changed = _own_check(name, data_dir)
@@ -68,7 +68,7 @@ def data_check(
 # %% ../../nbs/commands/02_data.ipynb #ed90f536
 def _options_given(name: str, data_options: list[str]) -> dict[str, str]:
     "How files are read, if anything is said about it."
-    from moosa.data.loader import dataset_class
+    from moosa.data.catalogue import dataset_class
     from moosa.runs.spec import resolve_options
 
     given = key_values(data_options, "--data-options", "audio_format=convert")
@@ -79,7 +79,7 @@ def _own_check(name: str, data_dir: Path | None) -> tuple[bool, list]:
     """What a data set's own check says, if it has a name: is all well, and which files have changed.
 
     Leave with exit code 1 if more is wrong than that."""
-    from moosa.data.loader import DATASETS, dataset_class
+    from moosa.data.catalogue import DATASETS, dataset_class
 
     if name not in DATASETS: return True, []
     lines = dataset_class(name).check(data_dir)
@@ -140,15 +140,13 @@ weights_app = typer.Typer(no_args_is_help=True, help=(
 @weights_app.command("list")
 def weights_list(data_dir: DataDir = None):
     "The published weights, and whether they are here."
-    import pandas as pd
-
-    from moosa.extractors.weights import PUBLISHED, weights_path
+    from moosa.extractors.entries import PUBLISHED, weights_path
 
     rows = []
     for name, checkpoint in PUBLISHED.items():
         path = weights_path(name, data_dir)
         rows.append(dict(name=name, here=path.is_file(), file=path, url=checkpoint.url))
-    print(markdown_table(pd.DataFrame(rows)))
+    print(markdown_table(rows))
 
 
 @weights_app.command("get")
@@ -157,7 +155,8 @@ def weights_get(
     data_dir: DataDir = None,
 ):
     "Download published weights into data/weights. What is there already, and whole, is not fetched again."
-    from moosa.extractors.weights import PUBLISHED, get
+    from moosa.extractors.entries import PUBLISHED
+    from moosa.extractors.weights import get
 
     for name in names: one_of("weights", name, PUBLISHED)
     for name in names: get(name, data_dir)
@@ -170,19 +169,24 @@ cache_app = typer.Typer(no_args_is_help=True, help=(
 @cache_app.command("list")
 def cache_list(data_dir: DataDir = None):
     "What is kept, made by which extractor, when it was last used, and what the current code does not use."
-    from moosa.extractors.cache import cache_folder, cached_shards
+    from moosa.extractors.cache import cache_folder, shard_rows
 
-    shards = cached_shards(data_dir)
-    if len(shards):
-        key = shards.name.str.removesuffix(".building").str.rsplit("-", n=1).str[-1]
-        shown = shards.drop(columns="name").assign(MB=shards.MB.map("{:.1f}".format), key=key)
-        print(markdown_table(shown.astype(object).fillna("")))
-    print(_size(shards, cache_folder(data_dir)))
-    if n := (shards.unused != "").sum():
+    shards = shard_rows(data_dir)
+    if shards: print(markdown_table([_shown(shard) for shard in shards]))
+    print(_size([shard["MB"] for shard in shards], cache_folder(data_dir)))
+    if n := sum(shard["unused"] != "" for shard in shards):
         print(f"{n} of them are not used by the current code: `moosa cache drop --stale` removes them.")
 
 
-def _size(shards, place: Path) -> str: return f"{len(shards)} shards, {shards.MB.sum():.1f} MB, in {place}"
+def _shown(shard: dict[str, object]) -> dict[str, object]:
+    "A row of the table: with the key of the shard in place of its name."
+    name = shard["name"].removesuffix(".building")
+    shown = {column: value for column, value in shard.items() if column != "name"}
+    return shown | {"MB": f"{shard['MB']:.1f}", "key": name.rsplit("-", 1)[-1]}
+
+
+def _size(megabytes: list[float], place: Path) -> str:
+    return f"{len(megabytes)} shards, {sum(megabytes):.1f} MB, in {place}"
 
 # %% ../../nbs/commands/02_data.ipynb #bb16b75f
 @cache_app.command("drop")
@@ -203,4 +207,4 @@ def cache_drop(
     for row in gone.itertuples():
         why = f"  ({row.unused})" if row.unused else ""
         print(f"{row.name}  {row.MB:.1f} MB{why}")
-    print(("would be dropped: " if dry_run else "dropped: ") + _size(gone, cache_folder(data_dir)))
+    print(("would be dropped: " if dry_run else "dropped: ") + _size(gone.MB.tolist(), cache_folder(data_dir)))

@@ -52,26 +52,29 @@ def grid_command(
 ):
     ("Run every cell of a grid that is not done. It may be stopped or killed at any time: the same command goes on. "
      "Exit code 1 if a cell failed.")
-    from tqdm import tqdm
+    from collections import Counter
 
-    from moosa.runs.cluster import choose_engine
-    from moosa.runs.status import grid_status
-    from moosa.runs.sweep import run_grid
-    from moosa.runs.process import Limits
+    from moosa.runs.status import status_rows
 
     cells = _cells_of(grid, search)
     if dry_run:
-        status = grid_status(cells, data_dir)
-        print(markdown_table(status.drop(columns="reason")))
+        rows = status_rows(cells, data_dir)
+        print(markdown_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
     else:
+        from tqdm import tqdm
+
+        from moosa.runs.cluster import choose_engine
+        from moosa.runs.process import Limits
+        from moosa.runs.sweep import run_grid
+
         limits = Limits(60*time_limit if time_limit else None, attempts)
         if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, not run on the CPU
         with choose_engine(engine, workers, some_names([gpus] if gpus else []), scheduler, slurm) as chosen:
-            status = run_grid(cells, data_dir, device, tqdm.write, chosen, limits, again, contents)
-    counts = status.status.value_counts()
-    print(", ".join(f"{n} {s}" for s, n in counts.items()))
+            rows = run_grid(cells, data_dir, device, tqdm.write, chosen, limits, again, contents)
+    counts = Counter(row["status"] for row in rows)
+    print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
     print(f"{len(cells.specs)} cells")
-    if not dry_run and counts.get("done", 0) < len(cells.specs): raise typer.Exit(1)
+    if not dry_run and counts["done"] < len(cells.specs): raise typer.Exit(1)
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48
 def status_command(

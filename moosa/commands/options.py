@@ -69,7 +69,7 @@ def data_named(
     """Return what is known of the data set that a command names; AV-digits if it names none.
 
     Raise `InputError` if there is none of that name."""
-    from moosa.data.loader import dataset_class
+    from moosa.data.catalogue import dataset_class
     from moosa.runs.presets import PRESETS
 
     if preset and not dataset: dataset = PRESETS[one_of("preset", preset, PRESETS)][0].dataset

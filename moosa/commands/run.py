@@ -24,15 +24,17 @@ def run_command(
     "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
     from tqdm import tqdm
 
-    from moosa.runs.experiment import train_together
     from moosa.runs.record import run_folder
     from moosa.runs.run import run
     from moosa.runs.sweep import watch_epochs
     from moosa.runs.spec import spec_from
-    from moosa.training.parallel import devices_asked_for
+    from moosa.training.shares import devices_asked_for, under_torchrun
 
     spec = spec_from({**fields_given(given), "devices": devices_asked_for(given["devices"])})
-    if not train_together(spec, data_dir, device): return
+    if under_torchrun():
+        from moosa.runs.experiment import train_together  # here: it needs torch, and what is done before does not
+
+        if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
     bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {spec.target}")
     with bar, watch_epochs([(spec, "epoch")], data_dir, bar):
@@ -113,9 +115,10 @@ def record_diff(
     data_dir: DataDir = None,
 ):
     "What two records do not agree in. Exit code 1 if there is anything."
-    from moosa.runs.diff import differing, find_record, shorten
+    from moosa.runs.diff import differing_values, find_record, shorten
 
-    table = differing(find_record(one, data_dir), find_record(other, data_dir))
-    if not len(table): return print("the records agree in everything")
-    print(markdown_table(table.map(shorten).reset_index(names="")))
+    differ = differing_values(find_record(one, data_dir), find_record(other, data_dir))
+    if not differ: return print("the records agree in everything")
+    rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in differ.items()]
+    print(markdown_table(rows))
     raise typer.Exit(1)

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-import psutil
-from tqdm.auto import tqdm
+from ..core import InputError, later, safe_path
 
-from ..core import InputError, safe_path
+# %% ../../nbs/data/07_processes.ipynb #cdf0a31f
+psutil = later("psutil")
+progress = later("tqdm.auto")
 
 # %% ../../nbs/data/07_processes.ipynb #150a993b
 def each(
@@ -28,7 +29,8 @@ def each(
 ) -> list:  # per item, in order: the result, or the exception that stopped it; `ProcessDied` if it kills its process
     "Call `work` for each item; one that fails does not stop the others."
     if workers is not None and workers < 1: raise InputError(f"workers: {workers}; expected 1 or more processes.")
-    with tqdm(total=len(items), desc=label, unit="file", disable=bool(os.environ.get("MOOSA_NO_PROGRESS"))) as bar:
+    silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
+    with progress.tqdm(total=len(items), desc=label, unit="file", disable=silent) as bar:
         if workers != 1 and len(items) > 0: return _in_processes(work, items, min(workers or cpus(), len(items)), bar)
         results = []
         for item in items:

@@ -25,7 +25,7 @@ def sample_clips(
     experiment: Experiment,
     seed: int = 0,  # which clips
 ) -> pd.DataFrame:  # one row per domain, the target last
-    "A clip of each domain, of one known class that all of them show, if there is one (open-partial)."
+    "Return a clip of each domain, of one known class that all of them show, if there is one (open-partial)."
     split = experiment.split
     lists = [*(split.train[split.train.domain == d] for d in split.sources), split.test]
     shown = sorted(set(range(split.classes.num_known)).intersection(*(clips.label for clips in lists)))
@@ -34,7 +34,7 @@ def sample_clips(
 
 
 def is_film(experiment: Experiment, modality: str) -> bool:
-    "Does the modality consist of frames?"
+    "Return whether a modality consists of frames."
     return isinstance(experiment.dataset.recipes.get(modality), FrameRecipe)
 
 # %% ../../nbs/explore/01_clips.ipynb #e375ab5e
@@ -43,7 +43,7 @@ def plot_strips(
     moments: int = 6,  # frames to show of each film
     seed: int = 0,  # which clips
 ) -> Figure | None:  # None: the data have no films
-    "A clip of each domain as its networks see it: frames, flow (colour: direction, strength: speed), spectrogram."
+    "Draw a clip of each domain as networks see it: frames, flow (colour: direction; strength: speed), spectrogram."
     modalities = [m for m in experiment.spec.modalities if is_film(experiment, m)]
     if not modalities: return None
     sounds = [m for m in experiment.spec.modalities if m not in modalities]
@@ -77,7 +77,7 @@ def animation(
     seconds: float = 2.5,  # of one round
     height: int = 192,  # pixels
 ) -> bytes:  # an animated GIF
-    "Films side by side, played in step."
+    "Return films side by side, played in step."
     import cv2
     from PIL import Image
 
@@ -97,7 +97,7 @@ def animation(
 def spectrogram_picture(
     x: torch.Tensor,  # (1, 257, 1004) as a network gets it
 ) -> np.ndarray:  # (1, 257, 502, 3) uint8: a film of one frame
-    "A spectrogram in colours, low pitch below."
+    "Return a spectrogram in colours, low pitch below."
     from matplotlib import colormaps
 
     loud = x[0].numpy()[::-1, ::2]
@@ -108,7 +108,7 @@ def play_clips(
     experiment: Experiment,
     seed: int = 0,  # which clips
 ):  # a widget, or None in batch runs and for data without films
-    "A clip of each domain, moving and sounding."
+    "Show a clip of each domain, moving and sounding."
     films = [m for m in experiment.spec.modalities if is_film(experiment, m)]
     if not films or os.environ.get("MOOSA_NO_PROGRESS"): return None
     import ipywidgets

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.loader import dataset_class
+from ..data.catalogue import dataset_class
 from ..runs.grid import Grid
 from ..runs.spec import Spec
 from ..words import in_label, word

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import atomic_write
-from ..data.loader import dataset_class
+from ..data.catalogue import dataset_class
 from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
 from ..runs.record import read_record, run_folder

@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-import psutil
+from ..core import later
+
+# %% ../../nbs/runs/04_lock.ipynb #ae61e45c
+psutil = later("psutil")
 
 # %% ../../nbs/runs/04_lock.ipynb #68da8bdb
 EXPIRY = 60.0  # seconds without a touch, after which a lock of another machine is no longer believed

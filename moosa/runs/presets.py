@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..core import InputError, one_of
-from ..methods.registry import METHODS
+from ..methods.catalogue import METHODS
 
 # %% ../../nbs/runs/01_presets.ipynb #abeabff0
 RUNS = {  # preset -> modalities, sources -> target, epochs, mask_ratio, entropy_min_weight, and what else differs

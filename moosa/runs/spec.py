@@ -17,17 +17,18 @@ from types import UnionType
 from typing import get_args, get_origin
 
 from ..core import InputError, brief, one_of, stable_hash, user_path
-from ..data.loader import dataset_class
+from ..data.catalogue import dataset_class
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
-from ..extractors.base import FROZEN_BN, STEM_DTYPES
-from ..extractors.features import DTYPES
-from ..extractors.registry import DEFAULT_EXTRACTOR, WEIGHTS, check_extractor, tail_start
-from ..extractors.weights import AUDIO_TAILS
-from ..evaluation.missing import check_rules, which_rules
-from ..methods.registry import LARGEST, METHODS, make_hyper
+from ..extractors.entries import FROZEN_BN, STEM_DTYPES
+from ..extractors.entries import DTYPES
+from ..extractors.entries import DEFAULT_EXTRACTOR, WEIGHTS, check_extractor, tail_start
+from ..extractors.entries import AUDIO_TAILS
+from ..evaluation.rules import check_rules, which_rules
+from ..methods.catalogue import LARGEST, make_hyper
+from ..methods.catalogue import METHODS
 from .presets import fill_in
 from ..words import Plain, is_nothing, number_of, value_of
-from ..training.compute import PRECISIONS
+from ..training.shares import PRECISIONS
 
 # %% ../../nbs/runs/02_spec.ipynb #ebbfd366
 SCHEMA = 3  # of spec and record; raised when their meaning changes

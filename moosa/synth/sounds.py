@@ -64,7 +64,7 @@ def tone(
     if voice.form == "growl": return saw*(.5 + .5*np.sin(2*np.pi*np.arange(len(turns))*rng.uniform(28, 45)/RATE))
     return .6*saw + .5*rng.normal(size=len(turns))
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #34cbd577
 def air(n: int, low: float, high: float, voice: Timbre, rng: np.random.Generator) -> np.ndarray:  # (n,), about -1..1
     "Noise in a band (Hz, before the timbre's factor)."
     noise = np.repeat(rng.normal(size=n//voice.crush + 1), voice.crush)[:n]
@@ -81,7 +81,7 @@ def hump(n: int) -> np.ndarray:
     "An envelope that rises and falls."
     return np.sin(np.pi*np.arange(n)/max(n, 1))**2
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #592ab5e1
 def glide(a: float, b: float, n: int) -> np.ndarray:
     "Frequencies from one to another."
     return np.geomspace(a, b, max(n, 1))
