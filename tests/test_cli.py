@@ -216,7 +216,7 @@ def test_weights_without_a_network(tmp_path):
     done = call("weights", "get", "slowfats", "--data-dir", tmp_path, env=closed)
     assert done.returncode == 2 and "Did you mean 'slowfast'?" in done.stderr
     done = call("run", "--dataset", "hac", "--target", "human", "--data-dir", tmp_path)
-    assert done.returncode == 2 and "moosa data get" in done.stderr and "is missing: a list of clips" in done.stderr
+    assert done.returncode == 2 and "HAC is missing. Fetch it with `moosa data get hac`" in done.stderr
 
 
 def test_make_flow(tmp_path):
