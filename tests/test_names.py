@@ -18,7 +18,7 @@ from moosa.explore import clips as explore
 from moosa.cli import app
 from moosa.core import user_path
 from moosa.results.compare import compare, paired, sentence
-from moosa.data import loader
+from moosa.data import catalogue
 from moosa.runs.lists import make_split
 from moosa.runs.record import run_folder, write_record
 from moosa.runs.fingerprint import Now
@@ -39,10 +39,11 @@ NAMES = ["mean", "a|b", "a+b", "$x$ costs $5", "two\nlines", "<script>alert(1)</
 @pytest.fixture(scope="module")
 def read_once():
     "Own data is read again by whoever asks for its names; here it does not change."
-    plain = loader.folder_data.FolderData
+    plain = catalogue.folder_data.FolderData
     kept = lru_cache(lambda path: plain(path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader.folder_data, "FolderData", lambda path, **how: plain(path, **how) if how else kept(path))
+        patch.setattr(catalogue.folder_data, "FolderData",
+                      lambda path, **how: plain(path, **how) if how else kept(path))
         yield
 
 
@@ -133,7 +134,7 @@ def test_legend_leaves_out_nothing():
 
 def test_figures_of_a_run(named):
     spec = named.grid.specs[3]
-    split = make_split(spec, loader.dataset_class(spec.dataset))
+    split = make_split(spec, catalogue.dataset_class(spec.dataset))
     drawn(plot_setting(split))
     known = split.classes.known
     target = SimpleNamespace(fused=torch.eye(len(known)), labels=torch.arange(len(known)), num_known=len(known),
