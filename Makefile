@@ -64,7 +64,7 @@ check: setup
 
 # What `make check` asks for: export, strip outputs and metadata.
 clean-notebooks: setup
-	$(BIN)/nbdev-export
+	$(BIN)/python tools/export.py
 	$(BIN)/python tools/check.py --fix
 
 bench: setup

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing', 'number_of',
-           'value_of', 'values_of', 'split_names', 'word', 'in_label', 'one_line', 'short', 'in_figure', 'in_markdown',
-           'markdown_table', 'in_html', 'in_latex', 'in_file_name']
+__all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing',
+           'number_of', 'value_of', 'values_of', 'split_names', 'word', 'in_label', 'one_line', 'short', 'in_figure',
+           'in_markdown', 'markdown_table', 'in_html', 'in_latex', 'in_file_name']
 
 # %% ../nbs/01_words.ipynb #0d639e8a
 import html

@@ -16,6 +16,8 @@ from pathlib import Path
 from fastcore.nbio import read_nb
 from nbdev.clean import clean_nb
 
+from export import export
+
 LONGEST_CELL = 60  # lines; prose and tests should stand between
 
 
@@ -76,14 +78,13 @@ def drift(root: Path) -> list[str]:
         for name in ("pyproject.toml", "settings.ini"): shutil.copy(root/name, copy_root)
         (copy_root/"moosa").mkdir()
         shutil.copy(root/"moosa"/"__init__.py", copy_root/"moosa")
-        export = subprocess.run([tool("nbdev-export")], cwd=copy_root, capture_output=True, text=True)
-        if export.returncode: return [f"nbdev-export failed: {export.stderr.strip()[-500:]}"]
+        if problem := export(copy_root): return [problem]
         here, fresh = modules(root/"moosa"), modules(copy_root/"moosa")
         differ = [m for m in here & fresh if not filecmp.cmp(root/"moosa"/m, copy_root/"moosa"/m, shallow=False)]
-        advice = "run nbdev-export (or nbdev-update if the module is right)"
+        advice = "run `make clean-notebooks` (or nbdev-update if the module is right)"
         return ([f"moosa/{m}: differs from its notebook; {advice}" for m in sorted(differ)]
                 + [f"moosa/{m}: no notebook exports it" for m in sorted(here - fresh)]
-                + [f"moosa/{m}: is missing; run nbdev-export" for m in sorted(fresh - here)])
+                + [f"moosa/{m}: is missing; run `make clean-notebooks`" for m in sorted(fresh - here)])
 
 
 def parameter_cells(root: Path) -> list[str]:

@@ -156,7 +156,7 @@ def make_page(staged: Path, page: Path, run: bool) -> bool:
     if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False
     try: serve_drv.main((staged, page, Filter))
     except Exception as e:
-        print(f"docs: {e}\nIs moosa/ up to date with nbs/? `nbdev-export` makes it so.", file=sys.stderr)
+        print(f"docs: {e}\nIs moosa/ up to date with nbs/? `make clean-notebooks` makes it so.", file=sys.stderr)
         return False
     return True
 

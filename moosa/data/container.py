@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['FILM_ENDINGS', 'open_container', 'film_stream', 'VideoInfo', 'video_info', 'upright', 'display_matrix', 'starts_anew',
-           'length_of_unit']
+__all__ = ['FILM_ENDINGS', 'open_container', 'film_stream', 'VideoInfo', 'video_info', 'upright', 'display_matrix',
+           'starts_anew', 'length_of_unit']
 
 # %% ../../nbs/data/02_container.ipynb #ab4a9101
 import os

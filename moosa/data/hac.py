@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PARTS', 'OFFICIAL', 'PUBLISHED', 'REPOSITORY', 'read_list', 'list_path', 'read_clips', 'count_by_name', 'Hac',
-           'hub_files', 'hub_fetch', 'place_of', 'unpack', 'absent', 'by_hand', 'get']
+__all__ = ['PARTS', 'OFFICIAL', 'PUBLISHED', 'REPOSITORY', 'read_list', 'list_path', 'read_clips', 'count_by_name',
+           'Hac', 'hub_files', 'hub_fetch', 'place_of', 'unpack', 'absent', 'by_hand', 'get']
 
 # %% ../../nbs/data/13_hac.ipynb #b7c3f4e6
 import os

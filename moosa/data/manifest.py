@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['KINDS', 'CALLED', 'OTHER_NAME', 'ABOUT_CLIP', 'RESERVED', 'Complaints', 'why_not', 'absence', 'kind_of', 'unfit',
-           'modality_columns', 'check_header', 'Spellings', 'FileCheck', 'read_manifest', 'read_lines', 'check_names']
+__all__ = ['KINDS', 'CALLED', 'OTHER_NAME', 'ABOUT_CLIP', 'RESERVED', 'Complaints', 'why_not', 'absence', 'kind_of',
+           'unfit', 'modality_columns', 'check_header', 'Spellings', 'FileCheck', 'read_manifest', 'read_lines',
+           'check_names']
 
 # %% ../../nbs/data/16_manifest.ipynb #bada7a5e
 import csv

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'PROBLEMS', 'BadClip', 'check_file',
-           'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile', 'has_sound',
-           'write_sound']
+__all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'PROBLEMS', 'BadClip',
+           'check_file', 'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile',
+           'has_sound', 'write_sound']
 
 # %% ../../nbs/data/05_media.ipynb #419137f3
 import os

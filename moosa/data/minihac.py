@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['GENERATOR', 'KINDS', 'Item', 'items', 'write_clip', 'minihac_folder', 'write_lists', 'unfinished', 'get', 'check',
-           'read_manifest', 'differs', 'MiniHac']
+__all__ = ['GENERATOR', 'KINDS', 'Item', 'items', 'write_clip', 'minihac_folder', 'write_lists', 'unfinished', 'get',
+           'check', 'read_manifest', 'differs', 'MiniHac']
 
 # %% ../../nbs/data/15_minihac.ipynb #f14a6e5c
 import shutil

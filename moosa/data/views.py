@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'sample_indices', 'resize', 'resize_short',
-           'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames', 'spectrogram', 'load_clip', 'MediaData',
-           'window_of_frames', 'pictures', 'still']
+__all__ = ['RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'sample_indices', 'resize',
+           'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames', 'spectrogram', 'load_clip',
+           'MediaData', 'window_of_frames', 'pictures', 'still']
 
 # %% ../../nbs/data/11_views.ipynb #11c136b1
 import random

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERSION', 'MANIFEST', 'SHOWN', 'code_hash', 'Shard', 'make_shard', 'cache_folder', 'write_piece', 'finish', 'join',
-           'manifest', 'open_shard', 'read_manifest', 'shard_rows', 'cached_shards', 'why_unused', 'drop_shards']
+__all__ = ['VERSION', 'MANIFEST', 'SHOWN', 'code_hash', 'Shard', 'make_shard', 'cache_folder', 'write_piece', 'finish',
+           'join', 'manifest', 'open_shard', 'read_manifest', 'shard_rows', 'cached_shards', 'why_unused',
+           'drop_shards']
 
 # %% ../../nbs/extractors/08_cache.ipynb #e496b1d1
 import ast

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['LOST_WORKERS', 'START_WITH', 'SLURM', 'dask_engine', 'outcome_of', 'set_aside', 'local_cluster', 'check_gpus',
-           'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster', 'choose_engine', 'dask_client']
+__all__ = ['LOST_WORKERS', 'START_WITH', 'SLURM', 'dask_engine', 'outcome_of', 'set_aside', 'local_cluster',
+           'check_gpus', 'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster', 'choose_engine', 'dask_client']
 
 # %% ../../nbs/runs/17_cluster.ipynb #5d740544
 import logging

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'module_file', 'is_installed', 'imports_of',
-           'sources_of', 'source_hash', 'Now', 'weights_file', 'open_listed', 'clips_of', 'list_facts', 'places_of',
-           'identity', 'changes', 'file_changes']
+__all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'module_file', 'is_installed',
+           'imports_of', 'sources_of', 'source_hash', 'Now', 'weights_file', 'open_listed', 'clips_of', 'list_facts',
+           'places_of', 'identity', 'changes', 'file_changes']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #577921a0
 import ast

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path', 'load_grid', 'expand',
-           'check_different', 'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_set_once', 'cell_spec']
+__all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path', 'load_grid',
+           'expand', 'check_different', 'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_set_once',
+           'cell_spec']
 
 # %% ../../nbs/runs/12_grid.ipynb #6b3bf430
 import itertools

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['KEPT', 'SELECTION', 'PARTS', 'environment', 'git_state', 'run_folder', 'write_record', 'wrong_number', 'read_record',
-           'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget']
+__all__ = ['KEPT', 'SELECTION', 'PARTS', 'environment', 'git_state', 'run_folder', 'write_record', 'wrong_number',
+           'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget']
 
 # %% ../../nbs/runs/07_record.ipynb #67801200
 import importlib.metadata

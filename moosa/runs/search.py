@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SPACE', 'TASK', 'VALUES', 'SELECTIONS', 'Span', 'draw', 'SearchGrid', 'case_of', 'widen', 'check_one_default',
-           'choose', 'best_draw', 'may_see', 'may_hear', 'validation_accuracy', 'without_number']
+__all__ = ['SPACE', 'TASK', 'VALUES', 'SELECTIONS', 'Span', 'draw', 'SearchGrid', 'case_of', 'widen',
+           'check_one_default', 'choose', 'best_draw', 'may_see', 'may_hear', 'validation_accuracy', 'without_number']
 
 # %% ../../nbs/runs/13_search.ipynb #08cd19de
 import random

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STYLES', 'PRETRAIN_STYLES', 'BLACK', 'WHITE', 'HEADS', 'Pose', 'bend', 'Style', 'find_style', 'colours', 'arm', 'leg',
-           'trunk', 'tail', 'in_head', 'mouth_place', 'Face', 'beast_head', 'bird_head', 'robot_head', 'stick_head',
-           'cartoon_head', 'human_head', 'Puppet', 'standing']
+__all__ = ['STYLES', 'PRETRAIN_STYLES', 'BLACK', 'WHITE', 'HEADS', 'Pose', 'bend', 'Style', 'find_style', 'colours',
+           'arm', 'leg', 'trunk', 'tail', 'in_head', 'mouth_place', 'Face', 'beast_head', 'bird_head', 'robot_head',
+           'stick_head', 'cartoon_head', 'human_head', 'Puppet', 'standing']
 
 # %% ../../nbs/synth/02_puppets.ipynb #30ad1666
 from dataclasses import dataclass, field
