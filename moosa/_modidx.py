@@ -432,6 +432,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'moosa.data.hac.Hac.media': ('data/hac.html#hac.media', 'moosa/data/hac.py'),
                                 'moosa.data.hac.Hac.sound_window': ('data/hac.html#hac.sound_window', 'moosa/data/hac.py'),
                                 'moosa.data.hac._copy': ('data/hac.html#_copy', 'moosa/data/hac.py'),
+                                'moosa.data.hac._is_archive': ('data/hac.html#_is_archive', 'moosa/data/hac.py'),
                                 'moosa.data.hac._reach_hub': ('data/hac.html#_reach_hub', 'moosa/data/hac.py'),
                                 'moosa.data.hac._wrong_line': ('data/hac.html#_wrong_line', 'moosa/data/hac.py'),
                                 'moosa.data.hac.absent': ('data/hac.html#absent', 'moosa/data/hac.py'),

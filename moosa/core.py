@@ -183,7 +183,8 @@ def read_rows(
     what: str = "table",  # what it is, for the error message
 ) -> list[list[str]]:  # names of the columns, and then the rows
     "Return a table as lists of texts; raise `InputError` if it is damaged."
-    wrong = lambda why: InputError(f"{what} {path} is damaged: {why}.")
+    def wrong(why: str) -> InputError: return InputError(f"{what} {path} is damaged: {why}.")
+
     try:
         rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8", "surrogatepass"), newline=""),
                                strict=True))

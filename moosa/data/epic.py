@@ -279,8 +279,8 @@ def get(
     try:
         if not all((root/s).is_file() for s in sounds.values()):
             report(f"{SOUND_ARCHIVE}: fetching")
-            place = lambda path, archive: sounds.get(Path(path).stem) if path.endswith(".wav") else None
-            unpack(hub_fetch(SOUND_ARCHIVE, root/"downloads"), root, place)
+            unpack(hub_fetch(SOUND_ARCHIVE, root/"downloads"), root,
+                   lambda path, archive: sounds.get(Path(path).stem) if path.endswith(".wav") else None)
     except InputError as e: raise InputError(f"{e}\n{steps}") from e
     except OSError as e:
         raise InputError(f"cannot write to {root}: {e.strerror}. Make room, or choose another folder with "

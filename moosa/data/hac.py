@@ -261,6 +261,9 @@ def by_hand(
                           f"{root}/", *("    " + line for line in tree)])
 
 # %% ../../nbs/data/13_hac.ipynb #b67a9b6c
+def _is_archive(name: str) -> bool: return name.endswith(".zip") and not name.upper().startswith("EPIC")
+
+
 def get(
     folder: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line of text per step
@@ -269,8 +272,7 @@ def get(
     root = data_folder(folder)/"raw"/Hac.folder_name
     if not absent(root): return report(f"{root}: all files of the lists are here already")
     try:
-        archives = lambda name: name.endswith(".zip") and not name.upper().startswith("EPIC")
-        found = [name for name in hub_files() if place_of(name) or archives(name)]
+        found = [name for name in hub_files() if place_of(name) or _is_archive(name)]
         if not found:
             raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} holds no archive and no file of HAC.")
         for name in found:

@@ -107,7 +107,8 @@ def to_flow(
     y: np.ndarray,  # the same shape
 ) -> np.ndarray:  # (T, H, W, 2)
     "Two colour films as one of two gray channels (OpenCV's weights)."
-    gray = lambda film: np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in film])
+    def gray(film): return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in film])
+
     return np.stack([gray(x), gray(y)], axis=-1)
 
 # %% ../../nbs/data/05_media.ipynb #1d148ed3

@@ -83,7 +83,8 @@ def recognise(
     tensors: Mapping[str, torch.Tensor],  # from `read_checkpoint`
 ) -> str:  # in words
     "What kind of file this is, by its names and shapes."
-    has = lambda *starts: any(name.startswith(starts) for name in tensors)
+    def has(*starts: str) -> bool: return any(name.startswith(starts) for name in tensors)
+
     depth = "R101" if has("backbone.layer3.22.", "backbone.slow_path.layer3.22.") else "R50"
     if has("audnet."): return "a VGGSound audio checkpoint"
     if has("slow_path.", "backbone.slow_path.bn1.", "backbone.slow_path.layer4_lateral."):

@@ -6,6 +6,8 @@
 __all__ = ['small_image', 'small_speech', 'small_video', 'small_flow', 'small_audio']
 
 # %% ../../nbs/extractors/05_small.ipynb #bdff667e
+from functools import partial
+
 from torch import nn
 
 from .base import Extractor
@@ -38,7 +40,7 @@ def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extracto
 # %% ../../nbs/extractors/05_small.ipynb #97896314
 def _small_3d(channels: int, frozen_stem: bool, frozen_bn: str) -> Extractor:
     "Three 3D convolutions as stem, two as tail."
-    conv3d = lambda *a, **kw: _conv(nn.Conv3d, nn.BatchNorm3d, *a, **kw)
+    conv3d = partial(_conv, nn.Conv3d, nn.BatchNorm3d)
     stem = nn.Sequential(conv3d(channels, 16, stride=(1, 2, 2)), conv3d(16, 32, stride=2),
                          conv3d(32, 32, stride=(1, 2, 2)))
     tail = nn.Sequential(conv3d(32, 64, stride=2), conv3d(64, 64), nn.AdaptiveAvgPool3d((4, 1, 1)), nn.Flatten())
@@ -59,7 +61,7 @@ def small_audio(frozen_stem: bool = True) -> Extractor:
     """2D network over the log spectrogram; it keeps four bands of pitch apart and pools over time.
 
     As in the published audio network, a frozen stem's BatchNorm is in evaluation mode."""
-    conv2d = lambda *a, **kw: _conv(nn.Conv2d, nn.BatchNorm2d, *a, **kw)
+    conv2d = partial(_conv, nn.Conv2d, nn.BatchNorm2d)
     stem = nn.Sequential(nn.AvgPool2d((2, 4)), conv2d(1, 16, stride=2), conv2d(16, 32, stride=2),
                          conv2d(32, 32, stride=2))
     tail = nn.Sequential(conv2d(32, 64, stride=2), conv2d(64, 64), nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten())
