@@ -2076,6 +2076,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'moosa/training/checkpoint.py'),
                                            'moosa.training.checkpoint.collect': ( 'training/checkpoint.html#collect',
                                                                                   'moosa/training/checkpoint.py'),
+                                           'moosa.training.checkpoint.laid_out_as': ( 'training/checkpoint.html#laid_out_as',
+                                                                                      'moosa/training/checkpoint.py'),
                                            'moosa.training.checkpoint.load_checked': ( 'training/checkpoint.html#load_checked',
                                                                                        'moosa/training/checkpoint.py'),
                                            'moosa.training.checkpoint.load_tensors': ( 'training/checkpoint.html#load_tensors',

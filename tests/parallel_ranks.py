@@ -63,7 +63,8 @@ def gradients(fabric, method, setting, clips=12):
 
     wrapped = fabric.setup(learner)
     wrapped.train()
-    _, loss, terms = wrapped(Batch(of(data), labels[mine], [], of(unlabelled), domains[mine]))
+    batch = Batch(of(data), labels[mine], [], of(unlabelled), domains[mine]).to(fabric.device)
+    _, loss, terms = wrapped(batch)
     fabric.backward(loss)
     found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learner.named_parameters()
              if p.requires_grad}
