@@ -89,8 +89,8 @@ def test_by_command(tmp_path, archives, precision):
     assert found[0] == found[1]
 
 
-def test_a_grid_shares_the_device(data_dir):
-    done = call("grid", "tiny.yaml", "--gpus", "0", "--workers", 2, "--data-dir", data_dir)
+def test_a_grid_on_its_device(data_dir):
+    done = call("grid", "tiny.yaml", "--gpus", "0", "--workers", 1, "--data-dir", data_dir)
     assert done.returncode == 0, done.stderr
     records = [read_record(folder) for folder in (data_dir/"runs").iterdir()]
     assert len(records) == 6 and all(r["device"].startswith("cuda") for r in records)
