@@ -150,7 +150,7 @@ def test_other_code_and_weights_are_noticed(folder, monkeypatch, tmp_path):
     (tmp_path/"a_reader.py").write_text("x = 1 + 1\n")
     assert (cached_shards(folder).unused == "other code").sum() == before/3
     assert open_experiment(spec(modalities=["audio"]), folder).precompute() > 0
-    assert len(drop_shards(stale=True, folder=folder)) == before/3 and (cached_shards(folder).unused == "").all()
+    assert len(drop_shards(stale=True, data_dir=folder)) == before/3 and (cached_shards(folder).unused == "").all()
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

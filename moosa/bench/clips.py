@@ -45,18 +45,18 @@ def panned(
 
 
 def write_hac(
-    folder: Path,  # a data folder
+    data_dir: Path,  # a data folder
     film: tuple[int, int, int],  # frames, height, width
     keyframe_every: int,
 ) -> Hac:
     "Write HAC's layout with a single clip that has files, the first one, and return it, opened."
-    root = folder/"raw"/Hac.folder_name
+    root = data_dir/"raw"/Hac.folder_name
     for domain in Hac.domains:
         for part in PARTS:
             path = list_path(root, part, domain)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{domain}-{part}.mp4,0\n")
-    dataset = Hac(folder)
+    dataset = Hac(data_dir)
     clip = next(dataset.clips.itertuples())
     write_video(dataset.media(clip, "video").path, panned(*film, seed=0), 25, keyframe_every)
     for seed, path in enumerate(dataset.media(clip, "flow").files, 1):

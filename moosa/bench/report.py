@@ -107,7 +107,7 @@ def measure_profiles(sizes: Sizes) -> dict:  # limits, profiles
 def bench(
     sizes: Sizes = Sizes(),
     lines: tuple[Line, ...] = LINES,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:  # what is in bench.json
     "Measure all lines, print the table, write bench.json, and return what is in it."
     started, rows, load = time.perf_counter(), [], os.getloadavg()
@@ -118,7 +118,7 @@ def bench(
     result = {"finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "environment": environment(),
               "load_before": load, "sizes": asdict(sizes), "lines": rows,
               **measure_profiles(sizes), "load_after": os.getloadavg(), "seconds": time.perf_counter() - started}
-    write_json(data_folder(folder)/"bench.json", result)
+    write_json(data_folder(data_dir)/"bench.json", result)
     print(f"{machine(result)}\n\n{table(result).to_markdown(index=False, disable_numparse=True)}\n")
     for name in result["profiles"]: print(f"{profile_table(result, name).to_markdown(disable_numparse=True)}\n")
     return result
@@ -285,18 +285,18 @@ def plot_profile(result: Mapping) -> Figure:
 
 # %% ../../nbs/bench/09_report.ipynb #e6ac7d93
 def publish(
-    folder: str | Path | None = None,  # the data folder that holds bench.json; None: the project's
+    data_dir: str | Path | None = None,  # the data folder that holds bench.json; None: the project's
     out: str | Path | None = None,  # where the page and its figures go; None: figures/bench
 ) -> Path:  # the executed page
     "Execute the page on speed, and return where it lies."
     page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
-    parameters = {"data_dir": data_parameter(folder),
+    parameters = {"data_dir": data_parameter(data_dir),
                   "out_dir": str(page.parent) if out or not clone_folder() else None}
     execute_notebook(experiments_folder()/"bench.ipynb", page, parameters)
     publish_notebook(page, page)
     return page
 
 
-def read_bench(folder: str | Path | None = None) -> dict:
+def read_bench(data_dir: str | Path | None = None) -> dict:
     "Return what `bench` wrote."
-    return read_json(data_folder(folder)/"bench.json", "the benchmark's result (`make bench` writes it)")
+    return read_json(data_folder(data_dir)/"bench.json", "the benchmark's result (`make bench` writes it)")

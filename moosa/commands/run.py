@@ -44,17 +44,17 @@ def run_command(
 
 # %% ../../nbs/commands/04_run.ipynb #16ea8192
 def print_results(
-    folder: Path,  # of a finished run
+    run_dir: Path,  # of a finished run
     fresh: bool,  # False: it had been done before
 ):
     "Print the main numbers of a run, for people."
     from moosa.runs.record import read_record
 
-    record = read_record(folder)
+    record = read_record(run_dir)
     print(f"{'done' if fresh else 'done before'}; selected epoch {record['selected_epoch']}, "
           f"{record['seconds']} s of training, peak memory {record['peak_memory_mb']:.0f} MB")
     for line in result_lines(record["results"]): print(line)
-    print(f"  {folder/'split.ipynb'}")
+    print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437
 PROTOCOLS = ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision")

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..core import later, one_of, user_path
-from . import digits, epic, hac, minihac
+from . import digits, epic, folder as folder_data, hac, minihac
 from .dataset import DataSet
-from . import folder as folder_data
 
 # %% ../../nbs/data/23_catalogue.ipynb #a6e6b731
 pd = later("pandas")
@@ -48,21 +47,21 @@ def dataset_class(
 
 def create_dataset(
     name: str,  # as in `dataset_table`, or a path
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     recipes: Mapping[str, object] | None = None,  # modality -> how it is looked at; None: as the published networks do
     options: Mapping[str, str] = {},  # how files are read, see the data set's `options`
 ) -> DataSet:
     "Open a data set; raise `InputError` if it is not there."
     described = dataset_class(name)
     if not isinstance(described, type): return folder_data.FolderData(name, recipes=recipes, **options)
-    return described(folder, recipes=recipes, **options)
+    return described(data_dir, recipes=recipes, **options)
 
 # %% ../../nbs/data/23_catalogue.ipynb #67229a66
 def absence_of(
     name: str,  # as in `dataset_table`, or a path
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> str:  # a sentence; '' if it is there
     "Return where a data set should be, and what fetches it, if it is not there. No file is opened."
     described = dataset_class(name)
-    if not isinstance(described, type) or not (place := described.absent(folder)): return ""
+    if not isinstance(described, type) or not (place := described.absent(data_dir)): return ""
     return f"the data set {name} is not there: {place} is missing. Fetch it with `moosa data get {name}`."

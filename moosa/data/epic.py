@@ -221,14 +221,14 @@ class Epic(MediaData):
     partial_target = ("take", "put", "cut", "mix")
 
     def __init__(self,
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
         recipes: Mapping[str, object] | None = None,  # modality -> recipe, in place of the published ones
         audio_format: str = "strict",  # 16 kHz and one channel only; or 'convert'
     ):
         self.audio_format = one_of("audio_format", audio_format, ["strict", "convert"])
         self.chosen_options = dict(audio_format=audio_format)
         self.recipes = {"video": RGB, "flow": FLOW, "audio": SOUND} | dict(recipes or {})
-        self.root = data_folder(folder)/"raw"/self.folder_name
+        self.root = data_folder(data_dir)/"raw"/self.folder_name
         self.clips = read_clips(self.root, len(self.classes), self.domains)
 
     def media(self, clip, modality: str) -> FrameFolder | FlowFolders | SoundFile:
@@ -264,12 +264,12 @@ once the lists are there,
 
 
 def get(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line of text per step
 ):
     "Fetch the sound, and raise `InputError` with the steps for the rest, which no program can fetch, until all is "
     "there."
-    root = data_folder(folder)/"raw"/Epic.folder_name
+    root = data_folder(data_dir)/"raw"/Epic.folder_name
     steps = STEPS.format(root=root, archive=SOUND_ARCHIVE, repository=REPOSITORY)
     if lacking := [p.name for d in Epic.domains for part in PARTS if not (p := list_path(root, part, d)).is_file()]:
         raise InputError(f"{', '.join(lacking)}: not in {root/'MM-SADA_Domain_Adaptation_Splits'}.\n{steps}")

@@ -130,7 +130,7 @@ class Hac(MediaData):
     signs = (("HAC_Splits",), *((f"{domain}/videos",) for domain in ("human", "animal", "cartoon")))
 
     def __init__(self,
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
         recipes: Mapping[str, object] | None = None,  # modality -> recipe, in place of the published ones
         frame_index: str = "published",  # or 'repaired'
         sound_window: str = "published",  # or 'repaired'
@@ -140,7 +140,7 @@ class Hac(MediaData):
         for name, value in self.chosen_options.items(): one_of(name, value, self.options[name])
         self.frame_index, self.sound_rule, self.audio_format = frame_index, sound_window, audio_format
         self.recipes = {"video": RGB, "flow": FLOW, "audio": SOUND} | dict(recipes or {})
-        self.root = data_folder(folder)/"raw"/self.folder_name
+        self.root = data_folder(data_dir)/"raw"/self.folder_name
         self.clips = read_clips(self.root, self.classes, self.domains)
 
     def beside_files(self, clip) -> list[str]:
@@ -265,11 +265,11 @@ def _is_archive(name: str) -> bool: return name.endswith(".zip") and not name.up
 
 
 def get(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line of text per step
 ):
     "Fetch HAC from the Hugging Face hub and unpack it. If all is there already, no network is needed."
-    root = data_folder(folder)/"raw"/Hac.folder_name
+    root = data_folder(data_dir)/"raw"/Hac.folder_name
     if not absent(root): return report(f"{root}: all files of the lists are here already")
     try:
         found = [name for name in hub_files() if place_of(name) or _is_archive(name)]

@@ -79,10 +79,10 @@ def write_clip(
 
 # %% ../../nbs/data/15_minihac.ipynb #538fbe2b
 def minihac_folder(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
     "Where mini-HAC lies."
-    return data_folder(folder)/"raw"/"mini-hac"
+    return data_folder(data_dir)/"raw"/"mini-hac"
 
 
 def write_lists(root: Path, clips_per_class: int):
@@ -108,7 +108,7 @@ def unfinished(root: Path, wanted: list[Item]) -> list[Item]:
 
 # %% ../../nbs/data/15_minihac.ipynb #60a429eb
 def get(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report=print,  # called with a line of text
     clips_per_class: int = 40,  # in each domain; at least 2
     seed: int = 0,
@@ -118,7 +118,7 @@ def get(
     if clips_per_class < 2:
         raise InputError(f"clips_per_class: {clips_per_class} given; at least 2 are needed, one to train on and one "
                          "to test.")
-    root, recipe, wanted = minihac_folder(folder), dict(generator=GENERATOR, seed=seed), items(clips_per_class)
+    root, recipe, wanted = minihac_folder(data_dir), dict(generator=GENERATOR, seed=seed), items(clips_per_class)
     try:
         if root.exists() and (not (root/"recipe.json").is_file() or read_json(root/"recipe.json", "recipe") != recipe):
             report(f"{root} was made with another seed or generator: making it anew")
@@ -154,10 +154,10 @@ def _make(todo: list[Item], root: Path, seed: int, workers: int | None):
 
 # %% ../../nbs/data/15_minihac.ipynb #8a1118f0
 def check(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # columns what, ok, found; attrs["changed"]: each bad file, its problem, and details
     "Compare the files of mini-HAC with its manifest, and the lists with the files."
-    root = minihac_folder(folder)
+    root = minihac_folder(data_dir)
     try: manifest = read_manifest(root)
     except InputError as e: return pd.DataFrame([dict(what="manifest.json", ok=False, found=str(e))])
     same = manifest["generator"] == GENERATOR
@@ -215,29 +215,29 @@ class MiniHac(Hac):
                                         hidden_dim=256),
                              simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
-    def __init__(self, folder: str | Path | None = None, **how):  # as for Hac
-        if not (minihac_folder(folder)/"manifest.json").is_file():
-            raise InputError(f"{minihac_folder(folder)}/manifest.json is missing: mini-HAC was not generated, or not "
+    def __init__(self, data_dir: str | Path | None = None, **how):  # as for Hac
+        if not (minihac_folder(data_dir)/"manifest.json").is_file():
+            raise InputError(f"{minihac_folder(data_dir)}/manifest.json is missing: mini-HAC was not generated, or not "
                              "to the end. `moosa data get mini-hac` does it.")
-        super().__init__(folder, **how)
+        super().__init__(data_dir, **how)
 
     @classmethod
-    def absent(cls, folder: str | Path | None = None) -> Path | None:
+    def absent(cls, data_dir: str | Path | None = None) -> Path | None:
         "Return its manifest's place, if it is not there: it is written last."
-        path = minihac_folder(folder)/"manifest.json"
+        path = minihac_folder(data_dir)/"manifest.json"
         return None if path.is_file() else path
 
     @staticmethod
-    def check(folder: str | Path | None = None) -> pd.DataFrame:
+    def check(data_dir: str | Path | None = None) -> pd.DataFrame:
         "Return what `check` finds, see above."
-        return check(folder)
+        return check(data_dir)
 
     @staticmethod
     def made_of(
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> dict[str, object]:  # generator, seed, and hashes of what was made; {}: nothing was
         "Return which generator made the data, from its recipe and its manifest."
-        root, found = minihac_folder(folder), {}
+        root, found = minihac_folder(data_dir), {}
         for name in ("recipe.json", "manifest.json"):
             if (root/name).is_file(): found |= read_json(root/name, name.removesuffix(".json"))
         facts = {k: found[k] for k in ("generator", "seed", "clips_per_class", "files") if k in found}

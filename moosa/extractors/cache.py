@@ -94,7 +94,7 @@ class Shard:
 
 
 def make_shard(
-    folder: str | Path | None,  # the data folder; None: the project's
+    data_dir: str | Path | None,  # the data folder; None: the project's
     dataset: str,  # name of the data set, or its path
     about: Mapping[str, object],  # modality, domain, part, kind, view, dtype, and all else that the numbers depend on
     maker: str = "",  # name of the extractor; for people only, and not part of the hash
@@ -103,15 +103,15 @@ def make_shard(
     about = {**about, "version": VERSION}
     name = "-".join([*(in_file_name(str(about[k]), 40) for k in ("modality", "domain", "part", "kind")),
                      f"view{about['view']}", about["dtype"], stable_hash(about, 16)])
-    return Shard(cache_folder(folder)/in_file_name(Path(dataset).stem)/name,
+    return Shard(cache_folder(data_dir)/in_file_name(Path(dataset).stem)/name,
                  {"dataset": dataset, "extractor": maker, **about})
 
 
 def cache_folder(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
     "Where all caches lie."
-    return data_folder(folder)/"cache"
+    return data_folder(data_dir)/"cache"
 
 # %% ../../nbs/extractors/08_cache.ipynb #d3e18fe9
 def write_piece(
@@ -240,18 +240,18 @@ SHOWN = ("data set", "modality", "list", "view", "kind", "dtype", "clips", "MB",
 
 
 def shard_rows(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> list[dict[str, object]]:  # one per shard, SHOWN -> what it is; '' where that is not known
     "All shards, whole or not: what each is, when it was last used, and why the current code does not use it."
-    places = [place for place in sorted(cache_folder(folder).glob("*/*")) if place.is_dir()]
+    places = [place for place in sorted(cache_folder(data_dir).glob("*/*")) if place.is_dir()]
     return [{**dict.fromkeys(SHOWN, ""), **_row(place)} for place in places]
 
 
 def cached_shards(
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:
     "Return `shard_rows` as a table."
-    return pd.DataFrame(shard_rows(folder), columns=list(SHOWN))
+    return pd.DataFrame(shard_rows(data_dir), columns=list(SHOWN))
 
 
 def _row(place: Path) -> dict:
@@ -284,24 +284,24 @@ def drop_shards(
     stale: bool = False,  # those that the current code does not use
     everything: bool = False,
     dry_run: bool = False,  # only say what would go
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # rows of `cached_shards`, dropped
     "Delete shards."
     if not (patterns or stale or everything):
         raise InputError("cache drop: say what: names such as 'mini-hac/video-*' (see `moosa cache list`), --stale, or "
                          "--all.")
-    shards = cached_shards(folder)
+    shards = cached_shards(data_dir)
     chosen = (shards.unused != "") if stale else pd.Series(everything, index=shards.index)
     for pattern in patterns:
         fits = [fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*") or fnmatch(name.split("/")[1], pattern)
                 for name in shards.name]
         if not any(fits):
-            raise InputError(f"cache drop: {pattern!r} names nothing in {cache_folder(folder)}; `moosa cache list` "
+            raise InputError(f"cache drop: {pattern!r} names nothing in {cache_folder(data_dir)}; `moosa cache list` "
                              f"shows what is there.")
         chosen |= np.array(fits)
     if not dry_run:
         for name in shards.name[chosen]:
-            place = cache_folder(folder)/name
+            place = cache_folder(data_dir)/name
             (place/MANIFEST).unlink(missing_ok=True)  # first: without it nobody opens the rest
             shutil.rmtree(place, ignore_errors=True)
             if not any(place.parent.iterdir()): place.parent.rmdir()

@@ -90,10 +90,10 @@ PUBLISHED = {c.name: c for c in (
 
 def weights_path(
     name: str,  # a key of PUBLISHED
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
     "Where a published file is kept, whether it is there or not."
-    return data_folder(folder)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
+    return data_folder(data_dir)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
 
 # %% ../../nbs/extractors/00_entries.ipynb #2abf2f0d
 _OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function

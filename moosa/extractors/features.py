@@ -110,7 +110,7 @@ class FrozenShards:
         kind: str = "stem",  # what is kept: of the 'stem', or the 'embedding'
         views: int = 4,  # random views of each training clip; 1: evaluation's
         dtype: str = "float32",  # on the disk; or 'float16'. Handed out as float32
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
     ):
         for m, e in extractors.items():
             if not e.cacheable:
@@ -118,7 +118,7 @@ class FrozenShards:
                                  f"change during training. Use features=live.")
         self.dataset, self.extractors, self.modalities = dataset, dict(extractors), dataset.modalities
         self.kind, self.dtype = one_of("features", kind, KINDS), one_of("features_dtype", dtype, DTYPES)
-        self.views, self.folder = views, folder
+        self.views, self.folder = views, data_dir
         self.lists = by_list(dataset.clips)
         self._networks, self._data = {}, {}
 

@@ -16,8 +16,7 @@ from torch import nn
 from ..core import InputError, brief, one_of
 from .base import Extractor
 from .checkpoints import load_published
-from .entries import EXTRACTORS, SMALL_STEMS, WEIGHTS, find_extractor
-from .entries import weights_path
+from .entries import EXTRACTORS, SMALL_STEMS, WEIGHTS, find_extractor, weights_path
 
 # %% ../../nbs/extractors/10_registry.ipynb #7012f899
 def check_own(name: str, extractor: object):
@@ -32,7 +31,7 @@ def check_own(name: str, extractor: object):
 def create_extractor(
     name: str,  # a key of EXTRACTORS, or 'package.module:function'
     weights: str = "random",  # or 'pretrained'
-    folder: str | Path | None = None,  # the data folder, whose weights/ holds the published files; None: the project's
+    data_dir: str | Path | None = None,  # its weights/ holds the published files; None: the project's data folder
     audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
     **options,  # frozen_stem, frozen_bn, stem_dtype: see Extractor; those that the network does not know are left out
 ) -> Extractor:
@@ -45,7 +44,7 @@ def create_extractor(
     if "stem_dtype" in options: extractor.stem_dtype = options["stem_dtype"]
     if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
     if entry.weights == "packaged": load_small_stem(name, extractor)
-    else: load_published(name, extractor, weights_path(name, folder), audio_tail)
+    else: load_published(name, extractor, weights_path(name, data_dir), audio_tail)
     return extractor
 
 # %% ../../nbs/extractors/10_registry.ipynb #2cf099f9

@@ -103,11 +103,11 @@ def _stream(response, part: Path, tag: Path, title: str) -> bool:  # is the file
 # %% ../../nbs/extractors/06_weights.ipynb #08bc30bf
 def get(
     name: str,  # a key of PUBLISHED
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report=print,  # called with one line
 ) -> Path:  # the file
     "Fetch a published file unless it is there. A file that you put there yourself is checked in the same way."
-    path, checkpoint = weights_path(name, folder), PUBLISHED[name]
+    path, checkpoint = weights_path(name, data_dir), PUBLISHED[name]
     if path.is_file():
         try:
             check_file(checkpoint, path)

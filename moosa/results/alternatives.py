@@ -49,15 +49,15 @@ def read_scores(
 
 
 def rescore_run(
-    place: Path,  # a finished run's folder
+    run_dir: Path,  # a finished run's folder
     compute: bool = True,  # False: only what was computed before
 ) -> pd.DataFrame | None:  # score, group, number, value; None: not open-set, or not computed yet
     "Return all open-set numbers of a run by every score; they are kept in its scores.csv."
-    path, code, record = place/"scores.csv", code_hash(ROOMS), read_record(place)
+    path, code, record = run_dir/"scores.csv", code_hash(ROOMS), read_record(run_dir)
     if not record["spec"]["unknown"]: return None
     if (kept := read_scores(path, code)) is not None: return kept
     if not compute: return None
-    lists = load_predictions(place)
+    lists = load_predictions(run_dir)
     numbers = rescore(lists["target"], lists["validation"], trained_heads=len(record.get("trained_heads", [])) > 1)
     write_table(path, numbers.assign(code=code))
     return numbers
@@ -65,20 +65,20 @@ def rescore_run(
 # %% ../../nbs/results/09_alternatives.ipynb #58c8e534
 def rescore_grid(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     compute: bool = True,  # False: only what was computed before
     report: Callable[[str], None] = print,  # called with a line for each run whose files are damaged
 ) -> pd.DataFrame:  # a row per number: case, task, seed, data, score, group, number, value; empty if there is none
     "Return all open-set numbers of a grid's runs, by every score; a cell that has none has one row without a number."
-    parts, now, cells = [], Now(folder), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
+    parts, now, cells = [], Now(data_dir), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     quiet = not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=quiet):
         if not spec.unknown: continue
-        status, reason = cell_status(spec, folder, now)
+        status, reason = cell_status(spec, data_dir, now)
         if compute and status == "failed": report(f"not rescored: {grid.label(spec)}: {reason}")
         numbers = None
         try:
-            if status == "done": numbers = rescore_run(run_folder(spec, folder), compute)
+            if status == "done": numbers = rescore_run(run_folder(spec, data_dir), compute)
         except InputError as e: report(f"not rescored: {grid.label(spec)}: {e}")
         if numbers is None: numbers = pd.DataFrame([dict(score=None, group=None, number=None, value=np.nan)])
         parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
@@ -211,28 +211,29 @@ EPOCH_CHOICES = ("source validation", "last epoch", "oracle epoch")
 
 def epochs_of_grid(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line for each run whose history cannot be read
 ) -> pd.DataFrame:  # a row per number: case, task, seed, data, selection, group, number, value; empty if there is none
     "Return what three ways to choose an epoch give. A run whose history is damaged is named, and the rest goes on."
-    rows, now = [], Now(folder)
+    rows, now = [], Now(data_dir)
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
         if not spec.watch_target: continue
         cell = dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
         numbers = [dict(selection=None, group=None, number=None, value=np.nan)]
         try:
-            if cell_status(spec, folder, now)[0] == "done": numbers = list(_of_each_choice(run_folder(spec, folder)))
+            done = cell_status(spec, data_dir, now)[0] == "done"
+            if done: numbers = list(_of_each_choice(run_folder(spec, data_dir)))
         except InputError as e: report(f"no choice of the epoch: {grid.label(spec)}: {e}")
         rows += [cell | number for number in numbers]
     return numbers_or_none([pd.DataFrame(rows)] if rows else [], "selection")
 
 
 def _of_each_choice(
-    place: Path,  # a finished run's folder
+    run_dir: Path,  # a finished run's folder
 ) -> Iterator[dict[str, object]]:  # selection, group, number, value
     "Yield what each choice of the epoch gives."
-    history = read_history(place).set_index("epoch")
-    selected = read_record(place)["selected_epoch"]
+    history = read_history(run_dir).set_index("epoch")
+    selected = read_record(run_dir)["selected_epoch"]
     for heading, group, number in COMPARED:
         if (values := history.get(f"target {heading}")) is None: continue
         for way, value in zip(EPOCH_CHOICES, (values[selected], values.iloc[-1], values.max())):

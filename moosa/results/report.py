@@ -100,11 +100,11 @@ def literature_part(
 # %% ../../nbs/results/11_report.ipynb #d9c50f52
 def collect_chosen(
     grid: SearchGrid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # as from `tables.collect_results`, with the columns selection and choice
     "Return the numbers of the chosen runs; the case says how they were chosen."
     labels = case_labels(grid.base)
-    chosen = choose(collect_results(grid, folder, labels*(len(grid.specs)//len(labels))), grid)
+    chosen = choose(collect_results(grid, data_dir, labels*(len(grid.specs)//len(labels))), grid)
     if len(set(labels)) == 1: return chosen.assign(case=chosen.selection, series=chosen.selection)
     return chosen.assign(**{name: chosen[name] + ", " + chosen.selection for name in ("case", "series")})
 
@@ -154,11 +154,11 @@ def _in_project(text: str) -> str:
 def publish_example(
     grid: Grid,
     target: str | Path,  # where the notebook goes
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ):
     "Publish the executed notebook of the grid's last finished cell that has a whole one; do nothing if there is none."
-    now = Now(folder)
-    done = [s for s in grid.specs if cell_status(s, folder, now)[0] == "done"]
+    now = Now(data_dir)
+    done = [s for s in grid.specs if cell_status(s, data_dir, now)[0] == "done"]
     for spec in reversed(done):
-        try: return publish_notebook(run_folder(spec, folder)/"split.ipynb", target)
+        try: return publish_notebook(run_folder(spec, data_dir)/"split.ipynb", target)
         except InputError as e: print(f"not published: {e}")

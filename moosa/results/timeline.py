@@ -23,21 +23,21 @@ from ..words import in_figure
 # %% ../../nbs/results/05_timeline.ipynb #d362d6dd
 def attempts_of(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:  # a row per attempt: cell, where, start, end (seconds since the first start; nan: not noted), status
     "Return all attempts at a grid's cells, in the order in which they began."
     rows = []
     for spec in grid.specs:
-        rows += [{"cell": grid.label(spec), **attempt} for attempt in _attempts(run_folder(spec, folder))]
+        rows += [{"cell": grid.label(spec), **attempt} for attempt in _attempts(run_folder(spec, data_dir))]
     table = pd.DataFrame(rows, columns=["cell", "where", "start", "end", "status"])
     table = table.sort_values("start", ignore_index=True)
     return table.assign(start=table.start - table.start.min(), end=table.end - table.start.min())
 
 
-def _attempts(place: Path) -> list[dict[str, object]]:
+def _attempts(run_dir: Path) -> list[dict[str, object]]:
     "Return the attempts at one run: where, start, end and status."
     found, begun = [], {}
-    for line in read_attempts(place)[0]:
+    for line in read_attempts(run_dir)[0]:
         who = tuple(str(line.get(name) or "") for name in ("host", "pid", "where"))
         if line["event"] == "start":
             attempt = dict(where=who[2] or who[0], start=line["time"], end=float("nan"), status="lost")

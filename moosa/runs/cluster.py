@@ -53,7 +53,7 @@ def dask_engine(
 
 def outcome_of(
     future,  # a distributed.Future that ended
-    folder: Path,  # the run's
+    run_dir: Path,  # the run's
 ) -> Outcome:
     "Return how a cell ended on its worker; raise `ClusterLost` if nobody is there any more to tell."
     from distributed import KilledWorker
@@ -64,14 +64,14 @@ def outcome_of(
     match future.exception():
         case None: return future.result()
         case KilledWorker() as e:
-            return set_aside(folder, f"set aside, since it took {LOST_WORKERS} workers with it; "
+            return set_aside(run_dir, f"set aside, since it took {LOST_WORKERS} workers with it; "
                                      f"the last was {e.last_worker.address}")
-        case e: return set_aside(folder, f"{type(e).__name__}: {e}")
+        case e: return set_aside(run_dir, f"{type(e).__name__}: {e}")
 
 
-def set_aside(folder: Path, reason: str) -> Outcome:
+def set_aside(run_dir: Path, reason: str) -> Outcome:
     "Note in a run's folder why its cell was given up."
-    write_json(folder/"error.json", {"error": reason})
+    write_json(run_dir/"error.json", {"error": reason})
     return Outcome(FAILED, reason)
 
 # %% ../../nbs/runs/17_cluster.ipynb #102552c8

@@ -93,12 +93,12 @@ class Experiment:
 # %% ../../nbs/runs/11_experiment.ipynb #5803bb4a
 def open_experiment(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     contents: bool = False,  # read all files for the fingerprint, however large they are
 ) -> Experiment:
     "Open the data of a spec and make its lists; raise `InputError` where they cannot be made, or share a clip."
-    dataset = open_dataset(spec, folder)
-    fingerprint = Now(folder, contents).of(spec, dataset)
+    dataset = open_dataset(spec, data_dir)
+    fingerprint = Now(data_dir, contents).of(spec, dataset)
     skipped = pd.DataFrame(columns=["clip", "modality", "file", "problem", "detail"])
     if spec.on_bad_clip == "skip" and dataset.in_files:
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
@@ -106,7 +106,7 @@ def open_experiment(
     split = make_split(spec, dataset)
     lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
     check_apart(dataset, lists, spec.modalities)
-    seen = seen_dataset(spec, dataset, folder)
+    seen = seen_dataset(spec, dataset, data_dir)
     train, validation, test = (ClipList(seen, c, spec.modalities) for c in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)
@@ -117,33 +117,33 @@ def open_experiment(
 def seen_dataset(
     spec: Spec,  # resolved
     dataset,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ):  # a data set
     "Return the data set as training sees it: itself, or its features that are kept."
     if spec.features == "live": return dataset
-    extractors = build_extractors(spec, folder)
-    return FrozenFeatures(dataset, extractors, spec.features, spec.views, spec.features_dtype, folder)
+    extractors = build_extractors(spec, data_dir)
+    return FrozenFeatures(dataset, extractors, spec.features, spec.views, spec.features_dtype, data_dir)
 
 # %% ../../nbs/runs/11_experiment.ipynb #884ee74e
 def build_extractors(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder, for pre-trained weights
+    data_dir: str | Path | None = None,  # the data folder, for pre-trained weights
 ) -> dict[str, object]:  # modality -> Extractor, started from the spec's seed
     "Make the extractors of a spec."
     seed_everything(spec.seed)
     how = dict(frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn, stem_dtype=spec.stem_dtype)
-    return {m: create_extractor(spec.extractors[m], spec.weights, folder, spec.audio_tail, **how)
+    return {m: create_extractor(spec.extractors[m], spec.weights, data_dir, spec.audio_tail, **how)
             for m in spec.modalities}
 
 
 def build_learner(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder, for pre-trained weights
+    data_dir: str | Path | None = None,  # the data folder, for pre-trained weights
 ) -> Learner:  # freshly initialised from the spec's seed
     "Make the model and the objective of a spec."
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
     takes = {"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features]
-    model = Model(build_extractors(spec, folder), num_known, takes=takes)
+    model = Model(build_extractors(spec, data_dir), num_known, takes=takes)
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../../nbs/runs/11_experiment.ipynb #1e94cde8
@@ -170,31 +170,31 @@ def train(
 
 def checkpoint_of(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     fingerprint: Mapping[str, object] = {},  # of the experiment
 ) -> Checkpoint:
     "Return where a run's training is kept while it lasts. It goes on only from the same data, weights and code."
     about = {**asdict(spec), "moosa": moosa.__version__, "torch": torch.__version__, "made_from": identity(fingerprint)}
-    return Checkpoint(run_folder(spec, folder)/"checkpoint", about, LATER)
+    return Checkpoint(run_folder(spec, data_dir)/"checkpoint", about, LATER)
 
 # %% ../../nbs/runs/11_experiment.ipynb #5799d60b
 def train_together(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
 ) -> bool:  # is this the process that goes on, to write the record?
     "Do this process's part of the training, if torchrun has started it."
     if not under_torchrun(): return True
-    place = run_folder(spec, folder)
+    place = run_folder(spec, data_dir)
     make_folder(place)
-    if finished(spec, folder) is None:
-        experiment = open_experiment(spec, folder)
+    if finished(spec, data_dir) is None:
+        experiment = open_experiment(spec, data_dir)
         fabric = make_fabric(device, spec.precision, experiment.dataset.threads)
         join_torchrun(fabric.device.type)
         fabric.launch()
-        checkpoint = checkpoint_of(spec, folder, experiment.fingerprint)
+        checkpoint = checkpoint_of(spec, data_dir, experiment.fingerprint)
         with hold(place) if rank() == 0 else nullcontext():
-            train(fabric, experiment, build_learner(spec, folder), checkpoint)
+            train(fabric, experiment, build_learner(spec, data_dir), checkpoint)
     return leave_torchrun()
 
 # %% ../../nbs/runs/11_experiment.ipynb #fa902448
@@ -207,10 +207,10 @@ def memory_record(
 
 
 def stored_state(
-    folder: str | Path,  # a finished run's
+    run_dir: str | Path,  # a finished run's
 ) -> TrainState:
     "Return where the training of a finished run ended."
-    history, record = read_history(folder), read_record(folder)
+    history, record = read_history(run_dir), read_record(run_dir)
     shared = record.get("parallel", {}).get("world_size", 1)
     return TrainState(epoch=len(history), best_epoch=record["selected_epoch"], history=history.to_dict("records"),
                       world_size=shared)

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from ..core import InputError, data_folder, file_sha256, later, read_json, stable_hash, write_json
 from ..data.catalogue import create_dataset, dataset_class
-from ..extractors.entries import EXTRACTORS, SMALL_STEMS
-from ..extractors.entries import weights_path
+from ..extractors.entries import EXTRACTORS, SMALL_STEMS, weights_path
 from .spec import Spec
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #73c03b64
@@ -174,10 +173,10 @@ class Now:
     "What data, weights and code are now. Everything is looked at once."
 
     def __init__(self,
-        folder: str | Path | None = None,  # the data folder; None: the project's
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
         contents: bool = False,  # read all files, however large they are
     ):
-        self.folder, self.contents, self._seen = folder, contents, {}
+        self.folder, self.contents, self._seen = data_dir, contents, {}
 
     def of(self,
         spec: Spec,  # resolved
@@ -222,21 +221,22 @@ class Now:
 # %% ../../nbs/runs/03_fingerprint.ipynb #b1b5011b
 def weights_file(
     name: str,  # of an extractor
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path | None:  # None: its weights come from no file
     "Return where an extractor's pre-trained weights lie."
     kind = EXTRACTORS[name].weights if name in EXTRACTORS else None
-    return {"published": lambda: weights_path(name, folder), "packaged": lambda: SMALL_STEMS}.get(kind, lambda: None)()
+    places = {"published": lambda: weights_path(name, data_dir), "packaged": lambda: SMALL_STEMS}
+    return places.get(kind, lambda: None)()
 
 
 def open_listed(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ):  # a data set; None: it is not on this machine
     "Open the lists of a data set."
     described = dataset_class(spec.dataset)
-    if isinstance(described, type) and not (data_folder(folder)/"raw"/described.folder_name).exists(): return None
-    return create_dataset(spec.dataset, folder, {}, spec.data_options)
+    if isinstance(described, type) and not (data_folder(data_dir)/"raw"/described.folder_name).exists(): return None
+    return create_dataset(spec.dataset, data_dir, {}, spec.data_options)
 
 
 def clips_of(dataset, domain: str) -> pd.DataFrame: return dataset.clips[dataset.clips.domain == domain]

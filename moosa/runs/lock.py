@@ -31,19 +31,19 @@ class Busy(RuntimeError):
     "Another process computes this run."
 
 
-def lock_files(folder: Path) -> list[Path]:  # in order of their numbers
+def lock_files(run_dir: Path) -> list[Path]:  # in order of their numbers
     "Return all lock files of a run's folder; the last is the lock."
-    numbered = (path for path in folder.glob("lock.*") if path.name[5:].isascii() and path.name[5:].isdigit())
+    numbered = (path for path in run_dir.glob("lock.*") if path.name[5:].isascii() and path.name[5:].isdigit())
     return sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
 
 def holder(
-    folder: str | Path,  # a run's
+    run_dir: str | Path,  # a run's
     expiry: float = EXPIRY,  # seconds
     now: float | None = None,  # by the file system's clock; None: by this machine's
 ) -> dict | None:  # host, pid, started, since and others; None: nobody computes the run
     "Return who computes a run."
-    for path in lock_files(Path(folder))[-1:]:
+    for path in lock_files(Path(run_dir))[-1:]:
         try: fresh, who = (now or time.time()) - path.stat().st_mtime <= expiry, read_lock(path)
         except FileNotFoundError: return None  # released just now
         return who if fresh and _lives(who) else None
@@ -70,18 +70,18 @@ def read_lock(path: Path) -> dict:  # with `damaged`, a sentence, if it cannot b
 # %% ../../nbs/runs/04_lock.ipynb #e468d5b7
 @contextmanager
 def hold(
-    folder: str | Path,  # a run's; it must be there
+    run_dir: str | Path,  # a run's; it must be there
     expiry: float = EXPIRY,  # seconds
     on_loss: Callable[[], None] = _thread.interrupt_main,  # called from another thread if the lock was taken over
     about: Mapping[str, object] | None = None,  # more to say to those who ask
 ) -> Iterator[threading.Event]:  # set once the lock is lost
     "Hold a run's lock while the block runs; raise `Busy` if another process does."
-    folder, lost, released = Path(folder), threading.Event(), threading.Event()
-    mine = _take(folder, expiry, about or {})
+    run_dir, lost, released = Path(run_dir), threading.Event(), threading.Event()
+    mine = _take(run_dir, expiry, about or {})
 
     def touch():
         while not released.wait(expiry/6):
-            if lock_files(folder)[-1:] == [mine]: os.utime(mine)  # no times given: by the file system's clock
+            if lock_files(run_dir)[-1:] == [mine]: os.utime(mine)  # no times given: by the file system's clock
             else:
                 lost.set()
                 return on_loss()
@@ -93,27 +93,27 @@ def hold(
         released.set()
         thread.join()
         if not lost.is_set():
-            for path in lock_files(folder):  # expired ones first: ours is the lock as long as it is there
+            for path in lock_files(run_dir):  # expired ones first: ours is the lock as long as it is there
                 if int(path.suffix[1:]) <= int(mine.suffix[1:]) and not path.is_dir(): path.unlink(missing_ok=True)
 
 
-def _take(folder: Path, expiry: float, about: Mapping[str, object]) -> Path:
+def _take(run_dir: Path, expiry: float, about: Mapping[str, object]) -> Path:
     "Create the next lock file."
-    files = lock_files(folder)
-    if who := holder(folder, expiry, _now(folder)):
-        raise Busy(f"{folder.name} is being computed by process {who.get('pid')} on {who.get('host')} "
+    files = lock_files(run_dir)
+    if who := holder(run_dir, expiry, _now(run_dir)):
+        raise Busy(f"{run_dir.name} is being computed by process {who.get('pid')} on {who.get('host')} "
                    f"since {who.get('since')}")
     number = int(files[-1].suffix[1:]) + 1 if files else 0
-    mine, me = folder/f"lock.{number}", psutil.Process()
+    mine, me = run_dir/f"lock.{number}", psutil.Process()
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".lock.") as f:
+    with tempfile.NamedTemporaryFile("w", dir=run_dir, prefix=".lock.") as f:
         json.dump(dict(host=socket.gethostname(), pid=me.pid, started=me.create_time(), since=since, **about), f)
         f.flush()
         try: os.link(f.name, mine)  # whole, or not at all
-        except FileExistsError: raise Busy(f"{folder.name} was just taken by another process") from None
+        except FileExistsError: raise Busy(f"{run_dir.name} was just taken by another process") from None
     return mine
 
 
-def _now(folder: Path) -> float:
+def _now(run_dir: Path) -> float:
     "The time by the clock of the file system, which may be another machine's."
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as f: return os.stat(f.name).st_mtime
+    with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".clock.") as f: return os.stat(f.name).st_mtime

@@ -33,10 +33,10 @@ def notebook_parameters(
     return list(papermill.inspect_notebook(str(path)))
 
 
-def make_folder(folder: Path):
+def make_folder(run_dir: Path):
     "Make a folder and those above it; raise `InputError` if that cannot be."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"cannot write {folder}: {e.strerror}. Choose another folder.") from e
+    try: run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise InputError(f"cannot write {run_dir}: {e.strerror}. Choose another folder.") from e
 
 # %% ../../nbs/runs/06_notebook.ipynb #a8779458
 def execute_notebook(

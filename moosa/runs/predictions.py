@@ -22,7 +22,7 @@ from ..training.checkpoint import load_tensors
 
 # %% ../../nbs/runs/08_predictions.ipynb #e78acb18
 def save_predictions(
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
     **parts: Predictions,  # validation=..., target=...
 ):
     "Write logits and labels as safetensors, and the clips' names as CSV."
@@ -30,8 +30,8 @@ def save_predictions(
     for part, predictions in parts.items():
         for key, tensor in _keyed(predictions).items(): tensors[f"{quote(part, safe='')}/{key}"] = tensor.clone()
         names.append(pd.DataFrame(dict(part=part, clip=predictions.clips), dtype=object))
-    with atomic_write(Path(folder)/"predictions.safetensors", "wb") as f: f.write(save(tensors))
-    write_table(Path(folder)/"clips.csv", pd.concat(names))
+    with atomic_write(Path(run_dir)/"predictions.safetensors", "wb") as f: f.write(save(tensors))
+    write_table(Path(run_dir)/"clips.csv", pd.concat(names))
 
 
 def _keyed(p: Predictions) -> dict[str, torch.Tensor]:
@@ -43,16 +43,16 @@ def _keyed(p: Predictions) -> dict[str, torch.Tensor]:
 
 # %% ../../nbs/runs/08_predictions.ipynb #b673a962
 def load_predictions(
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
 ) -> dict[str, Predictions]:  # part -> predictions
     "Return what `save_predictions` wrote; raise `InputError` if a file is damaged, or not the record's."
-    folder, parts = Path(folder), {}
-    if record := read_record(folder): check_files(folder, record, ("predictions.safetensors", "clips.csv"), math.inf)
-    names = read_table(folder/"clips.csv", ("part", "clip"), "list of clips")
-    for key, tensor in load_tensors(folder/"predictions.safetensors", "predictions").items():
+    run_dir, parts = Path(run_dir), {}
+    if record := read_record(run_dir): check_files(run_dir, record, ("predictions.safetensors", "clips.csv"), math.inf)
+    names = read_table(run_dir/"clips.csv", ("part", "clip"), "list of clips")
+    for key, tensor in load_tensors(run_dir/"predictions.safetensors", "predictions").items():
         part, kind, name = (key.split("/", 2) + ["", ""])[:3]
         parts.setdefault(unquote(part), {}).setdefault(kind, {})[name] = tensor
-    return {part: _predictions(folder, part, found, names["clip"][names.part == part].tolist())
+    return {part: _predictions(run_dir, part, found, names["clip"][names.part == part].tolist())
             for part, found in sorted(parts.items(), reverse=True)}
 
 

@@ -71,14 +71,14 @@ class Outcome:
 def attempt(
     command: list[str],  # of the child
     given: object,  # for its standard input, as JSON
-    folder: Path,  # the run's
+    run_dir: Path,  # the run's
     seconds: float | None = None,  # limit; None: none
     env: Mapping[str, str] | None = None,  # more of the environment
     where: str = "",  # which worker, for the timeline
 ) -> tuple[str, str]:  # status and reason
     "Run the child once, to its end or to the limit."
-    log, before = folder/"process.log", kills_by_memory()
-    note_attempt(folder, event="start", where=where)
+    log, before = run_dir/"process.log", kills_by_memory()
+    note_attempt(run_dir, event="start", where=where)
     with open(log, "wb") as out:
         child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out,
                                  start_new_session=True, env={**os.environ, **SAFE_PATH, **(env or {})})
@@ -90,44 +90,44 @@ def attempt(
     finally:
         stop_tree(child.pid)
         child.wait()
-    status, reason = ending(code, folder, seconds, by_memory=kills_by_memory() > before)
-    note_attempt(folder, event="end", where=where, status=status)
+    status, reason = ending(code, run_dir, seconds, by_memory=kills_by_memory() > before)
+    note_attempt(run_dir, event="end", where=where, status=status)
     return status, reason
 
 
 def ending(
     code: int | None,  # of the child's exit; below 0: killed by a signal; None: stopped at the limit
-    folder: Path,  # the run's
+    run_dir: Path,  # the run's
     seconds: float | None,  # the limit
     by_memory: bool,  # was a process killed meanwhile for want of memory?
 ) -> tuple[str, str]:  # status and reason
     "Return how an attempt ended, and why."
     if code is None: return FAILED, f"took longer than the limit of {seconds:g} s, and was stopped"
-    if code >= 0: return EXIT.get(code, FAILED), "" if code in (0, 5) else last_words(folder)
+    if code >= 0: return EXIT.get(code, FAILED), "" if code in (0, 5) else last_words(run_dir)
     killed = f"its process was killed by {signal.Signals(-code).name}"
     return LOST, f"out of memory: {killed}" if by_memory else killed
 
 # %% ../../nbs/runs/05_process.ipynb #83c83268
-def last_words(folder: Path) -> str:
+def last_words(run_dir: Path) -> str:
     "Return what the child noted of its end, or the last line that it said."
-    if said := noted_error(folder).get("error"): return said
-    lines = (folder/"process.log").read_text(errors="replace").strip().splitlines()
+    if said := noted_error(run_dir).get("error"): return said
+    lines = (run_dir/"process.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it ended without a word"
 
 
-def note_attempt(folder: Path, **what):
+def note_attempt(run_dir: Path, **what):
     "Add a line to the run's attempts.jsonl."
     line = dict(time=time.time(), host=socket.gethostname(), pid=os.getpid(), **what)
     try:
-        with open(folder/"attempts.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
+        with open(run_dir/"attempts.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
     except IsADirectoryError: pass  # `read_attempts` tells of it; the run does not depend on it
 
 
 def read_attempts(
-    folder: str | Path,  # a run's
+    run_dir: str | Path,  # a run's
 ) -> tuple[list[dict], str]:  # lines, each with its time and event; and what is wrong with the file, '' if nothing
     "Return what was noted of a run's attempts. Lines that were cut short are passed over, and told of."
-    path, found, bad = Path(folder)/"attempts.jsonl", [], []  # bad: numbers of lines
+    path, found, bad = Path(run_dir)/"attempts.jsonl", [], []  # bad: numbers of lines
     try: lines = path.read_bytes().splitlines() if path.exists() else []
     except OSError as e: return [], f"{path.name} cannot be read: {e.strerror}"
     for number, text in enumerate(lines, 1):
@@ -140,10 +140,10 @@ def read_attempts(
 
 
 def noted_error(
-    folder: str | Path,  # a run's
+    run_dir: str | Path,  # a run's
 ) -> dict:  # error, and what else was noted; {}: nothing
     "Return why a run failed; of a damaged note, that it is damaged."
-    path = Path(folder)/"error.json"
+    path = Path(run_dir)/"error.json"
     if not path.exists(): return {}
     try: said = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError): said = None
@@ -154,18 +154,18 @@ def noted_error(
 def launch(
     command: list[str],  # of the child; it gets the launcher's process id as its last argument
     given: object,  # for its standard input, as JSON
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
     limits: Limits = Limits(),
     env: Mapping[str, str] | None = None,  # more of the environment, such as CUDA_VISIBLE_DEVICES
     where: str = "",  # which worker, for the timeline
 ) -> Outcome:
     "Run a child process; if it is lost, again. Note the reason in the run's error.json if it did not work out."
-    folder, started = Path(folder), time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
+    run_dir, started = Path(run_dir), time.perf_counter()
+    run_dir.mkdir(parents=True, exist_ok=True)
     for number in range(1, limits.attempts + 1):
-        status, reason = attempt(command, given, folder, limits.seconds, env, where)
+        status, reason = attempt(command, given, run_dir, limits.seconds, env, where)
         if status != LOST: break
     if status == LOST:
         status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"
-    if status == FAILED: write_json(folder/"error.json", {**noted_error(folder), "error": reason, "attempts": number})
+    if status == FAILED: write_json(run_dir/"error.json", {**noted_error(run_dir), "error": reason, "attempts": number})
     return Outcome(status, reason, time.perf_counter() - started, number)

@@ -55,10 +55,10 @@ def git_state() -> dict[str, str | bool | None]:
 # %% ../../nbs/runs/07_record.ipynb #8c728dd8
 def run_folder(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
     "Return where a spec's run lies, be it there or not."
-    return data_folder(folder)/"runs"/spec_hash(spec)
+    return data_folder(data_dir)/"runs"/spec_hash(spec)
 
 # %% ../../nbs/runs/07_record.ipynb #3a20e70c
 KEPT = ("predictions.safetensors", "clips.csv", "history.csv", "model.safetensors")  # beside a finished run's notebook
@@ -66,7 +66,7 @@ SELECTION = "source validation accuracy, ties to the later epoch"  # which epoch
 
 
 def write_record(
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
     spec: Spec,  # resolved
     results: Mapping[str, Mapping[str, float]],  # from openset.evaluate
     selected_epoch: int,  # counted from 0
@@ -76,7 +76,7 @@ def write_record(
     fingerprint: Mapping[str, object] = {},  # of the experiment
 ) -> Path:
     "Write record.json, the last file of a run: it says that the run is done. Return its path."
-    path = Path(folder)/"record.json"
+    path = Path(run_dir)/"record.json"
     files = [file for name in KEPT if (file := path.parent/name).is_file()]
     write_json(path, {
         "schema": SCHEMA, "hash": spec_hash(spec), "spec": asdict(spec), "results": results,
@@ -142,10 +142,10 @@ PARTS = {"hash", "spec", "results", "selected_epoch", "fingerprint", "files"}  #
 
 
 def read_record(
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
 ) -> dict | None:  # None: the run is not done
     "Return a run's record; raise `InputError` if it is damaged, of another schema, or of another run."
-    path = Path(folder)/"record.json"
+    path = Path(run_dir)/"record.json"
     if not path.exists(): return None
     record, anew = read_json(path, "record"), f"Delete {path.parent} to compute the run anew, or run with --again."
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not PARTS <= record.keys():
@@ -160,14 +160,14 @@ def read_record(
 
 # %% ../../nbs/runs/07_record.ipynb #e4667f5d
 def check_files(
-    folder: Path,  # the run's
+    run_dir: Path,  # the run's
     record: Mapping[str, object],  # its record
     names: Sequence[str] = KEPT,
     whole: float = 2**20,  # bytes; of larger files only the size is compared
 ):
     "Raise `InputError` if a file of a finished run is not the one that its record speaks of, unless it was deleted."
     for name in set(names) & record["files"].keys():
-        path, known = folder/name, record["files"][name]
+        path, known = run_dir/name, record["files"][name]
         try:
             same = path.stat().st_size == known["bytes"]
             if same and known["bytes"] <= whole: same = file_sha256(path) == known["sha256"]
@@ -176,18 +176,18 @@ def check_files(
         if not same:
             raise InputError(f"{path} is damaged: it is not the file that record.json speaks of "
                              f"(sha256 {known['sha256'][:12]}). "
-                             f"Delete {folder} to compute the run anew, or run with --again.")
+                             f"Delete {run_dir} to compute the run anew, or run with --again.")
 
 
 def read_history(
-    folder: str | Path,  # the run's
+    run_dir: str | Path,  # the run's
 ) -> pd.DataFrame:  # a row per epoch; numbers
     "Return a run's history; raise `InputError` if it is damaged."
-    folder = Path(folder)
-    if record := read_record(folder): check_files(folder, record, ("history.csv",))
-    table = read_table(folder/"history.csv", ("epoch",), "history")
+    run_dir = Path(run_dir)
+    if record := read_record(run_dir): check_files(run_dir, record, ("history.csv",))
+    table = read_table(run_dir/"history.csv", ("epoch",), "history")
     try: return table.mask(table == "").apply(pd.to_numeric)
-    except (ValueError, TypeError) as e: raise InputError(f"history {folder/'history.csv'} is damaged: {e}.") from e
+    except (ValueError, TypeError) as e: raise InputError(f"history {run_dir/'history.csv'} is damaged: {e}.") from e
 
 # %% ../../nbs/runs/07_record.ipynb #d75ae6f9
 class Changed(InputError):
@@ -196,14 +196,14 @@ class Changed(InputError):
 
 def finished(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     now: Now | None = None,  # shared by those who ask for many runs; None: a new look
 ) -> dict | None:  # the record; None: the run is not done
     "Return the record of a run; raise `InputError` if it is damaged, `Changed` if data, weights or code have changed."
-    place = run_folder(spec, folder)
+    place = run_folder(spec, data_dir)
     if (record := read_record(place)) is None: return None
     check_files(place, record)
-    try: said = changes(record["fingerprint"], (now or Now(folder)).of(spec))
+    try: said = changes(record["fingerprint"], (now or Now(data_dir)).of(spec))
     except InputError as e: raise Changed(f"{place.name} cannot be compared with what it was made from: {e}") from e
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"record {place/'record.json'} is damaged: its fingerprint has another form. "
@@ -222,9 +222,9 @@ def first_few(
 
 # %% ../../nbs/runs/07_record.ipynb #2802a80e
 def forget(
-    place: Path,  # a run's folder
+    run_dir: Path,  # a run's folder
 ):
     "Delete a run; raise `Busy` if a process is at it."
-    if who := holder(place):
-        raise Busy(f"{place.name} is being computed by process {who.get('pid')} on {who.get('host')}")
-    shutil.rmtree(place)
+    if who := holder(run_dir):
+        raise Busy(f"{run_dir.name} is being computed by process {who.get('pid')} on {who.get('host')}")
+    shutil.rmtree(run_dir)

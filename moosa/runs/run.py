@@ -21,7 +21,7 @@ from ..training.shares import check_shared
 # %% ../../nbs/runs/15_run.ipynb #7d247b15
 def job_of(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
     contents: bool = False,  # read all files for the fingerprint
@@ -30,27 +30,27 @@ def job_of(
     check_shared(spec.batch_size, spec.devices)
     for name in spec.extractors.values(): find_extractor(name)  # imported: better now than in the run's notebook
     notebook = notebook or experiments_folder()/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": data_parameter(folder), "device": device}
+    parameters = {**asdict(spec), "data_dir": data_parameter(data_dir), "device": device}
     if contents: parameters["contents"] = True
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
-    return Job(notebook, run_folder(spec, folder), parameters)
+    return Job(notebook, run_folder(spec, data_dir), parameters)
 
 # %% ../../nbs/runs/15_run.ipynb #52f7921a
 def run(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
     again: bool = False,  # compute a run anew that is damaged, or whose data, weights or code have changed
     contents: bool = False,  # compare the contents of all files, however large they are
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
     "Carry out a spec, unless it is done; raise `RunFailed`, noted in its error.json, or `Busy` if another is at it."
-    place = run_folder(spec, folder)
+    place = run_folder(spec, data_dir)
     try:
-        if finished(spec, folder, Now(folder, contents)) is not None: return place, False
+        if finished(spec, data_dir, Now(data_dir, contents)) is not None: return place, False
     except InputError:
         if not again: raise
         forget(place)
-    check_data(spec, folder)
-    return place, execute_run(job_of(spec, folder, device, notebook, contents))
+    check_data(spec, data_dir)
+    return place, execute_run(job_of(spec, data_dir, device, notebook, contents))

@@ -19,13 +19,10 @@ from typing import get_args, get_origin
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
-from ..extractors.entries import FROZEN_BN, STEM_DTYPES
-from ..extractors.entries import DTYPES
-from ..extractors.entries import DEFAULT_EXTRACTOR, WEIGHTS, check_extractor, tail_start
-from ..extractors.entries import AUDIO_TAILS
+from ..extractors.entries import (AUDIO_TAILS, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
+                                      check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
-from ..methods.catalogue import LARGEST, make_hyper
-from ..methods.catalogue import METHODS
+from ..methods.catalogue import LARGEST, METHODS, make_hyper
 from .presets import fill_in
 from ..words import Plain, is_nothing, number_of, value_of
 from ..training.shares import PRECISIONS

@@ -25,13 +25,13 @@ pd = later("pandas")
 # %% ../../nbs/runs/14_status.ipynb #afa5e160
 def cell_status(
     spec: Spec,  # resolved
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     now: Now | None = None,  # what data, weights and code are, shared by those who ask for many cells
 ) -> tuple[str, str]:  # 'done', 'running', 'failed' or 'missing'; and the reason, or where it runs
     "Return how a cell stands. One that is damaged, or made from other data, weights or code, has failed."
-    place = run_folder(spec, folder)
+    place = run_folder(spec, data_dir)
     try:
-        if finished(spec, folder, now) is not None: return "done", ""
+        if finished(spec, data_dir, now) is not None: return "done", ""
     except InputError as e: return "failed", str(e)
     if (who := holder(place)) and "damaged" not in who:
         gpus = f", GPU {who['gpus']}" if who.get("gpus") else ""
@@ -43,77 +43,77 @@ def cell_status(
 
 
 def epochs_done(
-    place: Path,  # a run's folder
+    run_dir: Path,  # a run's folder
 ) -> int:
     "Return how many epochs a run has finished."
-    path = place/"history.csv"
+    path = run_dir/"history.csv"
     return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
 
 # %% ../../nbs/runs/14_status.ipynb #a82ade36
 def damage(
-    place: Path,  # a run's folder
+    run_dir: Path,  # a run's folder
 ) -> list[str]:  # sentences; most often none
     "Return which small files of a run, beside its record, are damaged."
-    said = [who["damaged"] for path in lock_files(place) if "damaged" in (who := read_lock(path))]
-    if attempts := read_attempts(place)[1]: said.append(attempts)
-    if (error := noted_error(place).get("error", "")).startswith("error.json is damaged"): said.append(error)
-    if (path := place/"history.csv").exists():
+    said = [who["damaged"] for path in lock_files(run_dir) if "damaged" in (who := read_lock(path))]
+    if attempts := read_attempts(run_dir)[1]: said.append(attempts)
+    if (error := noted_error(run_dir).get("error", "")).startswith("error.json is damaged"): said.append(error)
+    if (path := run_dir/"history.csv").exists():
         try: read_rows(path, ("epoch",), "history")
         except InputError as e: said.append(str(e).rstrip("."))
     return said
 
 # %% ../../nbs/runs/14_status.ipynb #d739fe67
 def seconds_taken(
-    place: Path,  # a run's folder
+    run_dir: Path,  # a run's folder
 ) -> float | None:  # None: not done, or it is not known
     "Return the time from start to end of a run's last attempt, if that ended well."
-    last = read_attempts(place)[0][-2:]
+    last = read_attempts(run_dir)[0][-2:]
     return last[1]["time"] - last[0]["time"] if len(last) == 2 and last[1].get("status") == DONE else None
 
 # %% ../../nbs/runs/14_status.ipynb #ce9ba019
 def status_rows(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> list[dict[str, str]]:  # one per cell: what `cell_texts` says, status, run (its hash), reason
     "Return what `moosa grid --dry-run` prints."
-    rows, now = [], Now(folder)
+    rows, now = [], Now(data_dir)
     for spec, texts in zip(grid.specs, cell_texts(grid)):
-        status, reason = cell_status(spec, folder, now)
+        status, reason = cell_status(spec, data_dir, now)
         rows.append({**texts, "status": status, "run": spec_hash(spec), "reason": reason})
     return rows
 
 
 def grid_status(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:
     "Return `status_rows` as a table."
-    return pd.DataFrame(status_rows(grid, folder))
+    return pd.DataFrame(status_rows(grid, data_dir))
 
 # %% ../../nbs/runs/14_status.ipynb #ff5af1bc
 def overview(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> dict:  # grid, counts, seconds_left (None: not known yet), and the cells that run, failed or are damaged
     "Return what `moosa status` says."
-    status = status_rows(grid, folder)
+    status = status_rows(grid, data_dir)
     counts = {name: sum(row["status"] == name for row in status) for name in ("done", "running", "failed", "missing")}
-    rows = [_attention(grid, spec, row, folder) for spec, row in zip(grid.specs, status)]
-    return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=_seconds_left(grid, counts, folder),
+    rows = [_attention(grid, spec, row, data_dir) for spec, row in zip(grid.specs, status)]
+    return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=_seconds_left(grid, counts, data_dir),
                 attention=[row for row in rows if row])
 
 
-def _attention(grid: Grid, spec: Spec, row: dict[str, str], folder) -> dict | None:
+def _attention(grid: Grid, spec: Spec, row: dict[str, str], data_dir) -> dict | None:
     "What to say of a cell that runs, failed, or is done and damaged."
-    place = run_folder(spec, folder)
+    place = run_folder(spec, data_dir)
     about = "; ".join(damage(place)) if row["status"] == "done" else row["reason"]
     if row["status"] == "missing" or not about: return None
     return dict(cell=grid.label(spec), status=row["status"], run=row["run"], about=about,
                 notebook=str(place/"split.ipynb"))
 
 
-def _seconds_left(grid: Grid, counts: dict[str, int], folder) -> int | None:
-    taken = [seconds_taken(run_folder(spec, folder)) for spec in grid.specs]
+def _seconds_left(grid: Grid, counts: dict[str, int], data_dir) -> int | None:
+    taken = [seconds_taken(run_folder(spec, data_dir)) for spec in grid.specs]
     known = [seconds for seconds in taken if seconds is not None]
     left = counts["missing"] + counts["running"]/2  # those that run are half done, on average
     if not known or not left: return None

@@ -49,7 +49,7 @@ IDLE = 60.0  # seconds without any cell running, after which somebody should kno
 @contextmanager
 def watch_epochs(
     specs: Sequence[tuple[Spec, str]],  # which runs to watch, and what to call each
-    folder: str | Path | None,  # the data folder
+    data_dir: str | Path | None,  # the data folder
     bar: tqdm,  # whose text shows them
     report: Callable[[str], None] = print,  # called if nothing runs for long
     every: float = 1.0,  # seconds
@@ -61,8 +61,8 @@ def watch_epochs(
     def look():
         idle = 0.0
         while not stop.wait(every):
-            held = [(name, spec) for spec, name in specs if holder(run_folder(spec, folder))]
-            running = [f"{name} {epochs_done(run_folder(s, folder))}/{s.epochs}".strip() for name, s in held]
+            held = [(name, spec) for spec, name in specs if holder(run_folder(spec, data_dir))]
+            running = [f"{name} {epochs_done(run_folder(s, data_dir))}/{s.epochs}".strip() for name, s in held]
             bar.set_postfix_str(first_few(running, most))
             before = idle
             idle = 0.0 if running else before + every
@@ -80,43 +80,43 @@ def watch_epochs(
 # %% ../../nbs/runs/16_sweep.ipynb #e08a4a82
 def stale(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     contents: bool = False,  # compare the contents of all files, however large they are
 ) -> dict[str, str]:  # hash of the spec -> why
     "Return the cells that have a record which cannot be used."
-    now, found = Now(folder, contents), {}
+    now, found = Now(data_dir, contents), {}
     for spec in grid.specs:
-        try: finished(spec, folder, now)
+        try: finished(spec, data_dir, now)
         except InputError as e: found[spec_hash(spec)] = str(e)
     return found
 
 
 def usable_cells(
     grid: Grid,
-    folder: str | Path | None,  # the data folder; None: the project's
+    data_dir: str | Path | None,  # the data folder; None: the project's
     report: Callable[[str], None],  # called with a line for each cell that is not used
     again: bool,  # forget records that cannot be used
     contents: bool,  # compare the contents of all files, however large they are
 ) -> list[Spec]:
     "Return the cells that are done, or may be run."
-    unusable, usable = stale(grid, folder, contents), []
+    unusable, usable = stale(grid, data_dir, contents), []
     for spec in grid.specs:
         reason = unusable.get(spec_hash(spec))
         if reason is not None and not again:
             report(f"not used: {grid.label(spec)}: {reason}")
             continue
-        if reason is not None: forget(run_folder(spec, folder))
+        if reason is not None: forget(run_folder(spec, data_dir))
         usable.append(spec)
     return usable
 
 # %% ../../nbs/runs/16_sweep.ipynb #2e0a48cf
 def undone(
     specs: Sequence[Spec],  # resolved
-    folder: str | Path | None,  # the data folder; None: the project's
+    data_dir: str | Path | None,  # the data folder; None: the project's
     now: Now,
 ) -> list[Spec]:
     "Return the cells that are not done."
-    return [spec for spec in specs if cell_status(spec, folder, now)[0] != "done"]
+    return [spec for spec in specs if cell_status(spec, data_dir, now)[0] != "done"]
 
 
 @dataclass
@@ -147,7 +147,7 @@ PATIENCE = 2.0  # seconds before looking again at what another launcher computes
 
 def run_grid(
     grid: Grid,
-    folder: str | Path | None = None,  # the data folder; None: the project's
+    data_dir: str | Path | None = None,  # the data folder; None: the project's
     device: str = "auto",
     report: Callable[[str], None] = print,  # called with a line per failure, and, without a terminal, per cell
     engine: Engine = serial,  # where cells are executed
@@ -156,22 +156,22 @@ def run_grid(
     contents: bool = False,  # compare the contents of all files, however large they are
 ) -> list[dict[str, str]]:  # `status_rows`, after the last cell
     "Run what is not done; raise `InputError` before the first cell if one of them cannot be run."
-    now = Now(folder, contents)
-    todo = undone(usable_cells(grid, folder, report, again, contents), folder, now)
-    check_cells(todo, folder, grid.label)
+    now = Now(data_dir, contents)
+    todo = undone(usable_cells(grid, data_dir, report, again, contents), data_dir, now)
+    check_cells(todo, data_dir, grid.label)
     execute = partial(execute_run_apart, limits=limits)
     done = len(grid.specs) - len(todo)
     named = [(spec, grid.label(spec)) for spec in todo]
     with (tqdm(total=len(grid.specs), initial=done, desc=grid.name, unit="run", disable=None) as bar,
-          watch_epochs(named, folder, bar, report)):
-        told = _Told(grid, folder, bar, report)
+          watch_epochs(named, data_dir, bar, report)):
+        told = _Told(grid, data_dir, bar, report)
         while todo:
-            held = [spec for spec in todo if holder(run_folder(spec, folder))]  # by another launcher
-            cells = [(s, job_of(s, folder, device, contents=contents)) for s in todo if s not in held]
+            held = [spec for spec in todo if holder(run_folder(spec, data_dir))]  # by another launcher
+            cells = [(s, job_of(s, data_dir, device, contents=contents)) for s in todo if s not in held]
             for spec, outcome in engine(cells, execute):
                 if outcome.status == BUSY: held.append(spec)
                 else: told.ended(spec, outcome)
             if held: time.sleep(PATIENCE)
-            todo = undone(held, folder, now)
+            todo = undone(held, data_dir, now)
             bar.update(len(held) - len(todo))
-    return status_rows(grid, folder)
+    return status_rows(grid, data_dir)

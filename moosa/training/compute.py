@@ -17,8 +17,7 @@ from torch import nn
 from ..core import InputError, one_of
 from .learner import Learner
 from .parallel import ranks
-from .shares import under_torchrun
-from .shares import PRECISIONS
+from .shares import PRECISIONS, under_torchrun
 
 # %% ../../nbs/training/03_compute.ipynb #ec3a50c9
 def make_fabric(
