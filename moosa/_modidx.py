@@ -1745,6 +1745,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'moosa.runs.notebook.notebook_parameters': ( 'runs/notebook.html#notebook_parameters',
                                                                                   'moosa/runs/notebook.py'),
                                      'moosa.runs.notebook.on_worker': ('runs/notebook.html#on_worker', 'moosa/runs/notebook.py'),
+                                     'moosa.runs.notebook.without_iri_grammar': ( 'runs/notebook.html#without_iri_grammar',
+                                                                                  'moosa/runs/notebook.py'),
                                      'moosa.runs.notebook.without_progress': ( 'runs/notebook.html#without_progress',
                                                                                'moosa/runs/notebook.py')},
             'moosa.runs.predictions': { 'moosa.runs.predictions._keyed': ('runs/predictions.html#_keyed', 'moosa/runs/predictions.py'),

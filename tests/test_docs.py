@@ -3,7 +3,6 @@ comes from elsewhere.
 """
 import functools
 import http.server
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import docs
 import pytest
 import yaml
 
@@ -23,42 +23,33 @@ CHROMIUM_ARGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-firs
                  "--disable-component-update --disable-sync").split()
 
 
-@pytest.fixture(scope="module")
-def docs():
-    "The script tools/docs.py as a module."
-    spec = importlib.util.spec_from_file_location("docs_script", ROOT/"tools"/"docs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def listed(docs) -> list[str]:
+def listed() -> list[str]:
     found, contents = [], yaml.safe_load((ROOT/"nbs"/"sidebar.yml").read_text())["website"]["sidebar"]["contents"]
     docs.sidebar(contents, found.append)
     return found
 
 
-def test_every_notebook_is_in_the_sidebar_once(docs):
-    entries = listed(docs)
+def test_every_notebook_is_in_the_sidebar_once():
+    entries = listed()
     assert not set(docs.notebooks()) - set(entries), "give these a place in nbs/sidebar.yml"
     pages = [docs.plain(e) for e in entries]
     assert len(set(pages)) == len(pages)
 
 
-def test_what_jupyterlab_leaves_behind_is_passed_over(docs, tmp_path, monkeypatch):
+def test_what_jupyterlab_leaves_behind_is_passed_over(tmp_path, monkeypatch):
     for name in ("nbs/experiments", "nbs", "moosa", "figures/demo"):
         for file in (tmp_path/name/"a.py", tmp_path/name/".ipynb_checkpoints"/"a-checkpoint.py", tmp_path/name/"c.md"):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-    monkeypatch.setattr(docs, "ROOT", tmp_path)
-    monkeypatch.setattr(docs, "BUILD", tmp_path/"build")
+    monkeypatch.setattr("ROOT", tmp_path)
+    monkeypatch.setattr("BUILD", tmp_path/"build")
     found = [docs.files(pattern) for pattern in ("nbs/experiments/**/*.*", "moosa/**/*.py", "figures/*/*.md")]
     assert [[p.name for p in ps] for ps in found] == [["a.py", "c.md"], ["a.py"], ["c.md"]]
     docs.clear()
     assert (tmp_path/"build"/"figures"/"demo"/"a.py").exists() and not list((tmp_path/"build").rglob("*checkpoint*"))
 
 
-def test_sidebar_leaves_out_what_is_not_there(docs):
+def test_sidebar_leaves_out_what_is_not_there():
     contents = [{"section": "A", "contents": ["01_x.ipynb", {"href": "t/02_y.ipynb", "text": "Y"}]},
                 {"section": "B", "contents": ["z.ipynb"]}]
     assert docs.sidebar(contents, lambda path: path == "t/02_y.ipynb") == [
@@ -75,7 +66,7 @@ def test_quarto_files_are_those_of_nbdev(tmp_path, monkeypatch):
     for name in ("_quarto.yml", "nbdev.yml"): assert (ROOT/"nbs"/name).read_text() == (tmp_path/"nbs"/name).read_text()
 
 
-def test_signatures_are_tidied(docs):
+def test_signatures_are_tidied():
     shown = ("```python\ndef Case(\n    x:moosa.evaluation.openset.Predictions, # `x`\n"
              "    report:builtin_function_or_method=print,\n)->None:\n```\n\n*OS* of `a*b`*")
     assert docs.tidy(shown) == (
@@ -83,13 +74,13 @@ def test_signatures_are_tidied(docs):
         r"*OS\* of `a*b`*")
 
 
-def test_links_of_the_readme_start_at_the_root(docs):
+def test_links_of_the_readme_start_at_the_root():
     text = '[a](12_x.ipynb#b) ![c](../figures/d.png) <img src="../figures/e.png"> [f](https://example.org/g) [h](#i)'
     assert docs.relink(text, "index.ipynb", lambda path: path) == (
         '[a](nbs/12_x.ipynb#b) ![c](figures/d.png) <img src="figures/e.png"> [f](https://example.org/g) [h](#i)')
 
 
-def test_links_of_pages_in_folders(docs, tmp_path):
+def test_links_of_pages_in_folders(tmp_path):
     "Notebooks are linked relative to the page; nbdev links names, and we their source, from the site's root."
     written = ("[a](../data/05_media.ipynb#b) [c](02_spec.ipynb) [`d`](/core.html#d) "
                "[e](../../figures/bench/report.ipynb)")
@@ -99,7 +90,7 @@ def test_links_of_pages_in_folders(docs, tmp_path):
     assert docs.tidy("[source](/blob/main/moosa/runs/spec.py#L7)") == "[source](/source/moosa/runs/spec.md#cb1-7)"
 
 
-def test_formulas_need_no_script(docs):
+def test_formulas_need_no_script():
     page = (r'<head><script src="https://x/katex.min.js" defer></script></head>'
             r'<span class="math inline">\(a &lt; \log b\)</span>')
     made = docs.offline(page)

@@ -153,3 +153,16 @@ def test_what_was_done_is_found_without_its_data(finished):
     assert done.returncode == 0 and not (finished/"raw").exists()
     record = json.loads(next((finished/"runs").glob("*/record.json")).read_text())
     assert record["spec"] == json.loads(json.dumps(asdict(spec_from(record["spec"]))))
+
+
+def test_executing_a_notebook_builds_no_grammar():
+    "jsonschema, which papermill brings, would spend three seconds on one; who wants it later still gets it."
+    program = """
+import sys
+from moosa.core import experiments_folder
+from moosa.runs.notebook import notebook_parameters
+assert "target" in notebook_parameters(experiments_folder()/"split.ipynb")
+assert "lark" not in sys.modules and "rfc3987_syntax" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

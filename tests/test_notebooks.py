@@ -1,20 +1,38 @@
-"""Every notebook of nbs/ runs from top to bottom; its cells hold the unit tests.
+"""Every notebook of nbs/ runs from top to bottom, in a process of its own; its cells hold the unit tests.
 
-The experiment notebooks are run by papermill elsewhere.
+What was executed is kept with its outputs: the docs site shows it, and need not execute it again. The experiment
+notebooks are run by papermill elsewhere.
 """
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import docs
 import pytest
-from nbdev.test import test_nb as run_notebook
 
-NBS = Path(__file__).resolve().parent.parent/"nbs"
-NOTEBOOKS = [p for p in sorted(NBS.rglob("*.ipynb")) if "experiments" not in p.parts
-             and not any(part.startswith((".", "_")) for part in p.parts[-2:])]
+NOTEBOOKS = [path for path in docs.notebooks() if not path.startswith("experiments/")]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix())
-def test_notebook(path, monkeypatch, capfd, archives):
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setenv("MOOSA_NO_PROGRESS", "1")
-    passed, _ = run_notebook(path, skip_flags=["slow"])
-    assert passed, capfd.readouterr().err[-3000:]
+def run_apart(staged: Path, ran: Path) -> str:  # what went wrong
+    "Run a notebook in a process that is forked from one with all that notebooks import."
+    with docs.workers(1) as pool: return pool.submit(docs.run_notebook, staged, ran).result()
+
+
+@pytest.fixture(scope="module")
+def runner(archives):
+    "A process for `run_apart`, since other tests fork from what they have imported; a place for copies of notebooks."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(docs, "BUILD", docs.ROOT/"build"/"tests")
+        patch.setenv("MOOSA_NO_PROGRESS", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        docs.clear()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process: yield process
+        shutil.rmtree(docs.BUILD)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.removesuffix(".ipynb"))
+def test_notebook(path, runner):
+    staged = docs.stage(path)
+    failure = runner.submit(run_apart, staged, docs.RAN/docs.page_name(path, staged)).result()
+    assert not failure, failure

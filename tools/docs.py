@@ -3,14 +3,15 @@
     python tools/docs.py                      writes _docs/
     python tools/docs.py --readme [--check]   writes README.md from nbs/index.ipynb
 
-Notebooks are committed without outputs, so copies of them are executed (what did not change comes from
-build/docs/cache). nbdev puts in the documentation of what they export, and smalldocs renders the pages.
-Nothing in nbs/ is touched.
+Notebooks are committed without outputs, so copies of them are executed; what did not change comes from
+build/docs/cache, or was executed as a test (build/executed). nbdev puts in the documentation of what they export, and
+smalldocs renders the pages. Nothing in nbs/ is touched.
 """
 import argparse
 import functools
 import hashlib
 import html
+import io
 import itertools
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
+RAN = ROOT/"build"/"executed"  # notebooks as they were executed, here or by tests/test_notebooks.py
 SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")
 REPORTS = ("mini-hac", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain",
            "openness", "features", "demo-search", "methods", "adaptation-methods", "ablation", "selection",
@@ -151,9 +153,24 @@ def cite(m: re.Match) -> str:
     return re.sub(r"(?:ref )?(\d+(?:\.\d+)?)", lambda n: f"[{n[0]}](/reference.html#{sections()[n[1]]})", m[0])
 
 
-def make_page(staged: Path, page: Path, run: bool) -> bool:
+def run_notebook(staged: Path, ran: Path) -> str:  # what went wrong; empty: nothing did
+    "Execute a staged notebook, and keep it with its outputs as `ran`. Has a process of its own."
+    sys.__stderr__ = said = io.StringIO()  # where nbdev writes
+    if not test_nb(staged, skip_flags=["slow"], save=True)[0]: return said.getvalue() or f"{staged} failed"
+    half = ran.with_suffix(f".{os.getpid()}")
+    half.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(staged, half)
+    half.replace(ran)
+    return ""
+
+
+def make_page(staged: Path, page: Path) -> bool:
     "Execute a staged notebook and add the documentation of what it exports. Has a process of its own."
-    if run and not test_nb(staged, skip_flags=["slow"], save=True)[0]: return False
+    ran = RAN/page.name
+    if ran.exists(): shutil.copy(ran, staged)
+    elif not has_parameters(staged) and (said := run_notebook(staged, ran)):
+        print(said, file=sys.stderr)
+        return False
     try: serve_drv.main((staged, page, Filter))
     except Exception as e:
         print(f"docs: {e}\nIs moosa/ up to date with nbs/? `make clean-notebooks` makes it so.", file=sys.stderr)
@@ -161,6 +178,7 @@ def make_page(staged: Path, page: Path, run: bool) -> bool:
     return True
 
 
+@functools.cache
 def common_digest():
     "A hash of what every page depends on: package, experiments, figures and this script. A page adds its own text."
     digest = hashlib.sha256(version("nbdev").encode())
@@ -169,36 +187,42 @@ def common_digest():
     return digest
 
 
+def page_name(path: str, staged: Path) -> str:
+    "The name of a notebook's finished page, and of what it is like once it is executed: another one for another text."
+    digest = common_digest().copy()
+    digest.update(staged.read_bytes())
+    return f"{Path(path).stem}-{digest.hexdigest()[:16]}.ipynb"
+
+
 def has_parameters(staged: Path) -> bool:
     "Whether papermill runs it: such a notebook is shown as it is."
     return any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(staged, 4).cells)
 
 
-def workers() -> ProcessPoolExecutor:
-    "A new process for each page, forked from one that has imported what all of them need."
+def workers(count: int) -> ProcessPoolExecutor:
+    "A new process for each notebook, forked from one that has imported what all of them need."
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(["moosa.runs.experiment", "moosa.results.run_figures",
-                                  "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
-    return ProcessPoolExecutor(2, fresh, max_tasks_per_child=1)
+                                  "nbformat", "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
+    return ProcessPoolExecutor(count, fresh, max_tasks_per_child=1)
 
 
 def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finished notebook
     "Execute what is not in the cache yet; exit when a notebook fails."
     clear()
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
-    common, pages, jobs = common_digest(), {}, {}
-    with workers() as pool:
+    pages, jobs = {}, {}
+    with workers(2) as pool:
         for path in paths:
             staged = stage(path)
-            digest = common.copy()
-            digest.update(staged.read_bytes())
-            pages[path] = BUILD/"cache"/f"{Path(path).stem}-{digest.hexdigest()[:16]}.ipynb"
-            if pages[path].exists(): continue
-            jobs[path] = pool.submit(make_page, staged, pages[path], not has_parameters(staged))
+            pages[path] = BUILD/"cache"/page_name(path, staged)
+            if not pages[path].exists(): jobs[path] = pool.submit(make_page, staged, pages[path])
         for path, job in jobs.items(): print(f"{'done' if job.result() else 'FAILED':6} nbs/{path}", flush=True)
     failed = ", ".join(f"nbs/{path}" for path, job in jobs.items() if not job.result())
     if failed: sys.exit(f"docs: {failed}: execution failed, see the error above. Nothing was rendered.")
-    for old in set((BUILD/"cache").iterdir()) - set(pages.values()): old.unlink()
+    current = {page.name for page in pages.values()}
+    for old in [*(BUILD/"cache").iterdir(), *RAN.glob("*")]:
+        if old.name not in current: old.unlink()
     return pages
 
 

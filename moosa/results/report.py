@@ -16,6 +16,7 @@ from ..core import InputError, atomic_write, project_root
 from .cases import case_labels
 from .literature import beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
+from ..runs.notebook import without_iri_grammar
 from ..runs.record import run_folder
 from ..runs.fingerprint import Now
 from ..runs.grid import Grid
@@ -130,7 +131,7 @@ def publish_notebook(
 ):
     """Copy a notebook without papermill's notes on paths and times, and without this machine's paths: those in the
     project begin there, of others the last part stays. Raise `InputError` if it is damaged."""
-    import nbformat  # a second to import, and only needed here
+    with without_iri_grammar(): import nbformat  # only needed here
 
     try: nb = nbformat.read(source, as_version=4)
     except (*_DAMAGED, nbformat.ValidationError) as e:
