@@ -40,7 +40,7 @@ def later(
     "Return what stands for a module, and imports it when something in it is first used."
     return _Later(module)
 
-
+# %% ../nbs/00_core.ipynb #7abd17ae
 def find_object(
     where: str,  # 'package.module:object'
 ):
@@ -196,7 +196,7 @@ def read_rows(
         if len(row) != len(rows[0]): raise wrong(f"row {number} has {len(row)} cells, expected {len(rows[0])}")
     return rows
 
-
+# %% ../nbs/00_core.ipynb #1653ce8a
 def read_table(
     path: str | Path,  # a CSV file
     columns,  # names of those that must be there
@@ -279,7 +279,7 @@ def clone_folder() -> Path | None:  # None: moosa was installed without one, as 
 def _is_project(folder: Path) -> bool:
     return (folder/"settings.ini").is_file() and (folder/"nbs"/"experiments").is_dir()
 
-
+# %% ../nbs/00_core.ipynb #dbc980be
 def _named_project(folder: Path) -> Path:
     if not _is_project(folder):
         raise InputError(f"MOOSA_PROJECT: {folder} is no clone of moosa; expected a folder with settings.ini and "

@@ -86,7 +86,7 @@ def _count(node: yaml.Node, known: dict, inside: tuple = ()) -> tuple[int, int]:
     known[node] = values, depth
     return known[node]
 
-
+# %% ../nbs/01_words.ipynb #b97a7b83
 def read_words(
     text: str,  # YAML
     where: str,  # what it is, for error messages: a file or an option
@@ -144,7 +144,7 @@ def number_of(text: str) -> int | float | None:  # None: it is no number
         except ValueError: pass
     return None
 
-
+# %% ../nbs/01_words.ipynb #57a03d84
 def value_of(value):  # None, a bool, a number, or the text
     "What a word means in a place for a value. What is no text stays what it is."
     if not isinstance(value, str): return value
@@ -215,7 +215,7 @@ def short(
     text = one_line(text)
     return text if len(text) <= most else f"{text[:most - 1 - most//3]}…{text[len(text) - most//3:]}"
 
-
+# %% ../nbs/01_words.ipynb #4aa3f410
 def in_figure(
     text: str,  # a name, or a label of several
     most: int = 48,  # letters
@@ -245,7 +245,7 @@ def markdown_table(
     heads = [one_line(name).replace("|", r"\|").replace("<", "&lt;") for name in names]  # not * of OS*
     return tabulate(shown, heads, tablefmt="pipe", disable_numparse=True)
 
-
+# %% ../nbs/01_words.ipynb #6014432d
 def in_html(text: str) -> str:
     "A text as a part of HTML, also of an attribute."
     return html.escape(one_line(text))

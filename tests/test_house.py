@@ -240,3 +240,17 @@ def test_published_pages_name_no_machine():
     "Pages that were executed show no path of the machine that did it."
     bad = re.compile(r"(?<![\w.])/(?:work|home|root|tmp|scratch|Users)/")
     assert not [str(p.relative_to(ROOT)) for p in (ROOT/"figures").glob("*/*.ipynb") if bad.search(p.read_text())]
+
+
+def test_an_exported_cell_has_at_most_two_definitions():
+    "What is next to its example is read with it."
+    many = []
+    for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        if any(part.startswith(".") for part in path.relative_to(ROOT).parts): continue
+        for cell in json.loads(path.read_text())["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] != "code" or not re.match(r"#\|\s*exports?\b", source): continue
+            kinds = ast.FunctionDef, ast.ClassDef
+            names = [node.name for node in ast.parse(source).body if isinstance(node, kinds)]
+            if len(names) > 2: many.append((path.name, names))
+    assert not many

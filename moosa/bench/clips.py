@@ -64,7 +64,7 @@ def write_hac(
     write_sound(dataset.media(clip, "audio").path, np.random.RandomState(0).uniform(-.5, .5, film[0]*16000//25))
     return dataset
 
-
+# %% ../../nbs/bench/03_clips.ipynb #070e431a
 @contextmanager
 def hac_clip(film: tuple[int, int, int], keyframe_every: int):  # a data set
     "Give what `write_hac` returns, for as long as the block lasts."
@@ -134,7 +134,7 @@ def clip_of(sizes: Sizes, modality: str, batch: int = 1, training: bool = False)
 
 def as_tuple(x) -> tuple[torch.Tensor, ...]: return x if isinstance(x, tuple) else (x,)
 
-
+# %% ../../nbs/bench/03_clips.ipynb #6967741d
 def largest_difference(first, second) -> float:  # share of the largest value
     "Return the largest difference between what two stems return."
     return max(((a - b).abs().max()/a.abs().max()).item() for a, b in zip(as_tuple(first), as_tuple(second)))

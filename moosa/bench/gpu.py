@@ -56,7 +56,7 @@ def stem_pass(sizes: Sizes, device: str, channels_last: bool,
         with torch.no_grad(), torch.autocast(device, precision, enabled=precision is not None): stem(x)
     return run
 
-
+# %% ../../nbs/bench/07_gpu.ipynb #3eaf0505
 def copies(sizes: Sizes, device: str, pinned: bool) -> Callable[[], object]:
     "Return a function that sends a batch of clips to the device while it computes."
     clips = {m: clip_of(sizes, m, sizes.batch) for m in MODALITIES}

@@ -80,7 +80,7 @@ def both_ways(
                              lambda name: ours.objective.terms[name](outputs(), labels), ours)}
     return {f"{way}: {part}": f for way, parts in ways.items() for part, f in parts.items()}, ours
 
-
+# %% ../../nbs/bench/06_profile.ipynb #6d8a3360
 def count_operations(f: Callable[[], object]) -> int:
     "Return how many operations the matrix products of a call take."
     with FlopCounterMode(display=False) as counter: f()
@@ -93,7 +93,7 @@ def weights_of(learner: nn.Module) -> dict[str, int]:  # part -> number of weigh
 
     return {"step": count(learner)} | {PARTS[name]: count(learner.objective.terms[name]) for name in PARTS}
 
-
+# %% ../../nbs/bench/06_profile.ipynb #bc900849
 def profile(
     sizes: Sizes,
     modalities: tuple[str, ...],

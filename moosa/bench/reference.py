@@ -41,7 +41,7 @@ def list_permutations(parts: int) -> list[tuple[int, ...]]:
     "Return all permutations, in lexicographic order."
     return list(itertools.permutations(range(parts)))
 
-
+# %% ../../nbs/bench/01_reference.ipynb #44e1d108
 def shuffled_rows(
     embeddings: Sequence[torch.Tensor],  # (B, D) of each modality
     orders: Sequence[Sequence[int]],  # K permutations of the parts
@@ -135,7 +135,7 @@ def projection(size: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
                          nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
-
+# %% ../../nbs/bench/01_reference.ipynb #ebf0b97c
 def with_dropout(layers: nn.Sequential) -> nn.Sequential:
     "Return the layers with a dropout of 0.5 before the last one."
     return nn.Sequential(*layers[:-1], nn.Dropout(0.5), layers[-1])
@@ -295,7 +295,7 @@ def plain_stems(
 
     return nn.ModuleDict({m: plain(m, e.stem) for m, e in extractors.items()})
 
-
+# %% ../../nbs/bench/01_reference.ipynb #103a7202
 @torch.no_grad()
 def frozen_features(
     stems: nn.ModuleDict,  # from `plain_stems`

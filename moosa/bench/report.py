@@ -103,7 +103,7 @@ def measure_profiles(sizes: Sizes) -> dict:  # limits, profiles
     profiles = {name: profile(sizes, *case, limits, max(1, sizes.rounds//2)) for name, case in cases.items()}
     return {"limits": limits, "profiles": {name: found.to_dict("index") for name, found in profiles.items()}}
 
-
+# %% ../../nbs/bench/09_report.ipynb #68db4ec5
 def bench(
     sizes: Sizes = Sizes(),
     lines: tuple[Line, ...] = LINES,
@@ -146,7 +146,7 @@ def table(result: Mapping) -> pd.DataFrame:  # of text
     columns = ["what", "goal", "yardstick, s", "ours, s", "found", "all threads", "reached"]
     return pd.DataFrame(rows, columns=columns).fillna("")
 
-
+# %% ../../nbs/bench/09_report.ipynb #34d334f6
 def profile_table(result: Mapping, name: str) -> pd.DataFrame:  # of text
     "Return a table of a step's parts: milliseconds, shares, operations, bytes, and the least time."
     parts = pd.DataFrame(result["profiles"][name]).T

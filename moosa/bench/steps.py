@@ -194,7 +194,7 @@ def slope(
     "Return the slope of a curve's last piece, on logarithmic axes."
     return float(np.log(y[-1]/y[-2])/np.log(x[-1]/x[-2]))
 
-
+# %% ../../nbs/bench/04_steps.ipynb #f032b79b
 def bench_growth(sizes: Sizes, axis: str) -> Found:
     "Return the larger slope of time and memory."
     points = [dict(size=n, **measure_memory(ONE_STEP, *case.values(), steps=sizes.rounds))

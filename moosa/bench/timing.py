@@ -65,7 +65,7 @@ class Times:
         "Return how many times faster `fast` was, round by round."
         return [a/b for a, b in zip(self.cpu[slow], self.cpu[fast])]
 
-
+# %% ../../nbs/bench/02_timing.ipynb #f3c8a739
 def alternate(
     ways: Mapping[str, Callable[[], object]],  # name -> what to time
     rounds: int = 7,
@@ -92,7 +92,7 @@ def _take_turns(ways, rounds: int, clock) -> dict[str, list[float]]:
         for name, f in ways.items(): seconds[name].append(_timed(f, clock))
     return seconds
 
-
+# %% ../../nbs/bench/02_timing.ipynb #d191d5dc
 def _timed(f: Callable[[], object], clock: Callable[[], float]) -> float:
     started = clock()
     f()
@@ -145,7 +145,7 @@ class Found:
     note: str = ""
     raw: dict = field(default_factory=dict)  # all times, and what else belongs to the line
 
-
+# %% ../../nbs/bench/02_timing.ipynb #bda2a208
 class NotMeasured(Exception):
     "A line that cannot be measured here; the message says why."
 

@@ -184,7 +184,7 @@ def _shown(shard: dict[str, object]) -> dict[str, object]:
     shown = {column: value for column, value in shard.items() if column != "name"}
     return shown | {"MB": f"{shard['MB']:.1f}", "key": name.rsplit("-", 1)[-1]}
 
-
+# %% ../../nbs/commands/02_data.ipynb #3c6f0d24
 def _size(megabytes: list[float], place: Path) -> str:
     return f"{len(megabytes)} shards, {sum(megabytes):.1f} MB, in {place}"
 

@@ -50,7 +50,7 @@ def check_file(
     if path.stat().st_size == 0: raise BadClip(path, "empty", "the file has no bytes; copy or download it again.")
     return path
 
-
+# %% ../../nbs/data/01_badclip.ipynb #e4375aa1
 def check_numbers(
     path: Path,
     numbers: np.ndarray,  # what was read from it

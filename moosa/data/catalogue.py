@@ -36,7 +36,7 @@ def dataset_table() -> pd.DataFrame:
     "Return `dataset_rows` as a table."
     return pd.DataFrame(dataset_rows())
 
-
+# %% ../../nbs/data/23_catalogue.ipynb #2c857990
 def dataset_class(
     name: str,  # as in `dataset_table`, or a path
 ) -> type[DataSet] | DataSet:  # for a path, an object

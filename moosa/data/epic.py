@@ -93,7 +93,7 @@ def _array(dummy) -> np.ndarray:
         values = np.frombuffer(data, dtype.state[1].replace("|", "") + code)
     return values.reshape(shape, order="F" if fortran else "C")
 
-
+# %% ../../nbs/data/14_epic.ipynb #aac6dcee
 def _positions(dummy, columns: int) -> list[int]:  # of a block's columns among all
     if isinstance(dummy, DUMMIES["slice"]): return list(range(columns))[slice(*dummy.args)]
     return _array(dummy).tolist()

@@ -47,7 +47,7 @@ class Tree:
     passed: Counter = field(default_factory=Counter)  # pattern -> files and folders that were passed over
     homes: list[Path] = field(default_factory=list)  # resolved: the folder itself, and where links to folders lead
 
-
+# %% ../../nbs/data/08_files.ipynb #172e954b
 def walk(
     root: Path,  # a folder
 ) -> Tree:
@@ -76,7 +76,7 @@ def _look_into(root: Path, here: Path, tree: Tree, ways: dict[object, Path], lin
         elif path.is_symlink(): tree.problems.append((place, f"is a link to {os.readlink(path)}, which is not there"))
         else: tree.problems.append((place, "is neither a file nor a folder"))
 
-
+# %% ../../nbs/data/08_files.ipynb #bc60447e
 def _identity(folder: Path):
     "The same for all ways to a folder."
     stat = folder.stat()

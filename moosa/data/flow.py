@@ -47,7 +47,7 @@ def find_videos(
         raise InputError(f"{source}: there is no video in it; expected files that end in {', '.join(FILM_ENDINGS)}.")
     return pairs
 
-
+# %% ../../nbs/data/18_flow.ipynb #00b57007
 def film_places(
     source: Path,  # a folder
 ) -> list[Path]:  # relative to it
@@ -77,7 +77,7 @@ class FlowJob:
         "Return where motion in x and in y is written to."
         return tuple(self.stem.parent/f"{self.stem.name}_flow_{axis}.mp4" for axis in "xy")
 
-
+# %% ../../nbs/data/18_flow.ipynb #fd390c0a
 def frames_of(
     video: VideoFile,
     short_side: int | None = None,  # pixels; None: as large as it is
@@ -140,7 +140,7 @@ def results_table(
     rows = [(str(video), *what) for video, what in zip(videos, told)]
     return pd.DataFrame(rows, columns=["file", "status", "detail"])
 
-
+# %% ../../nbs/data/18_flow.ipynb #92357d3e
 def why(error: Exception) -> str:
     "Return what to write down of a video that is bad."
     if isinstance(error, BadClip): return f"{error.problem}: {error.detail}"

@@ -62,7 +62,7 @@ def has_signs(
         if all(found): return ", ".join(str(path.relative_to(folder)) for path in found)
     return ""
 
-
+# %% ../../nbs/data/17_folder.ipynb #e2858d04
 def how_to_check(folder: Path, kind: type) -> str:
     "Return the command that checks a data set where it lies; or where it has to lie."
     command, place = f"moosa data check {kind.name}", f"raw/{kind.folder_name}"
@@ -161,7 +161,7 @@ def check_tree(root: Path, tree: Tree, complaints: Complaints):
         same = f"leads to the same folder as {root/way}; the same clips would be there twice"
         complaints.add(place.as_posix(), same)
 
-
+# %% ../../nbs/data/17_folder.ipynb #861f67a4
 def whole_rows(
     clips: Mapping[str, Mapping[str, str]],  # clip -> its domain, class and files
 ) -> tuple[list[dict[str, str]], dict[str, tuple[str, ...]]]:  # rows; modality -> its column, or its two

@@ -179,7 +179,7 @@ def hub_files() -> list[str]:  # paths in the repository
 
     return _reach_hub(list_repo_files, repo_id=REPOSITORY, repo_type="dataset")
 
-
+# %% ../../nbs/data/13_hac.ipynb #e7039810
 def hub_fetch(
     name: str,  # as in `hub_files`
     folder: Path,  # where to
@@ -293,6 +293,6 @@ def get(
     shutil.rmtree(root/"downloads")
     report(f"{root}: all files of the lists are here")
 
-
+# %% ../../nbs/data/13_hac.ipynb #b8f7c614
 def _copy(path, to):
     with open(path, "rb") as file, atomic_write(to, "wb") as out: shutil.copyfileobj(file, out)

@@ -229,7 +229,7 @@ def _of_processes(batches: Iterator, clips: ClipList | Pairs, rows: list[list[in
             raise find_deadly(clips, sum(rows[number:number + 2*workers], []), e) from None
         yield batch
 
-
+# %% ../../nbs/data/24_loader.ipynb #c8fa1f84
 @contextmanager
 def _no_alarm():
     """Torch would raise an error wherever this process is when one that loads dies. Without that, the one who asks for
@@ -244,7 +244,7 @@ def _opened(batch: "Batch | Packed | InputError") -> Batch:
     if isinstance(batch, InputError): raise batch
     return batch.unpack() if isinstance(batch, Packed) else batch
 
-
+# %% ../../nbs/data/24_loader.ipynb #b4ba2076
 def _ahead(batches: Iterator) -> Iterator:
     "The same, each made ready by a thread while the one before is in use. An error comes when its turn has come."
     with ThreadPoolExecutor(1) as thread:  # whoever stops early waits for the batch that is being made
@@ -263,7 +263,7 @@ class Packed:
 
     def pin_memory(self) -> Batch: return self.unpack().pin_memory()
 
-
+# %% ../../nbs/data/24_loader.ipynb #6ed58f28
 def shared_memory() -> int:
     "Return how many bytes are free for what processes share; without end where that is not limited."
     try: place = os.statvfs("/dev/shm")
@@ -277,7 +277,7 @@ def _hand_over(batch: Batch | InputError, workers: int) -> Batch | Packed | Inpu
     if not workers or isinstance(batch, InputError): return batch
     return batch if 4*workers*batch.nbytes < shared_memory() else Packed(batch)
 
-
+# %% ../../nbs/data/24_loader.ipynb #2c06678d
 def _start_worker(_):
     import cv2
 

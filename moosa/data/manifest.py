@@ -267,7 +267,7 @@ def read_lines(
         raise InputError(f"{path} is no manifest: it is not CSV in UTF-8 ({e}).") from e
     return [(number, cells) for number, cells in lines if any(cells)]
 
-
+# %% ../../nbs/data/16_manifest.ipynb #25fb5dc8
 def check_names(row: Mapping[str, str], where: str, complaints: Complaints):
     "Complain of a clip, class, domain or part that is not as it should be."
     for name in ABOUT_CLIP:

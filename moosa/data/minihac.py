@@ -58,7 +58,7 @@ def items(
     return [Item(domain, label, index)
             for domain in STYLES for label in range(len(ACTIONS)) for index in range(clips_per_class)]
 
-
+# %% ../../nbs/data/15_minihac.ipynb #cbb3bb59
 def write_clip(
     place: tuple[str, int, int],  # domain, label, index: an `Item`'s fields, plain, to be sent to another process
     root: Path,  # the data set's folder
@@ -94,7 +94,7 @@ def write_lists(root: Path, clips_per_class: int):
                      if i.domain == domain and (i.index >= first_test) == (part == "test")]
             with atomic_write(root/"HAC_Splits"/f"HAC_{part}_only_{domain}.csv") as f: f.writelines(lines)
 
-
+# %% ../../nbs/data/15_minihac.ipynb #540073f6
 def unfinished(root: Path, wanted: list[Item]) -> list[Item]:
     "The clips of which a file is missing, or differs from the manifest if there is one."
     known = read_json(root/"manifest.json", "manifest")["files"] if (root/"manifest.json").is_file() else {}
@@ -143,7 +143,7 @@ def _clear(root: Path):
     for name in (*STYLES, "HAC_Splits"): shutil.rmtree(root/name, ignore_errors=True)
     for name in ("recipe.json", "manifest.json"): (root/name).unlink(missing_ok=True)
 
-
+# %% ../../nbs/data/15_minihac.ipynb #e8a3903b
 def _make(todo: list[Item], root: Path, seed: int, workers: int | None):
     "Write clips, under a progress bar."
     from moosa.data.minihac import write_clip  # by its full name: that is how other processes find it
@@ -187,7 +187,7 @@ def read_manifest(root: Path) -> dict:
         raise InputError(f"{path}: it lacks {', '.join(absent)}; delete it and run `moosa data get mini-hac`.")
     return manifest
 
-
+# %% ../../nbs/data/15_minihac.ipynb #84b22cb5
 def differs(
     path: Path,
     sha: str,  # that the file should have

@@ -38,7 +38,7 @@ def each(
             bar.update()
         return results
 
-
+# %% ../../nbs/data/07_processes.ipynb #6215b9b8
 def cpus() -> int:
     "How many CPUs this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -110,7 +110,7 @@ class Helper:
         code = process.exitcode
         return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
-
+# %% ../../nbs/data/07_processes.ipynb #30dae405
 class ProcessDied(RuntimeError):
     "An item has killed the process that worked on it."
 

@@ -48,7 +48,7 @@ def places(
     "Return where all these clips lie, clip by clip. No file is opened."
     return [place_of(dataset, clip, m) for clip in clips.itertuples() for m in modalities]
 
-
+# %% ../../nbs/data/20_twins.ipynb #23cc3088
 def place_of(dataset, clip, modality: str) -> Place:
     "Return where a modality of a clip lies."
     medium = dataset.media(clip, modality)
@@ -114,7 +114,7 @@ def kind(clip) -> dict[str, str]:
     "Return what two clips with the same contents must not differ in."
     return {"part": clip.part, "domain": clip.domain, "class": clip.class_name}
 
-
+# %% ../../nbs/data/20_twins.ipynb #0a6be595
 def pairs_of(
     group: list[Place],  # that share something
 ) -> Iterator[tuple[Place, Place, list[str]]]:  # a place, an earlier one, and in what their clips differ, for people
@@ -181,7 +181,7 @@ def digests(
         found = list(tqdm(pool.map(one, files), label, len(files), unit="file", delay=2, disable=quiet))
     return {file: digest for file, digest in zip(files, found) if digest is not None}
 
-
+# %% ../../nbs/data/20_twins.ipynb #12090e00
 def equal_files(
     found: list[Place],
     disk: Disk,

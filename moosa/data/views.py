@@ -150,7 +150,7 @@ def mirror(
     if flow: frames[..., 0] = 255 - frames[..., 0]
     return frames
 
-
+# %% ../../nbs/data/11_views.ipynb #f87638ef
 def normalise(
     frames: np.ndarray,  # (T, H, W, C) uint8
     recipe: FrameRecipe,
@@ -304,7 +304,7 @@ def window_of_frames(
     start = seen[m][0]
     return start/fps, (start + recipes[m].span)/fps
 
-
+# %% ../../nbs/data/11_views.ipynb #e6f0c23b
 def pictures(
     x: torch.Tensor,  # (C, T, H, W) as a network gets it
     recipe: FrameRecipe,

@@ -37,7 +37,7 @@ def energy(
     "Return log of the sum of exponentials, that is minus the free energy at temperature 1 (Liu et al., 2020)."
     return logits.logsumexp(dim=1)
 
-
+# %% ../../nbs/evaluation/02_scores.ipynb #aea6a6ff
 def minus_entropy(
     logits: torch.Tensor,  # (N, C)
 ) -> torch.Tensor:  # (N,), -log C..0 (nats)
@@ -81,7 +81,7 @@ def joined_embeddings(
                              f"e.g. {predictions.clips[bad[0]]}; look at it with `moosa data check`.")
     return torch.cat([F.normalize(e.double(), dim=1) for e in predictions.embeddings.values()], dim=1).numpy()
 
-
+# %% ../../nbs/evaluation/02_scores.ipynb #6e4c7228
 def knn(
     reference: Predictions,  # N clips, with embeddings
     target: Predictions | None = None,  # likewise, same modalities; None: the reference, each clip left out in turn
@@ -271,7 +271,7 @@ def class_out_curves(
     curves = {c: _class_out_curve(without_class(validation, c), name) for c in classes}
     return pd.DataFrame(curves, index=pd.Index(QUANTILES, name="quantile"))
 
-
+# %% ../../nbs/evaluation/02_scores.ipynb #626bdbbe
 def leave_one_class_out(
     validation: Predictions,  # source validation
     name: str,  # in SCORES

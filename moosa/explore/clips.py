@@ -103,7 +103,7 @@ def spectrogram_picture(
     loud = x[0].numpy()[::-1, ::2]
     return (255*colormaps["magma"]((loud - loud.min())/(np.ptp(loud) + 1e-9))[None, ..., :3]).astype(np.uint8)
 
-
+# %% ../../nbs/explore/01_clips.ipynb #7102ea92
 def play_clips(
     experiment: Experiment,
     seed: int = 0,  # which clips

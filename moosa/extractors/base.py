@@ -141,7 +141,7 @@ def _chain(children: dict[str, nn.Module], first: int, last: int) -> nn.Sequenti
     "The children from `first` to before `last`, one after the other, under their names."
     return nn.Sequential(OrderedDict(list(children.items())[first:last]))
 
-
+# %% ../../nbs/extractors/02_base.ipynb #e31123a6
 def _position(at: str | int, names: list[str]) -> int:
     "Where the tail starts. Both parts need at least one child."
     if isinstance(at, int) and -len(names) <= at < len(names): start = at % len(names)

@@ -54,7 +54,7 @@ def _loaded_hash(name: str) -> str:
     if name not in _loaded or _loaded[name][0] is not spec: _loaded[name] = spec, _module_hash(*_module_file(name))
     return _loaded[name][1]
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #98b65ac8
 def _module_file(name: str) -> tuple[str, int]:
     "A module's source and its time of change."
     try: spec = importlib.util.find_spec(name)
@@ -106,7 +106,7 @@ def make_shard(
     return Shard(cache_folder(data_dir)/in_file_name(Path(dataset).stem)/name,
                  {"dataset": dataset, "extractor": maker, **about})
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #a21e7ead
 def cache_folder(
     data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> Path:
@@ -192,7 +192,7 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #941c8d99
 def _advice(place: Path) -> str:
     return f"`moosa cache drop '{place.parent.name}/{place.name}'` removes it, and the next run computes it anew."
 
@@ -217,7 +217,7 @@ def open_shard(
     _note_use(place)
     return arrays
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #09608d04
 def read_manifest(place: Path) -> dict:
     "A shard's manifest; a damaged one is named."
     try: found = read_json(place/MANIFEST, "manifest")
@@ -246,7 +246,7 @@ def shard_rows(
     places = [place for place in sorted(cache_folder(data_dir).glob("*/*")) if place.is_dir()]
     return [{**dict.fromkeys(SHOWN, ""), **_row(place)} for place in places]
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #8a3fd2fd
 def cached_shards(
     data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> pd.DataFrame:
@@ -267,7 +267,7 @@ def _row(place: Path) -> dict:
     return row | {k: about[k] for k in ("modality", "view", "kind", "dtype", "extractor")} | {
         "list": f"{about['domain']} {about['part']}", "clips": len(about["clips"]), "unused": why_unused(place, about)}
 
-
+# %% ../../nbs/extractors/08_cache.ipynb #8ac4a795
 def why_unused(
     place: Path,  # a shard's folder
     about: Mapping[str, object],  # its manifest

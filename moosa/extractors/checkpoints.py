@@ -124,7 +124,7 @@ def our_name(
         if published.startswith(theirs): return None if ours is None else ours + published.removeprefix(theirs)
     return published
 
-
+# %% ../../nbs/extractors/07_checkpoints.ipynb #a127bcb6
 def published_name(
     ours: str,  # e.g. 'tail.layer4.0.conv1.bn.weight'
     table: list[tuple[str, str | None]],  # from `name_table`

@@ -56,7 +56,7 @@ def computing_modules(
     modules = {c.__module__ for c in classes}
     return sorted({*COMPUTING, *(m for m in modules if m.split(".")[0] not in ("torch", "builtins"))})
 
-
+# %% ../../nbs/extractors/09_features.ipynb #658b278f
 def recipe_facts(recipe) -> list:  # plain JSON
     "How a modality is looked at."
     return [type(recipe).__name__, asdict(recipe) if is_dataclass(recipe) else None]
@@ -89,7 +89,7 @@ def by_list(clips: pd.DataFrame) -> list[pd.DataFrame]:
     lists = clips[["domain", "part"]].drop_duplicates().itertuples(index=False)
     return [clips[(clips.domain == domain) & (clips.part == part)] for domain, part in lists]
 
-
+# %% ../../nbs/extractors/09_features.ipynb #1ee192c6
 def parts_kept(
     extractor: Extractor,
     kind: str,  # 'stem' or 'embedding'
@@ -284,7 +284,7 @@ def run_network(features: FrozenFeatures, modality: str, x: torch.Tensor, device
     if features.kind == "embedding": out = e.from_features(out)
     return [t.float().cpu().numpy() for t in (out if isinstance(out, tuple) else (out,))]
 
-
+# %% ../../nbs/extractors/09_features.ipynb #5f95d54b
 def made_with(device) -> dict:
     "Versions of what reads and computes."
     found = map(_distribution, ("torch", "numpy", "opencv-python-headless", "av", "decord", "decord2"))
@@ -315,7 +315,7 @@ def wanted_shards(
             wanted.setdefault((number, shard.about["view"]), {})[m] = shard
     return wanted
 
-
+# %% ../../nbs/extractors/09_features.ipynb #f62d42c4
 def precompute(
     features: FrozenFeatures,
     train: pd.DataFrame,  # clips that are trained on

@@ -51,7 +51,7 @@ class _Conv2d(nn.Conv2d):
         if x.ndim != 4: return super().forward(x)
         return _convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-
+# %% ../../nbs/extractors/01_fuse.ipynb #13507cfd
 class _Conv3d(nn.Conv3d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.ndim != 5: return super().forward(x)
@@ -133,7 +133,7 @@ def folded(
         kept = _COPIES[module] = state, [t.detach() for t in tensors], made
     return module if kept[2] is None else kept[2]
 
-
+# %% ../../nbs/extractors/01_fuse.ipynb #1c9ae25b
 def settled(module: nn.Module) -> bool:
     "Can a copy stand in for it? Not if a part is in training mode, or somebody watches one with a hook."
     return not any(part.training or part._forward_hooks or part._forward_pre_hooks for part in module.modules())

@@ -30,7 +30,7 @@ def small_image(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor
                          nn.AdaptiveAvgPool2d(2), nn.Flatten())
     return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
-
+# %% ../../nbs/extractors/05_small.ipynb #3d85d429
 def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     """A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time.
 
@@ -54,7 +54,7 @@ def small_video(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
     "Short 3D network over RGB frames, see SMALL_RGB."
     return _small_3d(3, frozen_stem, frozen_bn)
 
-
+# %% ../../nbs/extractors/05_small.ipynb #d64db0b8
 def small_flow(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
     "Short 3D network over x and y motion, see SMALL_FLOW."
     return _small_3d(2, frozen_stem, frozen_bn)

@@ -82,7 +82,7 @@ def _request(url: str, part: Path, tag: Path):  # an open response
         part.unlink()
         return _request(url, part, tag)
 
-
+# %% ../../nbs/extractors/06_weights.ipynb #5bb15d3a
 def _stream(response, part: Path, tag: Path, title: str) -> bool:  # is the file whole?
     "Write a response to `part`, behind what is there if it is the rest of it."
     with response:

@@ -53,7 +53,7 @@ class EntMinHyper:
     "Hyper-parameters of erm-entmin."
     entropy_min_weight: float = 0.001  # weight of entropy minimisation, MOOSA's
 
-
+# %% ../../nbs/methods/06_catalogue.ipynb #512393f0
 @dataclass(frozen=True)
 class EntMinAdaptHyper(EntMinHyper):
     "The same in adaptation, where the target's entropy is made small, too."

@@ -33,7 +33,7 @@ class HeadsCE(Term):
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         return torch.stack([F.cross_entropy(h, labels) for h in outputs.heads]).mean()
 
-
+# %% ../../nbs/methods/07_erm.ipynb #ea27a029
 class EntropyMin(Term):
     "Mean entropy of all heads (ref 4.2)."
 
@@ -58,7 +58,7 @@ def erm_heads(
     "Return ERM of all heads: the mean of their cross entropies. It does not look at target clips."
     return Objective(dict(classification=HeadsCE()), dict(classification=1))
 
-
+# %% ../../nbs/methods/07_erm.ipynb #a57226c7
 def erm_entmin(
     dims: Mapping[str, int],  # modality -> D
     hyper: EntMinHyper = EntMinHyper(),  # or EntMinAdaptHyper, to adapt

@@ -22,7 +22,7 @@ class OwnScore:
 def _found(part):  # an object, or where it is: 'package.module:object'
     return find_object(part) if isinstance(part, str) else part
 
-
+# %% ../../nbs/methods/00_method.ipynb #e34b7374
 @dataclass(frozen=True)
 class Method:
     "What a method is made of, and what can be asked of a model that it has trained."

@@ -67,7 +67,7 @@ def fused_head(
         nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout),
         nn.Linear(hidden, num_classes))
 
-
+# %% ../../nbs/methods/01_model.ipynb #e74914a2
 def small_classifier(
     dim: int,  # of what it looks at
     classes: int,

@@ -84,7 +84,7 @@ class Group(NamedTuple):
     width: int  # of each part
     parts: list[int]  # 0..P-1
 
-
+# %% ../../nbs/pretext/02_jigsaw.ipynb #e52c6883
 def products_of(
     widths: Sequence[int],  # of the P parts
     order: Sequence[int],  # a permutation of 0..P-1

@@ -239,7 +239,7 @@ def _of_each_choice(
         for way, value in zip(EPOCH_CHOICES, (values[selected], values.iloc[-1], values.max())):
             yield dict(selection=way, group=group, number=number, value=value)
 
-
+# %% ../../nbs/results/09_alternatives.ipynb #f8f5f735
 def epochs_markdown(
     epochs: pd.DataFrame,  # from `epochs_of_grid`
 ) -> str:

@@ -65,7 +65,7 @@ def _mapping_texts(mappings: Sequence[Mapping]) -> list[str]:
     return [", ".join(f"{key}={in_label(mapping[key], none='None')}" for key in table if shown[key])
             for mapping, shown in zip(mappings, told.to_dict("records"))]
 
-
+# %% ../../nbs/results/02_cases.ipynb #f36d0260
 def _usual(texts: pd.Series) -> str | None:
     "Return what more than half of the texts are."
     counts = texts.value_counts()
@@ -100,7 +100,7 @@ def _places(grid: Grid) -> pd.DataFrame:
                  count=f"{len(s.unknown)} unknown" if s.unknown else "all known", seed=s.seed) for s in grid.specs]
     return pd.DataFrame(rows).assign(task=task_labels(grid))
 
-
+# %% ../../nbs/results/02_cases.ipynb #46fd582a
 def _varies(
     table: pd.DataFrame,
     column: str,

@@ -116,7 +116,7 @@ def signed_rank(differences: Sequence[float]) -> float:  # p, two-sided, exact; 
     balance = 2*np.arange(len(ways)) - (len(ways) - 1)
     return float(min(1.0, ways[np.abs(balance) >= abs(ranks.sum())].sum()))
 
-
+# %% ../../nbs/results/07_compare.ipynb #f4861f26
 def rank_balance(differences: Sequence[float]) -> float:  # -1 (all are losses) to 1; 0 if all are 0
     "Return for which side the ranks speak."
     ranks = signed_ranks(differences)
@@ -185,7 +185,7 @@ def _verdict(made: pd.DataFrame, alpha: float) -> str:
     if not held: return f": no difference holds ({comparisons}, n = {n} cells)."
     return f" (n = {n} cells): {'; '.join(held)}.{_others(k - len(held))}"
 
-
+# %% ../../nbs/results/07_compare.ipynb #e8a71933
 def _others(count: int) -> str:  # differences that do not hold
     if count == 0: return ""
     return " The other difference does not hold." if count == 1 else f" The other {count} differences do not hold."
@@ -199,7 +199,7 @@ def _difference(r) -> str:  # r: a row of `compare` that holds
     points = f"{100*abs(r.difference):.1f} points"
     return f"{in_markdown(r.case)} is {better} than {in_markdown(r.other)} by {points} ({interval}, {_p(r.corrected)})"
 
-
+# %% ../../nbs/results/07_compare.ipynb #ff3b7b1f
 def _left_out(table: pd.DataFrame) -> str:
     "What was missing, case by case."
     lacks, apart = {}, {}

@@ -64,7 +64,7 @@ def _draw_bar(ax, x: float, seeds: pd.Series, planned: int, width: float, colour
     aside = np.linspace(-.24, .24, len(seeds))*width*(len(seeds) > 1)
     ax.plot(x + aside, seeds, ".", color="black", ms=max(2, min(5, 30*width)))
 
-
+# %% ../../nbs/results/06_grid_figures.ipynb #db55c75e
 def _name_tasks(ax, tasks: Sequence[str], size: float):  # size of the panel, inches
     "Name the tasks below a panel, slanting if they are crowded."
     shown = [in_figure(task, 32) for task in tasks]

@@ -151,7 +151,7 @@ def _in_project(text: str) -> str:
     root = project_root()
     return text if root == root.parent else text.replace(f"{root}/", "")  # `/` begins all paths, and is in addresses
 
-
+# %% ../../nbs/results/11_report.ipynb #56ef4eb7
 def publish_example(
     grid: Grid,
     target: str | Path,  # where the notebook goes

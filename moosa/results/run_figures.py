@@ -113,7 +113,7 @@ def _name_domain(ax, split: Split, domain: str, y: float):
     ax.annotate(f"{in_figure(domain, 24)}\n({' = '.join(roles)})", (0, y + .5), xycoords=("axes fraction", "data"),
                 xytext=(-66, 0), textcoords="offset points", ha="right", va="center", fontsize=8, fontweight="bold")
 
-
+# %% ../../nbs/results/04_run_figures.ipynb #d7acc011
 def _name_classes(ax, names: Sequence[str], num_known: int, cell: float):  # cell: inches
     flat = max(map(len, names))*0.085 < cell
     ax.set_xticklabels(names, rotation=0 if flat else 45, ha="center" if flat else "left", rotation_mode="anchor")

@@ -51,7 +51,7 @@ def _changed(spec: Spec, usual: Mapping[str, object]) -> list[str]:
     values = values_that_vary(spec)
     return [name for name in usual if name in values and values[name] != usual[name]]
 
-
+# %% ../../nbs/results/08_sensitivity.ipynb #de22ca94
 def _are_numbers(specs: Sequence[Spec], names) -> bool:
     values = [values_that_vary(spec).get(name, 0) for spec in specs for name in names]
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

@@ -107,7 +107,7 @@ def abreast(
     "Return where the i-th of several marks goes that stand abreast around a place."
     return place + (i - (count - 1)/2)*step
 
-
+# %% ../../nbs/results/01_style.ipynb #b424545f
 def name_data(
     fig: Figure,
     results: pd.DataFrame,  # with a column `data`

@@ -124,7 +124,7 @@ def by_seed(
     wide = values.pivot(index="seed", columns="task", values="value")
     return wide.reindex(index=cells.seed.unique(), columns=cells.task.unique())
 
-
+# %% ../../nbs/results/03_tables.ipynb #e9b66a9d
 def whole_seeds(cells: pd.DataFrame) -> int:
     "Return how many seeds the grid has for every task."
     return int((cells.groupby("seed").task.nunique() == cells.task.nunique()).sum())
@@ -264,7 +264,7 @@ def _protocol_columns(protocol: str) -> list[Column]:
     by_class = [(f"{n}-class", protocol, f"{n}-class") for n in ("OS*", "HOS")]
     return [*((n, protocol, n) for n in _ANY), *exact, ("AUROC", "threshold-free", "AUROC"), *by_class]
 
-
+# %% ../../nbs/results/03_tables.ipynb #18c04add
 def _accuracy_columns(complete: pd.DataFrame) -> list[Column]:
     heads = [head for head in complete[complete.group == "accuracy"].number.unique() if head != "fused"]
     single = [(word(head, ("ECE", "n")), "accuracy", head) for head in heads]

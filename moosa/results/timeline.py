@@ -73,7 +73,7 @@ def _by_number(place: str) -> str:
     "Return a key that sorts worker 2 before worker 10."
     return re.sub(r"\d+", lambda number: number[0].zfill(9), place)
 
-
+# %% ../../nbs/results/05_timeline.ipynb #0cba973e
 def _ends(attempts: pd.DataFrame, last: float) -> Iterator[float]:  # last: the latest end that is noted
     "Yield where each bar ends."
     for row in attempts.itertuples():

@@ -68,7 +68,7 @@ def outcome_of(
                                      f"the last was {e.last_worker.address}")
         case e: return set_aside(run_dir, f"{type(e).__name__}: {e}")
 
-
+# %% ../../nbs/runs/17_cluster.ipynb #fdc2d6c1
 def set_aside(run_dir: Path, reason: str) -> Outcome:
     "Note in a run's folder why its cell was given up."
     write_json(run_dir/"error.json", {"error": reason})
@@ -117,7 +117,7 @@ def check_gpus(
         raise InputError(f"gpus: {', '.join(gpus)} asked for, but torch sees no CUDA device on this machine. "
                          f"Without --gpus, --workers says how many cells run at once on CPUs.")
 
-
+# %% ../../nbs/runs/17_cluster.ipynb #f3d4e883
 def own_keys():  # a distributed.Security
     "Return a key and a certificate that are made now, for one cluster."
     from distributed.security import Security
@@ -164,7 +164,7 @@ def seconds_of(
     if seconds >= 600: return seconds
     raise InputError(f"slurm: walltime {walltime!r} is under ten minutes; expected HH:MM:SS.")
 
-
+# %% ../../nbs/runs/17_cluster.ipynb #55ba95e7
 def slurm_cluster(
     path: str | Path,  # of a YAML file
     workers: int | None = None,  # at most; None: 8

@@ -86,7 +86,7 @@ def differing(
     "Return `differing_values` as a table."
     return pd.DataFrame.from_dict(differing_values(one, other), orient="index", columns=["one", "other"])
 
-
+# %% ../../nbs/runs/09_diff.ipynb #a81434e1
 def apart(one, other) -> tuple:  # two values
     "Return two values that differ; of two lists only what the other does not hold, if there is anything."
     if not (isinstance(one, list) and isinstance(other, list)): return one, other

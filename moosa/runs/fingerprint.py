@@ -238,7 +238,7 @@ def open_listed(
     if isinstance(described, type) and not (data_folder(data_dir)/"raw"/described.folder_name).exists(): return None
     return create_dataset(spec.dataset, data_dir, {}, spec.data_options)
 
-
+# %% ../../nbs/runs/03_fingerprint.ipynb #1871c458
 def clips_of(dataset, domain: str) -> pd.DataFrame: return dataset.clips[dataset.clips.domain == domain]
 
 
@@ -246,7 +246,7 @@ def list_facts(clips: pd.DataFrame) -> dict[str, object]:
     "Return what is known of a list of clips."
     return dict(clips=len(clips), hash=stable_hash(clips.to_csv(index=False), 16))
 
-
+# %% ../../nbs/runs/03_fingerprint.ipynb #99568057
 def places_of(dataset, clips: pd.DataFrame, modality: str) -> Iterable[Path]:
     "Return the files of a modality, or their folders."
     for clip in clips.itertuples():
@@ -281,7 +281,7 @@ def changes(
         elif old != new: said.append(f"{title} was {old}, is {new}")
     return said
 
-
+# %% ../../nbs/runs/03_fingerprint.ipynb #bac4cb3e
 def file_changes(then: Mapping[str, object], now: Mapping[str, object], name: str) -> list[str]:
     "Return what has changed in some files."
     if not now["files"]: return []  # not here

@@ -64,7 +64,7 @@ def cell_texts(
     shown = dict.fromkeys([*grid.axes, *varies])
     return [{name: row.get(name, "") for name in shown} for row in rows]
 
-
+# %% ../../nbs/runs/12_grid.ipynb #da2443ae
 def differences(
     grid: Grid,
 ) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def expand(
     check_different(grid, where)
     return grid
 
-
+# %% ../../nbs/runs/12_grid.ipynb #5a4e6277
 def check_different(grid: Grid, where: str):
     "Raise `InputError` if two cells of a grid are the same run."
     counts = Counter(map(spec_hash, grid.specs))
@@ -201,7 +201,7 @@ def _paths(parts: Iterable[dict]) -> set[str]:
     plain = {key for key, _ in items if key not in MAPPINGS}
     return plain | {f"{key}.{inner}" for key, value in items if key in MAPPINGS for inner in value}
 
-
+# %% ../../nbs/runs/12_grid.ipynb #2a36cb37
 def cell_spec(parts: list[dict], where: str) -> Spec:
     "Merge base, cell and axes, and return the spec; an error names the cell."
     merged = {}

@@ -72,7 +72,7 @@ def _absent_data(specs: Sequence[Spec], data_dir, label: Callable) -> dict[str, 
         if why := said[spec.dataset]: reasons.setdefault(why, []).append(label(spec))
     return reasons
 
-
+# %% ../../nbs/runs/10_lists.ipynb #b84b7baf
 def _impossible_lists(specs: Sequence[Spec], data_dir, label: Callable) -> dict[str, list[str]]:  # reason -> cells
     "Make the lists."
     opened, reasons = {}, {}

@@ -36,7 +36,7 @@ def lock_files(run_dir: Path) -> list[Path]:  # in order of their numbers
     numbered = (path for path in run_dir.glob("lock.*") if path.name[5:].isascii() and path.name[5:].isdigit())
     return sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
-
+# %% ../../nbs/runs/04_lock.ipynb #ca195581
 def holder(
     run_dir: str | Path,  # a run's
     expiry: float = EXPIRY,  # seconds
@@ -57,7 +57,7 @@ def _lives(who: dict) -> bool:
         return abs(process.create_time() - who["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, OverflowError): return False
 
-
+# %% ../../nbs/runs/04_lock.ipynb #cde0d67f
 def read_lock(path: Path) -> dict:  # with `damaged`, a sentence, if it cannot be read
     "Return who a lock file names. A damaged one names nobody, and holds the run until it expires."
     try: who = json.loads(path.read_bytes())
@@ -113,7 +113,7 @@ def _take(run_dir: Path, expiry: float, about: Mapping[str, object]) -> Path:
         except FileExistsError: raise Busy(f"{run_dir.name} was just taken by another process") from None
     return mine
 
-
+# %% ../../nbs/runs/04_lock.ipynb #a95d8b9b
 def _now(run_dir: Path) -> float:
     "The time by the clock of the file system, which may be another machine's."
     with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".clock.") as f: return os.stat(f.name).st_mtime

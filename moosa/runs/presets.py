@@ -101,7 +101,7 @@ def _read_run(preset: str, line: str) -> PresetRun:
     return PresetRun(preset, dataset, setting, SETS[modalities], tuple(sources.split()), target, int(epochs), hyper,
                      pairing)
 
-
+# %% ../../nbs/runs/01_presets.ipynb #4b0d567f
 def number(text: str) -> int | float:
     "Return a number as it is written: 2 or 2.0."
     return float(text) if "." in text else int(text)
@@ -149,7 +149,7 @@ def fill_in(
     filled = {k: v for k, v in asdict(run).items() if k != "preset"} | COMMON
     return {**given, **filled, **said, "hyper": {**run.hyper, **said.get("hyper", {})}}
 
-
+# %% ../../nbs/runs/01_presets.ipynb #1ad86694
 def find_run(
     name: str,  # a preset
     said: Mapping[str, object],  # what the user says; of it target, modalities and sources choose the run
@@ -177,7 +177,7 @@ def find_run(
 
 def _names(value) -> tuple[str, ...]: return (value,) if isinstance(value, str) else tuple(map(str, value))
 
-
+# %% ../../nbs/runs/01_presets.ipynb #09b1baf8
 def _there(runs: Iterable[PresetRun], key: str) -> str:
     "What some runs have for a field: animal+cartoon, human+cartoon."
     return ", ".join(dict.fromkeys("+".join(_names(getattr(run, key))) for run in runs))

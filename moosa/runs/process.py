@@ -58,7 +58,7 @@ class Limits:
     seconds: float | None = None  # for one attempt; None: no limit
     attempts: int = 3  # in which the process may be lost before the run is set aside
 
-
+# %% ../../nbs/runs/05_process.ipynb #f4726bb1
 @dataclass(frozen=True)
 class Outcome:
     "How a run ended."
@@ -122,7 +122,7 @@ def note_attempt(run_dir: Path, **what):
         with open(run_dir/"attempts.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
     except IsADirectoryError: pass  # `read_attempts` tells of it; the run does not depend on it
 
-
+# %% ../../nbs/runs/05_process.ipynb #3bb1723b
 def read_attempts(
     run_dir: str | Path,  # a run's
 ) -> tuple[list[dict], str]:  # lines, each with its time and event; and what is wrong with the file, '' if nothing

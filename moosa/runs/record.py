@@ -103,7 +103,7 @@ def wrong_number(
 
 def _is_rule(part) -> bool: return isinstance(part, Mapping) and {"rule", "present", "results"} <= part.keys()
 
-
+# %% ../../nbs/runs/07_record.ipynb #46783e6e
 def _wrong_share(results) -> str:
     if not isinstance(results, Mapping): return "results are not groups of numbers"
     for group, values in results.items():
@@ -119,7 +119,7 @@ def _wrong_epoch(record: Mapping) -> str:
     if type(epochs) is int and type(epoch) is int and 0 <= epoch < epochs: return ""
     return f"selected_epoch is {epoch!r}, but epochs are {epochs!r}"
 
-
+# %% ../../nbs/runs/07_record.ipynb #b6d7c54a
 def _wrong_file(files: Mapping) -> str:
     for facts in files.values():
         known = isinstance(facts, Mapping) and type(facts.get("bytes")) is int and isinstance(facts.get("sha256"), str)
@@ -133,7 +133,7 @@ def _wrong_amount(record: Mapping) -> str:
         if not fits: return f"{name} is {record[name]!r}"
     return ""
 
-
+# %% ../../nbs/runs/07_record.ipynb #7d10d27f
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -212,7 +212,7 @@ def finished(
     raise Changed(f"{place.name}: what this run was made from has changed since: {first_few(said, 4)}. "
                   f"Put back what was there, or compute the run anew: run with --again, or delete {place}.")
 
-
+# %% ../../nbs/runs/07_record.ipynb #df22231d
 def first_few(
     texts: Sequence[str],
     most: int,  # that are shown

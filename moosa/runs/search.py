@@ -96,7 +96,7 @@ def case_of(
     "Return what the runs of a case share."
     return stable_hash({name: value for name, value in asdict(spec).items() if name not in (*TASK, *VALUES, "hyper")})
 
-
+# %% ../../nbs/runs/13_search.ipynb #d57fd5f1
 def widen(
     grid: Grid,
     n: int,  # draws per cell, the default among them

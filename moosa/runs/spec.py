@@ -297,7 +297,7 @@ def fields_hash(
     if repairs := mended(given): said["mended"] = repairs
     return stable_hash({"schema": SCHEMA, **said})
 
-
+# %% ../../nbs/runs/02_spec.ipynb #2cfec90d
 def mended(
     given: Mapping[str, object],  # a spec's fields
 ) -> list[str]:  # most often none
@@ -362,7 +362,7 @@ def _as_kind(name: str, kind: type, value):
         raise InputError(f"{name}: {brief(value)} given; expected names with values, such as {{name: value}}.")
     return {as_name(name, key): _as_kind(f"{name}: {key}", get_args(kind)[1], v) for key, v in value.items()}
 
-
+# %% ../../nbs/runs/02_spec.ipynb #c6d09058
 def _count_of(value) -> int | None:
     "The number that stands in place of the names of unknown classes."
     if isinstance(value, Plain) and value.isdecimal() and (value == "0" or value[0] != "0"): value = number_of(value)
@@ -386,7 +386,7 @@ def _no_name(name: str, value) -> InputError:
     return InputError(f"{name}: {brief(value)} is no name, but {type(value).__name__}. "
                       f"Expected a text; in Python, put it in quotes.")
 
-
+# %% ../../nbs/runs/02_spec.ipynb #aa82511c
 def as_names(name: str, value) -> tuple[str, ...]:
     "Return one name or several; raise `InputError` if a value is none."
     if value is None or isinstance(value, Plain) and value == "": return ()

@@ -111,7 +111,7 @@ def _attention(grid: Grid, spec: Spec, row: dict[str, str], data_dir) -> dict | 
     return dict(cell=grid.label(spec), status=row["status"], run=row["run"], about=about,
                 notebook=str(place/"split.ipynb"))
 
-
+# %% ../../nbs/runs/14_status.ipynb #7d79c7fb
 def _seconds_left(grid: Grid, counts: dict[str, int], data_dir) -> int | None:
     taken = [seconds_taken(run_folder(spec, data_dir)) for spec in grid.specs]
     known = [seconds for seconds in taken if seconds is not None]

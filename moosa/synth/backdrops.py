@@ -38,7 +38,7 @@ def _muted(u) -> dict:
         door=hsv(u(.02, .62), u(.1, .45), u(.45, .85)),
     )
 
-
+# %% ../../nbs/synth/05_backdrops.ipynb #db86122d
 def _earthy(u) -> dict:
     return dict(
         wall=hsv(u(.06, .2), u(.15, .4), u(.4, .7)),
@@ -101,7 +101,7 @@ def _band(top: float, bottom: float, colour) -> Shape:
     left, right = -WIDTH/2 - .1, WIDTH/2 + .1
     return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
-
+# %% ../../nbs/synth/05_backdrops.ipynb #82bbb928
 def box(x: float, y: float, width: float, height: float, colour) -> Shape:
     "Return a rectangle; (x, y) is its lower left corner."
     return polygon([(x, y), (x, y - height), (x + width, y - height), (x + width, y)], colour)
@@ -167,7 +167,7 @@ def _tiles(canvas: Canvas, colour):
     for x in np.arange(-WIDTH/2, WIDTH/2, .15): canvas.lines(np.array([[(x, TOP), (x, -.4)]]), .005, colour)
     for y in np.arange(-1.4, -.4, .15): canvas.lines(np.array([[(-2, y), (2, y)]]), .005, colour)
 
-
+# %% ../../nbs/synth/05_backdrops.ipynb #1c31965b
 def _stage(canvas: Canvas, s: Style, paint: dict, rng: np.random.Generator):
     "No place at all: a pattern, for pre-training."
     canvas.draw([_band(TOP, BOTTOM, hsv(rng.random(), rng.uniform(.0, .5), rng.uniform(.5, 1)))])
@@ -195,7 +195,7 @@ def _furniture(canvas: Canvas, p: ClipPlan, s: Style, paint: dict):
     if p.posture == "sit" and s.legs == 2: canvas.draw(_chair(s, paint), **look)
     if p.posture == "lie" and p.scene != "water": canvas.draw(_bed(s, paint), **look)
 
-
+# %% ../../nbs/synth/05_backdrops.ipynb #0f2af11d
 def _television(canvas: Canvas, p: ClipPlan, s: Style, paint: dict, look: dict):
     "A stand, and a black case around the screen."
     x, y, w, h = tv_place(p)
@@ -211,7 +211,7 @@ def _chair(s: Style, paint: dict) -> list[Shape]:
     legs = [box(x, 0, .035, -h - .05, paint["wood"]) for x in (-.33, -.06)]
     return [back, box(-.36, h + .06, .36, .07, paint["cloth"]), *legs]
 
-
+# %% ../../nbs/synth/05_backdrops.ipynb #d59321f1
 def _bed(s: Style, paint: dict) -> list[Shape]:
     "A bed with a pillow, or an animal's basket."
     cloth, wood = paint["cloth"], paint["wood"]

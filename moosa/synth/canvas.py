@@ -43,7 +43,7 @@ def ellipse(
     points = np.stack([centre[0] + c*x - s*y, centre[1] + s*x + c*y], 1)
     return Shape(points, np.broadcast_to(centre, points.shape), colour, texture)
 
-
+# %% ../../nbs/synth/01_canvas.ipynb #f3698b28
 def polygon(
     points,  # (N, 2)
     colour,

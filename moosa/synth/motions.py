@@ -28,7 +28,7 @@ def table_top(s: Style) -> float:
     "Return the height of the table that fits it."
     return seat(s) - .42*s.torso
 
-
+# %% ../../nbs/synth/04_motions.ipynb #c74d5871
 def sitting(s: Style) -> Pose:
     "Return the pose on a chair; animals sit on the ground."
     if s.legs == 2:
@@ -88,7 +88,7 @@ def step(x: float, low: float, high: float) -> float:
     x = min(max((x - low)/(high - low), 0.), 1.)
     return x*x*(3 - 2*x)
 
-
+# %% ../../nbs/synth/04_motions.ipynb #de2b3179
 def mix(a, b, k: float):
     "Return `a` (k = 0), `b` (k = 1), or what is between."
     return a + (b - a)*k
@@ -241,7 +241,7 @@ def _on_two(s: Style, pose: Pose, c: float, stride: float, lift: float):
         forward, up = .1 + .75*swing*min(1, lift*2 + .2), .45*lift*2*(swing > 0)*swing
         pose.hands[side] = pose.chest + sum(s.arm)*np.array([forward, .85 - up])
 
-
+# %% ../../nbs/synth/04_motions.ipynb #1d819cd9
 def _foot(s: Style, x: float, c: float, stride: float, lift: float) -> np.ndarray:
     "Return where a foot is that strides about `x`."
     size = s.standing
@@ -306,7 +306,7 @@ def jumping(p, s, pose, t):
     near, far = turn(1.2 - 8*height), turn(1.4 - 8*height)
     pose.hands = np.array([pose.chest, pose.chest]) + sum(s.arm)*np.array([near, far])
 
-
+# %% ../../nbs/synth/04_motions.ipynb #94ea4205
 def throwing(p, s, pose, t):
     "Draw back, and throw forward."
     c = p.cycle(t) % 1
@@ -332,7 +332,7 @@ def nodding(p, s, pose, t):
     pose.tilt = pose.tilt + .35*nod
     pose.head = pose.head + (.02*nod, .02*nod)
 
-
+# %% ../../nbs/synth/04_motions.ipynb #f3067e4f
 def hammering(p, s, pose, t):
     "Lift the hammer, let it fall."
     c = p.cycle(t) % 1

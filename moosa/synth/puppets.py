@@ -117,7 +117,7 @@ def _human(name: str, rng: np.random.Generator) -> dict:
         feet=hsv(u(), .25, u(.12, .35)),
     )
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #0b295f25
 def _animal(name: str, rng: np.random.Generator) -> dict:
     "Brown, cream or grey fur, and a collar."
     u = rng.uniform
@@ -134,7 +134,7 @@ def _robot(name: str, rng: np.random.Generator) -> dict:
     metal = hsv(.58, .12, rng.uniform(.5, .75))
     return dict(skin=metal, hair=metal, legs=metal, feet=metal, top=hsv(rng.uniform(), .5, .6))
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #237a9895
 def _stick(name: str, rng: np.random.Generator) -> dict:
     "One dark colour."
     u = rng.uniform
@@ -185,7 +185,7 @@ def arm(
     size, glove = (r*.85, paint["skin"]) if s.name != "cartoon" else (r*1.25, WHITE)
     return parts + [ellipse(hand + tip*r*.5, (size, size), glove)]
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #09907606
 def leg(s: Style, pose: Pose, side: int, paint: dict) -> list[Shape]:
     "Return a leg from hip to foot; arguments as those of `arm`."
     animal = s.legs == 4
@@ -250,7 +250,7 @@ def mouth_place(s: Style, pose: Pose) -> np.ndarray:  # (2,), world units
     "Return where food goes."
     return in_head(s, pose, _MOUTH.get(s.name, (.85, .45)))
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #ff3661bb
 @dataclass
 class Face:
     "A head that is being drawn; places and sizes are in head radii."
@@ -306,7 +306,7 @@ def bird_head(f: Face):
            f.patch(f.paint["hair"], (-.3, -.9), (.2, -.95), (-.5, -1.6)))
     f.draw_flat(f.blob(.4, -.25, .2, .05 + .17*eyes, WHITE), f.blob(.47, -.25, .09, .03 + .08*eyes, BLACK))
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #187329f8
 def robot_head(f: Face):
     "A box with an antenna and lamps for eyes."
     skin, lamp, eyes = f.paint["skin"], (90, 240, 240), .05 + .2*f.pose.eyes
@@ -335,7 +335,7 @@ def cartoon_head(f: Face):
     f.draw_flat(f.blob(.3, -.1, .09, .03 + .11*eyes, BLACK), f.blob(.82, -.1, .09, .03 + .11*eyes, BLACK),
                 f.blob(.62, .5, .26, .05 + .26*f.pose.mouth, (120, 20, 30)))
 
-
+# %% ../../nbs/synth/02_puppets.ipynb #dcc997cb
 def human_head(f: Face):
     "A nose, an ear, hair."
     skin = f.paint["skin"]

@@ -77,7 +77,7 @@ def decay(n: int, seconds: float) -> np.ndarray:
     "The envelope of something that was hit."
     return np.exp(-np.arange(n)/(RATE*seconds))
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #901ccdcf
 def hump(n: int) -> np.ndarray:
     "An envelope that rises and falls."
     return np.sin(np.pi*np.arange(n)/max(n, 1))**2
@@ -110,7 +110,7 @@ def syllable(v, rng):
     hiss = .15*air(n, 2500, 5000, v, rng)*(rng.random() < .4)
     return hump(n)*(voiced + hiss)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #5be7f835
 def note(v, rng):
     "A note of the music that television plays."
     n = length(rng.choice([.2, .3, .4]))
@@ -125,7 +125,7 @@ def crunch(v, rng):
         x[at:at + grain] += rng.normal()*decay(grain, .0015)*rng.choice([-1, 1], grain)
     return hump(n)*band(x, 900*v.pitch**.6, 5200*v.pitch**.6)*1.6
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #3743c505
 def gulp(v, rng):
     "A rising blip."
     n, low = length(rng.uniform(.09, .15)), rng.uniform(150, 210)
@@ -149,7 +149,7 @@ def footstep(v, rng, ground):
     rustle = dict(garden=.9, room=.35).get(ground, .5)
     return decay(n, .03)*tone(glide(110, 60, n), v, rng) + rustle*decay(n, .025)*air(n, 700, 4500, v, rng)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #9c860d28
 def creak(v, rng, seconds):
     "A hinge: clicks that come faster and faster, through two resonances."
     n = length(seconds)
@@ -185,7 +185,7 @@ def boing(v, rng):
     n = length(.4)
     return decay(n, .2)*tone(glide(160, 420, n)*(1 + .1*np.sin(2*np.pi*np.arange(n)*18/RATE)), v, rng)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #5f1569f9
 def clap(v, rng):
     "Two hands."
     n = length(.09)
@@ -197,7 +197,7 @@ def ping(v, rng):
     n = length(.35)
     return decay(n, .1)*sum(tone(np.full(n, f), v, rng)*g for f, g in ((1250, .5), (2310, .3), (3420, .2)))
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #bb49d286
 def hum(v, rng):
     "A short hum, up or down."
     n = length(.3)
@@ -209,7 +209,7 @@ def whirr(v, rng):
     n = length(.5)
     return hump(n)*tone(300 + 180*np.sin(2*np.pi*np.arange(n)*5/RATE), v, rng)*.5
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #fff63eb6
 def scrape(v, rng):
     "Something heavy on a floor."
     n = length(.45)
@@ -241,7 +241,7 @@ def _watching_tv(p, v, rng):
         yield t, _loud(rng), note(v, rng) if music and rng.random() < .7 else syllable(v, rng)
         t += rng.uniform(.1, .24) + .5*(rng.random() < .06)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #ccde03d5
 def _eating(p, v, rng):
     for t in p.beats(3):
         if step(wave(p.cycle(t)), .3, .75) < .6: yield t, _loud(rng), crunch(v, rng)
@@ -251,7 +251,7 @@ def _drinking(p, v, rng):
     for t in np.arange(p.phase*.5, p.seconds, .45):
         if wave(p.cycle(t)) > .5: yield t + rng.uniform(-.06, .06), _loud(rng), gulp(v, rng)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #41514f47
 def _swimming(p, v, rng):
     for t in p.beats(2): yield t, _loud(rng), splash(v, rng)
 
@@ -259,7 +259,7 @@ def _swimming(p, v, rng):
 def _running(p, v, rng):
     for t in p.beats(2): yield t, _loud(rng), footstep(v, rng, p.scene)
 
-
+# %% ../../nbs/synth/07_sounds.ipynb #318cccf8
 def _opening_door(p, v, rng):
     opens, wide, slams = door_times(p)
     for t in p.beats(2):

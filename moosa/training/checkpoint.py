@@ -126,7 +126,7 @@ def restore(tensors: dict[str, torch.Tensor], learner: nn.Module, optimiser: tor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     set_random_state(part("random."))
 
-
+# %% ../../nbs/training/06_checkpoint.ipynb #67383ed9
 def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     "Return an optimiser's value in the memory layout of its weight: a fused Adam walks both in the order of memory."
     return torch.empty_like(weight, dtype=value.dtype).copy_(value) if value.shape == weight.shape else value

@@ -26,7 +26,7 @@ def rank() -> int:  # 0..ranks() - 1
     "The number of this process. The first one writes files."
     return dist.get_rank() if ranks() > 1 else 0
 
-
+# %% ../../nbs/training/01_parallel.ipynb #9ac51aa9
 def share_of(
     n: int,  # things in a row
     rank: int,
