@@ -41,8 +41,8 @@ def test_what_jupyterlab_leaves_behind_is_passed_over(tmp_path, monkeypatch):
         for file in (tmp_path/name/"a.py", tmp_path/name/".ipynb_checkpoints"/"a-checkpoint.py", tmp_path/name/"c.md"):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-    monkeypatch.setattr("ROOT", tmp_path)
-    monkeypatch.setattr("BUILD", tmp_path/"build")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "BUILD", tmp_path/"build")
     found = [docs.files(pattern) for pattern in ("nbs/experiments/**/*.*", "moosa/**/*.py", "figures/*/*.md")]
     assert [[p.name for p in ps] for ps in found] == [["a.py", "c.md"], ["a.py"], ["c.md"]]
     docs.clear()

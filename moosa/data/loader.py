@@ -247,11 +247,17 @@ def _opened(batch: "Batch | Packed | InputError") -> Batch:
 # %% ../../nbs/data/24_loader.ipynb #b4ba2076
 def _ahead(batches: Iterator) -> Iterator:
     "The same, each made ready by a thread while the one before is in use. An error comes when its turn has come."
-    with ThreadPoolExecutor(1) as thread:  # whoever stops early waits for the batch that is being made
+    thread = ThreadPoolExecutor(1)
+    own = thread.submit(threading.get_ident).result()
+    try:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, batches, None)
             yield batch
+    finally:
+        # Whoever stops early waits for the batch that is being made; but garbage is collected by any thread, and this
+        # one cannot wait for itself.
+        thread.shutdown(wait=threading.get_ident() != own)
 
 # %% ../../nbs/data/24_loader.ipynb #d85e1523
 class Packed:
