@@ -22,14 +22,14 @@ def run(*command: str | Path, **more) -> None:
     subprocess.run([str(part) for part in command], check=True, **more)
 
 
-def check(data_dir: Path) -> None:
+def check(folder: Path) -> None:
     """Install the lowest versions into `folder`/venv, and run the smallest grid and its report with them."""
-    run(sys.executable, "-m", "venv", data_dir/"venv")
-    binaries = data_dir/"venv"/"bin"
+    run(sys.executable, "-m", "venv", folder/"venv")
+    binaries = folder/"venv"/"bin"
     run(binaries/"python", "-m", "pip", "install", "--quiet", "uv")
     run(binaries/"uv", "pip", "install", "--python", binaries/"python", "--resolution", "lowest-direct", ROOT)
     # From outside the checkout: what is tested is the installed package.
-    work = {"cwd": data_dir, "env": {**os.environ, "MOOSA_DATA": str(data_dir/"data")}}
+    work = {"cwd": folder, "env": {**os.environ, "MOOSA_DATA": str(folder/"data")}}
     run(binaries/"moosa", "data", "get", "av-digits", **work)
     run(binaries/"moosa", "grid", "tiny.yaml", **work)
     run(binaries/"moosa", "report", "tiny.yaml", **work)
