@@ -60,6 +60,7 @@ def _mapping_texts(mappings: Sequence[Mapping]) -> list[str]:
     "Return what differs between mappings, in words."
     table = pd.DataFrame([{key: repr(value) for key, value in mapping.items()} for mapping in mappings], dtype=object)
     table = table.loc[:, table.nunique() > 1]
+    if not len(table.columns): return [""]*len(mappings)  # pandas 2 makes no records of a table without columns
     told = table.notna()
     if len(table.columns) > 1: told &= table.apply(lambda column: column != _usual(column))
     return [", ".join(f"{key}={in_label(mapping[key], none='None')}" for key in table if shown[key])
@@ -113,5 +114,6 @@ def _varies(
 
 def _joined(table: pd.DataFrame, columns: list[str]) -> list[str]:
     "Return the texts of some columns as labels; the method, where they are all blank."
-    labels = [", ".join(filter(None, row)) for row in table[columns].itertuples(index=False, name=None)]
+    rows = table[columns].to_numpy().tolist()  # a row for each cell, also of no columns, in every pandas
+    labels = [", ".join(filter(None, row)) for row in rows]
     return [label or method for label, method in zip(labels, table.method)]

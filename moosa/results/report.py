@@ -143,7 +143,8 @@ def publish_notebook(
         if "injected-parameters" not in cell.metadata.get("tags", []): continue
         cell["id"] = "injected-parameters"  # papermill draws it anew each time
         cell["source"] = re.sub(r'"/(?:[^"/]*/)*([^"/]*)"', r'"\1"', _in_project(cell["source"]))
-    with atomic_write(target) as f: f.write(_in_project(nbformat.writes(nb)) + "\n")
+    text = re.sub(r" at 0x[0-9a-f]{6,}", "", _in_project(nbformat.writes(nb)))  # where things lay in memory
+    with atomic_write(target) as f: f.write(text + "\n")
 
 
 def _in_project(text: str) -> str:
