@@ -8,12 +8,12 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing',
            'number_of', 'value_of', 'values_of', 'split_names', 'word', 'in_label', 'one_line', 'short', 'in_figure',
-           'in_markdown', 'markdown_table', 'in_html', 'in_latex', 'in_file_name']
+           'in_markdown', 'markdown_table', 'plain_table', 'in_html', 'in_latex', 'in_file_name']
 
 # %% ../nbs/01_words.ipynb #0d639e8a
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -236,14 +236,26 @@ def markdown_table(
     table: pd.DataFrame | Sequence[Mapping[str, object]],  # a frame; or its rows, all of the same columns
 ) -> str:
     "A table in Markdown, without its index; texts and column names as they are."
+    def head(name: str) -> str: return one_line(name).replace("|", r"\|").replace("<", "&lt;")  # not the * of OS*
+
+    return _tabulated(table, in_markdown, head)
+
+
+def plain_table(
+    table: pd.DataFrame | Sequence[Mapping[str, object]],  # as for `markdown_table`
+) -> str:
+    "The same for a terminal: nothing is escaped, and every text is on one line."
+    return _tabulated(table, one_line, one_line)
+
+# %% ../nbs/01_words.ipynb #053bfe11
+def _tabulated(table, shown: Callable[[str], str], head: Callable[[str], str]) -> str:
     from tabulate import tabulate
 
     framed = not isinstance(table, Sequence)
     names = list(table.columns) if framed else list(table[0])
     rows = table.astype(object).itertuples(index=False, name=None) if framed else [tuple(r.values()) for r in table]
-    shown = [[in_markdown(value) if isinstance(value, str) else value for value in row] for row in rows]
-    heads = [one_line(name).replace("|", r"\|").replace("<", "&lt;") for name in names]  # not * of OS*
-    return tabulate(shown, heads, tablefmt="pipe", disable_numparse=True)
+    texts = [[shown(value) if isinstance(value, str) else value for value in row] for row in rows]
+    return tabulate(texts, [head(name) for name in names], tablefmt="pipe", disable_numparse=True)
 
 # %% ../nbs/01_words.ipynb #6014432d
 def in_html(text: str) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from .options import PATH, DataDir, key_values, some_names
 from ..core import InputError, one_of, user_path
-from ..words import in_file_name, markdown_table
+from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/02_data.ipynb #67a25b61
 data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
@@ -25,7 +25,7 @@ def data_list():
     "Which data sets there are."
     from moosa.data.catalogue import dataset_rows
 
-    print(markdown_table(dataset_rows()))
+    print(plain_table(dataset_rows()))
 
 
 @data_app.command("get")
@@ -146,7 +146,7 @@ def weights_list(data_dir: DataDir = None):
     for name, checkpoint in PUBLISHED.items():
         path = weights_path(name, data_dir)
         rows.append(dict(name=name, here=path.is_file(), file=path, url=checkpoint.url))
-    print(markdown_table(rows))
+    print(plain_table(rows))
 
 
 @weights_app.command("get")
@@ -172,7 +172,7 @@ def cache_list(data_dir: DataDir = None):
     from moosa.extractors.cache import cache_folder, shard_rows
 
     shards = shard_rows(data_dir)
-    if shards: print(markdown_table([_shown(shard) for shard in shards]))
+    if shards: print(plain_table([_shown(shard) for shard in shards]))
     print(_size([shard["MB"] for shard in shards], cache_folder(data_dir)))
     if n := sum(shard["unused"] != "" for shard in shards):
         print(f"{n} of them are not used by the current code: `moosa cache drop --stale` removes them.")

@@ -14,7 +14,7 @@ import typer
 
 from .options import PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
 from ..core import InputError, clone_folder, data_parameter, experiments_folder, project_root
-from ..words import in_file_name, markdown_table
+from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
 def _cells_of(grid: str, search: int):
@@ -59,7 +59,7 @@ def grid_command(
     cells = _cells_of(grid, search)
     if dry_run:
         rows = status_rows(cells, data_dir)
-        print(markdown_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
+        print(plain_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
     else:
         from tqdm import tqdm
 
@@ -131,7 +131,7 @@ def rescore_command(
     rescored = rescore_grid(load_grid(grid), data_dir)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
-    print(markdown_table(scores_table(rescored).reset_index()))
+    print(plain_table(scores_table(rescored).reset_index()))
 
 # %% ../../nbs/commands/05_grids.ipynb #87def82f
 def report_command(

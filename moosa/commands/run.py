@@ -14,7 +14,7 @@ import typer
 
 from .fields import fields_given, takes_fields
 from .options import Again, Contents, DataDir, Device
-from ..words import markdown_table
+from ..words import plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
 @takes_fields
@@ -121,5 +121,5 @@ def record_diff(
     differ = differing_values(find_record(one, data_dir), find_record(other, data_dir))
     if not differ: return print("the records agree in everything")
     rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in differ.items()]
-    print(markdown_table(rows))
+    print(plain_table(rows))
     raise typer.Exit(1)
