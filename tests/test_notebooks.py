@@ -4,6 +4,7 @@ What was executed is kept with its outputs: the docs site shows it, and need not
 notebooks are run by papermill elsewhere.
 """
 import multiprocessing
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ def run_apart(staged: Path, ran: Path) -> str:  # what went wrong
 def runner(archives):
     "A process for `run_apart`, since other tests fork from what they have imported; a place for copies of notebooks."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(docs, "BUILD", docs.ROOT/"build"/"tests")
+        patch.setattr(docs, "BUILD", docs.ROOT/"build"/f"tests-{os.getpid()}")
         patch.setenv("MOOSA_NO_PROGRESS", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         docs.clear()
