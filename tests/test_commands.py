@@ -134,7 +134,8 @@ def test_data(data_dir, tmp_path):
 
 
 def test_weights_and_cache(monkeypatch, tmp_path):
-    assert "openmmlab" in moosa("weights", "list", "--data-dir", tmp_path)
+    listed = moosa("weights", "list", "--data-dir", tmp_path)
+    assert "openmmlab" in listed and "/~vgg/" in listed  # an address can be copied from a terminal
     fetched = called_with(monkeypatch, "moosa.extractors.weights.get")
     moosa("weights", "get", "slowonly", "vggsound", "--data-dir", tmp_path)
     assert fetched == [(("slowonly", tmp_path), {}), (("vggsound", tmp_path), {})]
