@@ -30,7 +30,7 @@ Contents = Annotated[bool, typer.Option("--contents", help=(
     "Read all data files and compare, and keep, their sha256. "
     "Default: above 256 MB per domain and modality, sizes and times of change count."))]
 Search = Annotated[int, typer.Option(help=(
-    "Run each cell with this many draws of its hyper-parameters, the default first and the others drawn at random; "
+    "Each cell with this many draws of its hyper-parameters, the default first and the others drawn at random; "
     "the report chooses by source validation."))]
 
 # %% ../../nbs/commands/01_options.ipynb #17ce28b6
