@@ -6,7 +6,7 @@
 __all__ = ['NO_ROOM', 'SAFE_PATH', 'later', 'find_object', 'InputError', 'RunFailed', 'brief', 'one_of', 'atomic_write',
            'write_json', 'read_json', 'write_table', 'read_rows', 'read_table', 'stable_hash', 'file_sha256',
            'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'user_path', 'clone_folder',
-           'experiments_folder', 'project_root', 'data_folder', 'data_parameter', 'safe_path']
+           'experiments_folder', 'project_root', 'data_folder', 'data_parameter', 'environment', 'safe_path']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
 import csv
@@ -21,6 +21,7 @@ import os
 import random
 import reprlib
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -329,15 +330,36 @@ def data_parameter(
 
 # %% ../nbs/00_core.ipynb #d9af5a8a
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # for the environment of a Python that is started
+_HELD = {}  # for each variable that some block has set: how many blocks are open, what it was before the first of them
+_HOLDING = threading.Lock()
 
 
 @contextmanager
-def safe_path():
-    "What is started while the block runs looks for no modules in the current folder."
-    before = {name: os.environ.get(name) for name in SAFE_PATH}
-    os.environ.update(SAFE_PATH)
+def environment(
+    **values: str,  # each variable, always to the same value: blocks may overlap
+):
+    """Set environment variables, for what is started while the block runs.
+
+    The environment belongs to the whole process, so blocks of several threads overlap: the last that ends puts back
+    what was there before the first began."""
+    with _HOLDING:
+        for name, value in values.items():
+            count, before = _HELD.get(name, (0, os.environ.get(name)))
+            _HELD[name] = (count + 1, before)
+            os.environ[name] = value
     try: yield
     finally:
-        for name, value in before.items():
-            if value is None: os.environ.pop(name, None)
-            else: os.environ[name] = value
+        with _HOLDING:
+            for name in values: _let_go(name)
+
+# %% ../nbs/00_core.ipynb #86c4111c
+def _let_go(name: str):
+    count, before = _HELD.pop(name)
+    if count > 1: _HELD[name] = (count - 1, before)
+    elif before is None: os.environ.pop(name, None)
+    else: os.environ[name] = before
+
+
+def safe_path():
+    "What is started while the block runs looks for no modules in the current folder."
+    return environment(**SAFE_PATH)

@@ -240,7 +240,7 @@ def markdown_table(
 
     return _tabulated(table, in_markdown, head)
 
-
+# %% ../nbs/01_words.ipynb #568ce564
 def plain_table(
     table: pd.DataFrame | Sequence[Mapping[str, object]],  # as for `markdown_table`
 ) -> str:

@@ -58,6 +58,17 @@ def own_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    "What a test changes in this process's environment would change those that come after it."
+    def settings(): return {name: value for name, value in os.environ.items() if name.startswith(("MOOSA_", "PYTHON"))}
+
+    before = settings()
+    yield
+    monkeypatch.undo()  # what the test itself set by it
+    assert settings() == before
+
+
 @pytest.fixture(scope="session")
 def archives() -> Path:
     "The folder of AV-digits's archives, fetched if need be."

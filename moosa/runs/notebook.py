@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'LOST_RANK', 'PEER_GONE', 'LONGEST', 'COMMAND', 'without_iri_grammar', 'notebook_parameters',
-           'make_folder', 'execute_notebook', 'without_progress', 'error_of', 'kernels', 'Job', 'execute_run', 'main',
-           'execute_run_apart', 'on_worker']
+           'make_folder', 'execute_notebook', 'error_of', 'kernels', 'Job', 'execute_run', 'main', 'execute_run_apart',
+           'on_worker']
 
 # %% ../../nbs/runs/06_notebook.ipynb #c2a90aa4
 import json
@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import SAFE_PATH, InputError, RunFailed, write_json
+from ..core import SAFE_PATH, InputError, RunFailed, environment, write_json
 from ..data.processes import die_with
 from .lock import Busy, hold
 from .process import (ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, kills_by_memory, launch,
@@ -67,7 +67,7 @@ def execute_notebook(
     make_folder(output.parent)
     killed = kills_by_memory()
     try:
-        with tempfile.TemporaryDirectory(prefix="moosa-") as sockets, without_progress():
+        with tempfile.TemporaryDirectory(prefix="moosa-") as sockets, environment(MOOSA_NO_PROGRESS="1"):
             papermill.execute_notebook(str(notebook), str(output), _plain(parameters), progress_bar=False,
                                        cwd=str(notebook.parent), kernel_name="python3", extra_arguments=QUIET,
                                        kernel_manager_class=kernels(sockets, log))
@@ -88,16 +88,6 @@ def execute_notebook(
 
 # Of what a kernel itself says only what is fatal: on a busy machine it calls its own end, by an interrupt, an error.
 QUIET = ["--IPKernelApp.log_level=CRITICAL", "--HistoryManager.enabled=False"]
-
-
-@contextmanager
-def without_progress():
-    "While the block runs, what is started shows no progress bars."
-    before = os.environ.get("MOOSA_NO_PROGRESS")
-    os.environ["MOOSA_NO_PROGRESS"] = "1"
-    try: yield
-    finally:
-        if before is None: del os.environ["MOOSA_NO_PROGRESS"]
 
 # %% ../../nbs/runs/06_notebook.ipynb #664a8ec9
 LOST_RANK = "ProcessExitedException"  # torch's name for the end of one of the processes that share a run
