@@ -1447,6 +1447,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'moosa/results/grid_figures.py'),
                                             'moosa.results.grid_figures._panels': ( 'results/grid_figures.html#_panels',
                                                                                     'moosa/results/grid_figures.py'),
+                                            'moosa.results.grid_figures._say_if_empty': ( 'results/grid_figures.html#_say_if_empty',
+                                                                                          'moosa/results/grid_figures.py'),
                                             'moosa.results.grid_figures._with_whole_models': ( 'results/grid_figures.html#_with_whole_models',
                                                                                                'moosa/results/grid_figures.py'),
                                             'moosa.results.grid_figures.equal_hos': ( 'results/grid_figures.html#equal_hos',

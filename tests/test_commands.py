@@ -108,7 +108,9 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path,
           fails="no cell of tiny.yaml has been started")
     moosa("rescore", "tiny.yaml", "--data-dir", tmp_path, fails="no open-set run")
+    moosa("report", "tiny.yaml", "--data-dir", tmp_path, fails="no cell of tiny.yaml is done")  # and no table is lost
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
+    monkeypatch.setattr("moosa.runs.status.status_rows", lambda *_: [{"status": "done"}])
     monkeypatch.setattr("moosa.results.report.publish_notebook", lambda *a: None)
     assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2,
                                         "--data-dir", tmp_path).replace("\n", "")

@@ -145,8 +145,11 @@ def report_command(
     from moosa.results.report import publish_example, publish_notebook
     from moosa.runs.grid import grid_path
     from moosa.runs.notebook import execute_notebook
+    from moosa.runs.status import status_rows
 
     cells, path = _cells_of(grid, search), grid_path(grid).resolve()
+    if all(row["status"] != "done" for row in status_rows(cells, data_dir)):
+        raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
     experiments = experiments_folder()
     folder = (out or project_root()/"figures"/in_file_name(cells.name)).resolve()
     own_grid = path.parent != experiments/"grids"

@@ -103,7 +103,8 @@ def equal_hos(ax):
         b = level*a/(2*a - level)
         fits = (2*a > level) & (b <= 1)
         ax.plot(a[fits], b[fits], color=GREY, lw=.6, alpha=.6)
-        ax.text(1, level/(2 - level), f"HOS {level} ", fontsize=7, color=GREY, ha="right", va="bottom")
+        label = dict(fontsize=7, color=GREY, ha="right", va="center", bbox=dict(fc="white", ec="none", pad=.8))
+        ax.text(1, level/(2 - level), f"HOS {level}", **label, zorder=1.5)  # over the curve, below the runs
 
 # %% ../../nbs/results/06_grid_figures.ipynb #f65d48d0
 def plot_missing_modalities(
@@ -121,6 +122,7 @@ def plot_missing_modalities(
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for j, names in enumerate(present):
             _draw_column(ax, j, results, results[results.present == names], (group, number), colours, markers)
+        _say_if_empty(ax)
         ax.set_xticks(range(len(present)), [names.replace("+", "\n+ ") for names in present], fontsize=8)
         ax.set(ylim=(0, 1), xlim=(-.5, len(present) - .5))
         title(ax, heading)
@@ -162,6 +164,12 @@ def _draw_column(
         edge = dict(mec="white", mew=.4) if whole else {}
         mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **edge)
 
+# %% ../../nbs/results/06_grid_figures.ipynb #491bfbc1
+def _say_if_empty(ax):
+    "Say why nothing is drawn: a mean over the tasks needs a seed that has them all."
+    if any(np.isfinite(line.get_ydata()).any() for line in ax.lines): return
+    ax.text(.5, .5, "no seed has every task yet", transform=ax.transAxes, ha="center", color=GREY)
+
 # %% ../../nbs/results/06_grid_figures.ipynb #1b7905e5
 def plot_openness(
     results: pd.DataFrame,  # from `collect_results`, with several numbers of unknown classes
@@ -178,6 +186,7 @@ def plot_openness(
     for ax, (heading, group, number) in zip(axes, panels):
         for series, here in results.groupby("series", sort=False):
             _draw_series(ax, here, (group, number), colours[series])
+        _say_if_empty(ax)
         ax.set_xticks(ticks.x, [f"{x:.2f}\nU={u}" for x, u in ticks.itertuples(index=False)], fontsize=8)
         ax.set(ylim=(0, 1), xlabel="openness")
         title(ax, heading)
