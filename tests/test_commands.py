@@ -66,8 +66,9 @@ def test_run(monkeypatch, tmp_path):
             one.hyper["mask_ratio"]) == (3, ("mnist",), 3, ("zero",), ("image", "speech"), .5)
     assert (one.train_share, one.watch_target, one.epochs, one.batch_size, one.lr, one.precision, one.compile,
             one.on_bad_clip) == (.5, True, 2, 8, .01, "bf16-mixed", True, "skip")
-    assert ran[-1][0][1:] == (tmp_path, "cpu") and one.devices == 2
-    assert ran[-1][1] == dict(again=True, contents=True)
+    _, store, device = ran[-1][0]
+    assert (store.data_dir, store.contents, device, one.devices) == (tmp_path, True, "cpu", 2)
+    assert ran[-1][1] == dict(again=True)
     two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random",
                "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
                "--features-dtype", "float16", "--stem-dtype", "bfloat16", "--unknown", 8, "--unknown", 9)
@@ -96,9 +97,9 @@ def test_grid(monkeypatch, tmp_path):
           "--slurm", tmp_path/"s.yaml", "--time-limit", 2, "--attempts", 5, "--again",
           "--contents", "--device", "cpu", "--data-dir", tmp_path)
     assert engines[-1][0] == ("dask", 2, ("0", "1"), "tls://a:1", tmp_path/"s.yaml")
-    (grid, folder, device, _, engine, limits, again, contents), _ = ran[-1]
-    assert (len(grid.specs), folder, device, engine, limits.seconds, limits.attempts, again,
-            contents) == (cells, tmp_path, "cpu", "engine", 120, 5, True, True)
+    (grid, store, device, _, engine, limits, again), _ = ran[-1]
+    assert (len(grid.specs), store.data_dir, store.contents) == (cells, tmp_path, True)
+    assert (device, engine, limits.seconds, limits.attempts, again) == ("cpu", "engine", 120, 5, True)
     assert f"{2*cells} cells" in moosa("grid", "tiny.yaml", "--dry-run", "--search", 2, "--data-dir", tmp_path)
 
 

@@ -16,12 +16,12 @@ from matplotlib import pyplot as plt
 
 from moosa.explore import clips as explore
 from moosa.cli import app
-from moosa.core import user_path
+from moosa.core import Store, user_path
 from moosa.results.compare import compare, paired, sentence
 from moosa.data import catalogue
 from moosa.runs.lists import make_split
 from moosa.runs.record import run_folder, write_record
-from moosa.runs.fingerprint import Now
+from moosa.runs.fingerprint import fingerprint_of
 from moosa.extractors.cache import cache_folder, make_shard
 from moosa.results.run_figures import confusion, plot_setting, spec_table
 from moosa.runs.grid import expand
@@ -64,14 +64,14 @@ def named(tmp_path_factory, read_once):
     base = dict(dataset=str(root), extractors={"array": "moosa.extractors.small:small_speech"})
     grid = expand("named",
                   dict(about="", base=base, axes=dict(unknown=[[NAMES[1], NAMES[10]]], target=NAMES, seed=[0])))
-    now = Now(root)
+    store = Store(root)
     for i, spec in enumerate(grid.specs):
         group = {"OS*": .5 + .001*i, "UNK": .5, "HOS": .5, "OS*-class": .5, "HOS-class": .5, "threshold": .5}
         results = {"oracle": group, "source-quantile": group,
                    "threshold-free": dict.fromkeys(("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR"), .5),
                    "accuracy": {"fused": .5, "array": .5}, "class-mean accuracy": {"fused": .5},
                    "calibration": {"ECE": .1}, "validation accuracy": {"fused": .5}}
-        write_record(run_folder(spec, root), spec, results, 0, "cpu", 1., fingerprint=now.of(spec))
+        write_record(run_folder(spec, root), spec, results, 0, "cpu", 1., fingerprint=fingerprint_of(spec, store))
     results = collect_results(grid, root)
     assert (results.status == "done").all(), results.reason.iloc[0]
     return SimpleNamespace(root=root, base=base, grid=grid, results=results, tables=make_tables(results))

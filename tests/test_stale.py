@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moosa.results.timeline import attempts_of
-from moosa.core import InputError, data_folder
+from moosa.core import InputError, Store, data_folder
 from moosa.data import minihac
 from moosa.runs.predictions import load_predictions, save_predictions
 from moosa.runs.record import Changed, KEPT, finished, read_record, run_folder, write_record
 from moosa.runs.run import run
-from moosa.runs.fingerprint import Now, changes
+from moosa.runs.fingerprint import changes, fingerprint_of
 from moosa.runs.grid import expand
 from moosa.runs.status import cell_status, overview
 from moosa.runs.sweep import run_grid
@@ -61,7 +61,8 @@ def finish(spec: Spec, folder: Path):
         '{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
         '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')
     (place/"split.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
-    write_record(place, spec, evaluate(target, validation), 1, "cpu", 2., {"peak_memory_mb": 1.}, Now(folder).of(spec))
+    write_record(place, spec, evaluate(target, validation), 1, "cpu", 2., {"peak_memory_mb": 1.},
+                 fingerprint_of(spec, folder))
 
 
 # what a run was made from
@@ -71,7 +72,7 @@ def own(tmp_path):
     "A finished run of own data."
     spec = resolve(Spec(dataset=str(sounds(tmp_path/"own")), target="hall", setting="closed", method="erm"))
     write_record(run_folder(spec, tmp_path), spec, {"accuracy": {"fused": .5}}, 0, "cpu", 1., {},
-                 Now(tmp_path).of(spec))
+                 fingerprint_of(spec, tmp_path))
     assert finished(spec, tmp_path)
     return spec, tmp_path
 
@@ -101,21 +102,21 @@ def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
     monkeypatch.setattr("moosa.runs.fingerprint.CHEAP", 0)
     from moosa.runs.fingerprint import file_facts
 
-    def facts(self, root, places, cheap=0):
-        return file_facts(root, places, folder/"fingerprints", self.contents, cheap)
+    def facts(store, root, places, cheap=0):
+        return file_facts(root, places, folder/"fingerprints", store.contents, cheap)
 
-    monkeypatch.setattr("moosa.runs.fingerprint.Now._facts", facts)
+    monkeypatch.setattr("moosa.runs.fingerprint._facts", facts)
 
-    plain, known = Now(folder).of(spec), Now(folder, contents=True).of(spec)
+    plain, known = fingerprint_of(spec, folder), fingerprint_of(spec, Store(folder, contents=True))
     assert plain["data"]["files"]["hall"]["audio"]["sha256"] is None
     assert known["data"]["files"]["hall"]["audio"]["sha256"]
     for path in (folder/"own").rglob("*.wav"): path.touch()
-    assert "times of change" in changes(plain, Now(folder).of(spec))[0]
-    assert "--contents" in changes(known, Now(folder).of(spec))[0]
-    assert not changes(known, Now(folder, contents=True).of(spec))
-    assert not changes(known, Now(folder).of(spec)), "what was read once is known to all"
+    assert "times of change" in changes(plain, fingerprint_of(spec, folder))[0]
+    assert "--contents" in changes(known, fingerprint_of(spec, folder))[0]
+    assert not changes(known, fingerprint_of(spec, Store(folder, contents=True)))
+    assert not changes(known, fingerprint_of(spec, folder)), "what was read once is known to all"
     sounds(folder/"own", .3)
-    assert "other contents" in changes(known, Now(folder, contents=True).of(spec))[0]
+    assert "other contents" in changes(known, fingerprint_of(spec, Store(folder, contents=True)))[0]
 
 
 def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
@@ -124,11 +125,11 @@ def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     spec = resolve(Spec(target="mfeat", method="erm"))
     spec = Spec(**{**vars(spec), "extractors": {"image": "stale_nets:net", "speech": "small-speech"}})
-    before = Now(tmp_path).of(spec)
+    before = fingerprint_of(spec, tmp_path)
     assert list(before["extractors"]["image"]) == ["stale_layers", "stale_nets"]
     (tmp_path/"stale_layers.py").write_text("width = 2\n")
     assert [line.split(" was ")[0]
-            for line in changes(before, Now(tmp_path).of(spec))] == ["extractors image stale_layers"]
+            for line in changes(before, fingerprint_of(spec, tmp_path))] == ["extractors image stale_layers"]
 
 
 def test_weights_are_seen_to_change(tmp_path):
@@ -139,11 +140,11 @@ def test_weights_are_seen_to_change(tmp_path):
     path = weights_path("slowfast", tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"one")
-    before = Now(tmp_path).of(spec)
+    before = fingerprint_of(spec, tmp_path)
     path.write_bytes(b"two")
-    assert "weights video" in changes(before, Now(tmp_path).of(spec))[0]
+    assert "weights video" in changes(before, fingerprint_of(spec, tmp_path))[0]
     path.unlink()
-    assert not changes(before, Now(tmp_path).of(spec)), "what is not here cannot be compared"
+    assert not changes(before, fingerprint_of(spec, tmp_path)), "what is not here cannot be compared"
 
 
 def test_times_of_epics_sounds_are_in_the_key_of_kept_features(tmp_path):
@@ -172,7 +173,7 @@ def test_generated_data_are_seen_to_change(tmp_path, what):
     (root/"recipe.json").write_text('{"generator": 1, "seed": 0}')
     (root/"manifest.json").write_text('{"generator": 1, "seed": 0, "clips_per_class": 2, "files": {}}')
     spec = resolve(Spec(dataset="mini-hac", target="human", sources=("animal",), method="erm"))
-    before = Now(tmp_path).of(spec)
+    before = fingerprint_of(spec, tmp_path)
     match what:
         case "generator": (root/"manifest.json").write_text(
             '{"generator": 2, "seed": 0, "clips_per_class": 2, "files": {}}')
@@ -180,11 +181,11 @@ def test_generated_data_are_seen_to_change(tmp_path, what):
             path = root/"HAC_Splits"/"HAC_train_only_animal.csv"
             path.write_text(path.read_text().replace(",0\n", ",1\n", 1))
         case "file": next((root/"animal"/"audio").iterdir()).write_bytes(b"CLIP")
-    said = changes(before, Now(tmp_path).of(spec))
+    said = changes(before, fingerprint_of(spec, tmp_path))
     assert {"generator": "data made generator was 1, is 2", "list": "data lists animal hash",
             "file": "data files animal audio"}[what] in said[0]
     shutil.rmtree(root)
-    assert not changes(before, Now(tmp_path).of(spec))
+    assert not changes(before, fingerprint_of(spec, tmp_path))
 
 
 def test_files_are_looked_at_once_for_a_grid(own, monkeypatch):
@@ -194,8 +195,8 @@ def test_files_are_looked_at_once_for_a_grid(own, monkeypatch):
 
     real = fingerprint.look
     monkeypatch.setattr(fingerprint, "look", lambda place, root: looked.append(place) or real(place, root))
-    now = Now(folder)
-    for _ in range(20): finished(spec, folder, now)
+    store = Store(folder)
+    for _ in range(20): finished(spec, store)
     assert len([p for p in looked if p.suffix == ".wav"]) == 12
 
 

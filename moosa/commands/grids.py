@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .options import PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
-from ..core import InputError, clone_folder, data_parameter, experiments_folder, project_root
+from ..core import InputError, Store, clone_folder, data_parameter, experiments_folder, project_root
 from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
@@ -70,7 +70,7 @@ def grid_command(
         limits = Limits(60*time_limit if time_limit else None, attempts)
         if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, not run on the CPU
         with choose_engine(engine, workers, some_names([gpus] if gpus else []), scheduler, slurm) as chosen:
-            rows = run_grid(cells, data_dir, device, tqdm.write, chosen, limits, again, contents)
+            rows = run_grid(cells, Store(data_dir, contents), device, tqdm.write, chosen, limits, again)
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
     print(f"{len(cells.specs)} cells")

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ..core import Store
 from .fields import fields_given, takes_fields
 from .options import Again, Contents, DataDir, Device
 from ..words import plain_table
@@ -39,7 +40,7 @@ def run_command(
     print(f"run {run_folder(spec, data_dir)}")
     bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {spec.target}")
     with bar, watch_epochs([(spec, "epoch")], data_dir, bar):
-        folder, fresh = run(spec, data_dir, device, again=again, contents=contents)
+        folder, fresh = run(spec, Store(data_dir, contents), device, again=again)
     print_results(folder, fresh)
 
 # %% ../../nbs/commands/04_run.ipynb #16ea8192

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ..core import InputError, read_table, write_table
+from ..core import InputError, StoreLike, open_store, read_table, write_table
 from ..evaluation.scores import rescore
 from ..extractors.cache import code_hash
 from .cases import case_labels, data_label, task_labels
@@ -26,7 +26,6 @@ from .style import abreast, legend, mark_mean, new_figure, styles, title
 from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
 from ..runs.predictions import load_predictions
 from ..runs.record import read_history, read_record, run_folder
-from ..runs.fingerprint import Now
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..words import in_figure, in_markdown, markdown_table
@@ -65,20 +64,20 @@ def rescore_run(
 # %% ../../nbs/results/09_alternatives.ipynb #58c8e534
 def rescore_grid(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     compute: bool = True,  # False: only what was computed before
     report: Callable[[str], None] = print,  # called with a line for each run whose files are damaged
 ) -> pd.DataFrame:  # a row per number: case, task, seed, data, score, group, number, value; empty if there is none
     "Return all open-set numbers of a grid's runs, by every score; a cell that has none has one row without a number."
-    parts, now, cells = [], Now(data_dir), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
+    parts, store, cells = [], open_store(store), list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     quiet = not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=quiet):
         if not spec.unknown: continue
-        status, reason = cell_status(spec, data_dir, now)
+        status, reason = cell_status(spec, store)
         if compute and status == "failed": report(f"not rescored: {grid.label(spec)}: {reason}")
         numbers = None
         try:
-            if status == "done": numbers = rescore_run(run_folder(spec, data_dir), compute)
+            if status == "done": numbers = rescore_run(run_folder(spec, store), compute)
         except InputError as e: report(f"not rescored: {grid.label(spec)}: {e}")
         if numbers is None: numbers = pd.DataFrame([dict(score=None, group=None, number=None, value=np.nan)])
         parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
@@ -211,18 +210,18 @@ EPOCH_CHOICES = ("source validation", "last epoch", "oracle epoch")
 
 def epochs_of_grid(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     report: Callable[[str], None] = print,  # called with a line for each run whose history cannot be read
 ) -> pd.DataFrame:  # a row per number: case, task, seed, data, selection, group, number, value; empty if there is none
     "Return what three ways to choose an epoch give. A run whose history is damaged is named, and the rest goes on."
-    rows, now = [], Now(data_dir)
+    rows, store = [], open_store(store)
     for spec, task, (case, _) in zip(grid.specs, task_labels(grid), case_labels(grid)):
         if not spec.watch_target: continue
         cell = dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
         numbers = [dict(selection=None, group=None, number=None, value=np.nan)]
         try:
-            done = cell_status(spec, data_dir, now)[0] == "done"
-            if done: numbers = list(_of_each_choice(run_folder(spec, data_dir)))
+            done = cell_status(spec, store)[0] == "done"
+            if done: numbers = list(_of_each_choice(run_folder(spec, store)))
         except InputError as e: report(f"no choice of the epoch: {grid.label(spec)}: {e}")
         rows += [cell | number for number in numbers]
     return numbers_or_none([pd.DataFrame(rows)] if rows else [], "selection")

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, atomic_write, project_root
+from ..core import InputError, StoreLike, atomic_write, open_store, project_root
 from .cases import case_labels
 from .literature import beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
 from ..runs.notebook import without_iri_grammar
 from ..runs.record import run_folder
-from ..runs.fingerprint import Now
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..runs.search import SearchGrid, choose
@@ -101,11 +100,11 @@ def literature_part(
 # %% ../../nbs/results/11_report.ipynb #d9c50f52
 def collect_chosen(
     grid: SearchGrid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> pd.DataFrame:  # as from `tables.collect_results`, with the columns selection and choice
     "Return the numbers of the chosen runs; the case says how they were chosen."
     labels = case_labels(grid.base)
-    chosen = choose(collect_results(grid, data_dir, labels*(len(grid.specs)//len(labels))), grid)
+    chosen = choose(collect_results(grid, store, labels*(len(grid.specs)//len(labels))), grid)
     if len(set(labels)) == 1: return chosen.assign(case=chosen.selection, series=chosen.selection)
     return chosen.assign(**{name: chosen[name] + ", " + chosen.selection for name in ("case", "series")})
 
@@ -156,11 +155,11 @@ def _in_project(text: str) -> str:
 def publish_example(
     grid: Grid,
     target: str | Path,  # where the notebook goes
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ):
     "Publish the executed notebook of the grid's last finished cell that has a whole one; do nothing if there is none."
-    now = Now(data_dir)
-    done = [s for s in grid.specs if cell_status(s, data_dir, now)[0] == "done"]
+    store = open_store(store)
+    done = [s for s in grid.specs if cell_status(s, store)[0] == "done"]
     for spec in reversed(done):
-        try: return publish_notebook(run_folder(spec, data_dir)/"split.ipynb", target)
+        try: return publish_notebook(run_folder(spec, store)/"split.ipynb", target)
         except InputError as e: print(f"not published: {e}")

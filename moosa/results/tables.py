@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import atomic_write
+from ..core import StoreLike, atomic_write, open_store
 from ..data.catalogue import dataset_class
 from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
 from ..runs.record import read_record, run_folder
-from ..runs.fingerprint import Now
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..runs.spec import Spec, spec_hash
@@ -29,16 +28,16 @@ from ..words import in_latex, in_markdown, markdown_table, word
 # %% ../../nbs/results/03_tables.ipynb #99f51e91
 def collect_results(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     labels: Sequence[tuple[str, str]] | None = None,  # case and series of each spec; None: `case_labels`
 ) -> pd.DataFrame:  # one row per number: what the cell is, run, status, reason, group, number, value, rule, present
     "Return all numbers of all cells, with modalities missing too; a cell that is not done has a row without a number."
-    rows, now = [], Now(data_dir)
+    rows, store = [], open_store(store)
     for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
-        status, reason = cell_status(spec, data_dir, now)
+        status, reason = cell_status(spec, store)
         labels_of_cell = dict(case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)
         cell = _cell(spec) | labels_of_cell
-        record = read_record(run_folder(spec, data_dir)) if status == "done" else None
+        record = read_record(run_folder(spec, store)) if status == "done" else None
         rows += [cell | number for number in (_numbers(record) if record else [_NO_NUMBER])]
     return pd.DataFrame(rows)
 

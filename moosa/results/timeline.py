@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..core import StoreLike
 from .style import KNOWN, UNKNOWN, legend_beside, new_figure
 from ..runs.record import run_folder
 from ..runs.grid import Grid
@@ -23,12 +24,12 @@ from ..words import in_figure
 # %% ../../nbs/results/05_timeline.ipynb #d362d6dd
 def attempts_of(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> pd.DataFrame:  # a row per attempt: cell, where, start, end (seconds since the first start; nan: not noted), status
     "Return all attempts at a grid's cells, in the order in which they began."
     rows = []
     for spec in grid.specs:
-        rows += [{"cell": grid.label(spec), **attempt} for attempt in _attempts(run_folder(spec, data_dir))]
+        rows += [{"cell": grid.label(spec), **attempt} for attempt in _attempts(run_folder(spec, store))]
     table = pd.DataFrame(rows, columns=["cell", "where", "start", "end", "status"])
     table = table.sort_values("start", ignore_index=True)
     return table.assign(start=table.start - table.start.min(), end=table.end - table.start.min())

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..core import InputError, data_folder, later, user_path
+from ..core import InputError, StoreLike, later, open_store, user_path
 from .record import read_record
 
 # %% ../../nbs/runs/09_diff.ipynb #0929a73c
@@ -22,10 +22,10 @@ pd = later("pandas")
 # %% ../../nbs/runs/09_diff.ipynb #6d9c251f
 def find_record(
     name: str | Path,  # a hash, its beginning, or a run's folder
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> dict:
     "Return a run's record by its name; raise `InputError` if no run has it, or several have, or the run is not done."
-    place, runs = user_path(name), data_folder(data_dir)/"runs"
+    place, runs = user_path(name), open_store(store).folder/"runs"
     if not (str(name) and place.is_dir()):
         found = sorted(runs.glob(f"{name}*"))
         said = ": " + ", ".join(p.name for p in found[:6]) if found else ""

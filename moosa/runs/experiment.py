@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 import moosa
-from ..core import InputError, random_state, seed_everything, set_random_state
+from ..core import InputError, StoreLike, open_store, random_state, seed_everything, set_random_state
 from ..data.doctor import check_before, playable
 from ..data.catalogue import dataset_class
 from ..data.loader import ClipList, Pairs
@@ -28,7 +28,7 @@ from ..extractors.registry import create_extractor
 from ..methods.model import Model
 from ..methods.catalogue import METHODS
 from ..methods.registry import create_objective
-from .fingerprint import Now, identity
+from .fingerprint import fingerprint_of, identity
 from .lists import make_split, open_dataset
 from .lock import hold
 from .notebook import make_folder
@@ -93,12 +93,11 @@ class Experiment:
 # %% ../../nbs/runs/11_experiment.ipynb #5803bb4a
 def open_experiment(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
-    contents: bool = False,  # read all files for the fingerprint, however large they are
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> Experiment:
     "Open the data of a spec and make its lists; raise `InputError` where they cannot be made, or share a clip."
-    dataset = open_dataset(spec, data_dir)
-    fingerprint = Now(data_dir, contents).of(spec, dataset)
+    dataset = open_dataset(spec, store)
+    fingerprint = fingerprint_of(spec, store, dataset)
     skipped = pd.DataFrame(columns=["clip", "modality", "file", "problem", "detail"])
     if spec.on_bad_clip == "skip" and dataset.in_files:
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
@@ -106,7 +105,7 @@ def open_experiment(
     split = make_split(spec, dataset)
     lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
     check_apart(dataset, lists, spec.modalities)
-    seen = seen_dataset(spec, dataset, data_dir)
+    seen = seen_dataset(spec, dataset, store)
     train, validation, test = (ClipList(seen, c, spec.modalities) for c in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)
@@ -117,20 +116,22 @@ def open_experiment(
 def seen_dataset(
     spec: Spec,  # resolved
     dataset,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ):  # a data set
     "Return the data set as training sees it: itself, or its features that are kept."
     if spec.features == "live": return dataset
-    extractors = build_extractors(spec, data_dir)
-    return FrozenFeatures(dataset, extractors, spec.features, spec.views, spec.features_dtype, data_dir)
+    store = open_store(store)
+    extractors = build_extractors(spec, store)
+    return FrozenFeatures(dataset, extractors, spec.features, spec.views, spec.features_dtype, store.data_dir)
 
 # %% ../../nbs/runs/11_experiment.ipynb #884ee74e
 def build_extractors(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder, for pre-trained weights
+    store: StoreLike = None,  # where pre-trained weights are; None: the project's data folder
 ) -> dict[str, object]:  # modality -> Extractor, started from the spec's seed
     "Make the extractors of a spec."
     seed_everything(spec.seed)
+    data_dir = open_store(store).data_dir
     how = dict(frozen_stem=spec.frozen_stems, frozen_bn=spec.frozen_bn, stem_dtype=spec.stem_dtype)
     return {m: create_extractor(spec.extractors[m], spec.weights, data_dir, spec.audio_tail, **how)
             for m in spec.modalities}
@@ -138,12 +139,12 @@ def build_extractors(
 
 def build_learner(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder, for pre-trained weights
+    store: StoreLike = None,  # where pre-trained weights are; None: the project's data folder
 ) -> Learner:  # freshly initialised from the spec's seed
     "Make the model and the objective of a spec."
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
     takes = {"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features]
-    model = Model(build_extractors(spec, data_dir), num_known, takes=takes)
+    model = Model(build_extractors(spec, store), num_known, takes=takes)
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../../nbs/runs/11_experiment.ipynb #1e94cde8
@@ -170,31 +171,31 @@ def train(
 
 def checkpoint_of(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     fingerprint: Mapping[str, object] = {},  # of the experiment
 ) -> Checkpoint:
     "Return where a run's training is kept while it lasts. It goes on only from the same data, weights and code."
     about = {**asdict(spec), "moosa": moosa.__version__, "torch": torch.__version__, "made_from": identity(fingerprint)}
-    return Checkpoint(run_folder(spec, data_dir)/"checkpoint", about, LATER)
+    return Checkpoint(run_folder(spec, store)/"checkpoint", about, LATER)
 
 # %% ../../nbs/runs/11_experiment.ipynb #5799d60b
 def train_together(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
 ) -> bool:  # is this the process that goes on, to write the record?
     "Do this process's part of the training, if torchrun has started it."
     if not under_torchrun(): return True
-    place = run_folder(spec, data_dir)
+    place = run_folder(spec, store)
     make_folder(place)
-    if finished(spec, data_dir) is None:
-        experiment = open_experiment(spec, data_dir)
+    if finished(spec, store) is None:
+        experiment = open_experiment(spec, store)
         fabric = make_fabric(device, spec.precision, experiment.dataset.threads)
         join_torchrun(fabric.device.type)
         fabric.launch()
-        checkpoint = checkpoint_of(spec, data_dir, experiment.fingerprint)
+        checkpoint = checkpoint_of(spec, store, experiment.fingerprint)
         with hold(place) if rank() == 0 else nullcontext():
-            train(fabric, experiment, build_learner(spec, data_dir), checkpoint)
+            train(fabric, experiment, build_learner(spec, store), checkpoint)
     return leave_torchrun()
 
 # %% ../../nbs/runs/11_experiment.ipynb #fa902448

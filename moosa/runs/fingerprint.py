@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'module_file', 'is_installed',
-           'imports_of', 'sources_of', 'source_hash', 'Now', 'weights_file', 'open_listed', 'clips_of', 'list_facts',
-           'places_of', 'identity', 'changes', 'file_changes']
+           'imports_of', 'sources_of', 'source_hash', 'fingerprint_of', 'data_facts', 'weights_facts', 'weights_file',
+           'open_listed', 'clips_of', 'list_facts', 'places_of', 'identity', 'changes', 'file_changes']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #577921a0
 import ast
@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from ..core import InputError, data_folder, file_sha256, later, read_json, stable_hash, write_json
+from ..core import (InputError, Store, StoreLike, data_folder, file_sha256, later, open_store, read_json,
+                        stable_hash, write_json)
 from ..data.catalogue import create_dataset, dataset_class
 from ..extractors.entries import EXTRACTORS, SMALL_STEMS, weights_path
 from .spec import Spec
@@ -169,54 +170,53 @@ def source_hash(
     return hashlib.sha256(ast.unparse(tree).encode("utf-8", "surrogatepass")).hexdigest()[:16], tree
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #91632e23
-class Now:
-    "What data, weights and code are now. Everything is looked at once."
+def fingerprint_of(
+    spec: Spec,  # resolved
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
+    dataset=None,  # if it is open already; with all its clips
+) -> dict[str, object]:
+    "Return the fingerprint of a spec as data, weights and code are now; what is not there is left out."
+    store = open_store(store)
+    own = {m: name.split(":")[0] for m, name in spec.extractors.items() if ":" in name}
+    return dict(data=data_facts(spec, store, dataset), weights=weights_facts(spec, store),
+                extractors={m: store.once(("module", name), sources_of, name) for m, name in own.items()})
 
-    def __init__(self,
-        data_dir: str | Path | None = None,  # the data folder; None: the project's
-        contents: bool = False,  # read all files, however large they are
-    ):
-        self.folder, self.contents, self._seen = data_dir, contents, {}
+# %% ../../nbs/runs/03_fingerprint.ipynb #9033605d
+def data_facts(
+    spec: Spec,  # resolved
+    store: Store,
+    dataset=None,  # if it is open already; with all its clips
+) -> dict[str, object]:
+    "Return what made the data, its lists and its files; of what is not there, nothing."
+    key = spec.dataset, *sorted(spec.data_options.items())
+    described = dataset_class(spec.dataset)
+    made = store.once(("made", spec.dataset), described.made_of, store.data_dir)
+    if not (described if dataset is None else dataset).in_files: return {"made": made}
+    if dataset is None: dataset = store.once(("opened", *key), open_listed, spec, store.data_dir)
+    if dataset is None: return {}
+    lists, files = {}, {}
+    for domain in (*spec.sources, spec.target):
+        clips = store.once(("clips", *key, domain), clips_of, dataset, domain)
+        lists[domain] = store.once(("list", *key, domain), list_facts, clips)
+        files[domain] = {m: store.once(("files", *key, domain, m), _clip_facts, store, dataset, clips, m)
+                         for m in spec.modalities}
+    return {"made": made, "lists": lists, "files": files}
 
-    def of(self,
-        spec: Spec,  # resolved
-        dataset=None,  # if it is open already; with all its clips
-    ) -> dict[str, object]:
-        "Return the fingerprint of a spec; what is not there is left out."
-        own = {m: name.split(":")[0] for m, name in spec.extractors.items() if ":" in name}
-        return dict(data=self._data(spec, dataset), weights=self._weights(spec),
-                    extractors={m: self._once(("module", name), sources_of, name) for m, name in own.items()})
 
-    def _once(self, key: tuple, call, *args):
-        if key not in self._seen: self._seen[key] = call(*args)
-        return self._seen[key]
+def weights_facts(spec: Spec, store: Store) -> dict[str, dict]:
+    "Return what is known of the files of pre-trained weights, by modality."
+    if spec.weights != "pretrained": return {}
+    paths = {m: weights_file(name, store.data_dir) for m, name in spec.extractors.items()}
+    return {m: store.once(("weights", path), _facts, store, path.parent, [path], float("inf"))
+            for m, path in paths.items() if path}
 
-    def _facts(self, root: Path, places: Iterable[Path], cheap: float = CHEAP) -> dict[str, object]:
-        return file_facts(root, places, data_folder(self.folder)/"fingerprints", self.contents, cheap)
+# %% ../../nbs/runs/03_fingerprint.ipynb #ad1a1e98
+def _facts(store: Store, root: Path, places: Iterable[Path], cheap: float = CHEAP) -> dict[str, object]:
+    return file_facts(root, places, store.folder/"fingerprints", store.contents, cheap)
 
-    def _weights(self, spec: Spec) -> dict[str, dict]:
-        if spec.weights != "pretrained": return {}
-        paths = {m: weights_file(name, self.folder) for m, name in spec.extractors.items()}
-        return {m: self._once(("weights", path), self._facts, path.parent, [path], float("inf"))
-                for m, path in paths.items() if path}
 
-    def _data(self, spec: Spec, dataset) -> dict[str, object]:
-        key = spec.dataset, *sorted(spec.data_options.items())
-        described = dataset_class(spec.dataset)
-        made = self._once(("made", spec.dataset), described.made_of, self.folder)
-        if not (described if dataset is None else dataset).in_files: return {"made": made}
-        if dataset is None: dataset = self._once(("opened", *key), open_listed, spec, self.folder)
-        if dataset is None: return {}
-        lists, files = {}, {}
-        for domain in (*spec.sources, spec.target):
-            clips = self._once(("clips", *key, domain), clips_of, dataset, domain)
-            lists[domain] = self._once(("list", *key, domain), list_facts, clips)
-            files[domain] = {m: self._once(("files", *key, domain, m), self._files, dataset, clips, m)
-                             for m in spec.modalities}
-        return {"made": made, "lists": lists, "files": files}
-
-    def _files(self, dataset, clips: pd.DataFrame, modality: str) -> dict[str, object]:
-        return self._facts(Path(dataset.root), places_of(dataset, clips, modality))
+def _clip_facts(store: Store, dataset, clips: pd.DataFrame, modality: str) -> dict[str, object]:
+    return _facts(store, Path(dataset.root), places_of(dataset, clips, modality))
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #b1b5011b
 def weights_file(

@@ -11,9 +11,8 @@ __all__ = ['open_dataset', 'make_split', 'check_data', 'check_cells']
 # %% ../../nbs/runs/10_lists.ipynb #08b9b4ff
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from ..core import InputError
+from ..core import InputError, Store, StoreLike, open_store
 from ..data.catalogue import absence_of, create_dataset
 from ..data.dataset import DataSet
 from ..data.settings import Split, split_by_setting, subsample
@@ -24,12 +23,12 @@ from .spec import Spec, spec_hash
 # %% ../../nbs/runs/10_lists.ipynb #b63ed255
 def open_dataset(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> DataSet:
     "Open a spec's data set: the table of its clips, and how they will be looked at."
     recipes = {m: find_extractor(name).recipe for m, name in spec.extractors.items()}
     known = {m: recipe for m, recipe in recipes.items() if recipe is not None}
-    return create_dataset(spec.dataset, data_dir, known, spec.data_options)
+    return create_dataset(spec.dataset, open_store(store).data_dir, known, spec.data_options)
 
 
 def make_split(
@@ -44,19 +43,21 @@ def make_split(
 # %% ../../nbs/runs/10_lists.ipynb #9ca9a3ee
 def check_data(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ):
     "Raise `InputError` with the command that fetches a spec's data set, if that is not there."
-    if said := absence_of(spec.dataset, data_dir): raise InputError(f"dataset: {said} Nothing was started.")
+    said = absence_of(spec.dataset, open_store(store).data_dir)
+    if said: raise InputError(f"dataset: {said} Nothing was started.")
 
 # %% ../../nbs/runs/10_lists.ipynb #ec12f05a
 def check_cells(
     specs: Sequence[Spec],  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     label: Callable[[Spec], str] = spec_hash,  # what to call a cell
 ):
     "Make every cell's lists, opening no clip; raise one `InputError` that names the cells that cannot be run, and why."
-    reasons = _absent_data(specs, data_dir, label) or _impossible_lists(specs, data_dir, label)
+    store = open_store(store)
+    reasons = _absent_data(specs, store, label) or _impossible_lists(specs, store, label)
     if not reasons: return
     count = sum(map(len, reasons.values()))
     lines = [f"  {reason}\n    {first_few(labels, 6)}" for reason, labels in reasons.items()]
@@ -64,29 +65,29 @@ def check_cells(
     raise InputError("\n".join([said, *lines]))
 
 
-def _absent_data(specs: Sequence[Spec], data_dir, label: Callable) -> dict[str, list[str]]:  # reason -> cells
+def _absent_data(specs: Sequence[Spec], store: Store, label: Callable) -> dict[str, list[str]]:  # reason -> cells
     "Look whether the data sets are there. No list is read, so it takes no time."
     said, reasons = {spec.dataset: "" for spec in specs}, {}
-    for name in said: said[name] = absence_of(name, data_dir)
+    for name in said: said[name] = absence_of(name, store.data_dir)
     for spec in specs:
         if why := said[spec.dataset]: reasons.setdefault(why, []).append(label(spec))
     return reasons
 
 # %% ../../nbs/runs/10_lists.ipynb #b84b7baf
-def _impossible_lists(specs: Sequence[Spec], data_dir, label: Callable) -> dict[str, list[str]]:  # reason -> cells
+def _impossible_lists(specs: Sequence[Spec], store: Store, label: Callable) -> dict[str, list[str]]:  # reason -> cells
     "Make the lists."
     opened, reasons = {}, {}
     for spec in specs:
-        try: make_split(spec, _open_once(opened, spec, data_dir))
+        try: make_split(spec, _open_once(opened, spec, store))
         except InputError as e: reasons.setdefault(str(e), []).append(label(spec))
     return reasons
 
 
-def _open_once(opened: dict, spec: Spec, data_dir):
+def _open_once(opened: dict, spec: Spec, store: Store):
     "The data set of a spec; one that could not be opened says so again."
     key = (spec.dataset, *sorted(spec.data_options.items()))
     if key not in opened:
-        try: opened[key] = open_dataset(spec, data_dir)
+        try: opened[key] = open_dataset(spec, store)
         except InputError as e: opened[key] = e
     if isinstance(opened[key], InputError): raise opened[key]
     return opened[key]

@@ -22,8 +22,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import moosa
-from ..core import InputError, clone_folder, data_folder, file_sha256, later, read_json, read_table, write_json
-from .fingerprint import Now, changes
+from ..core import (InputError, StoreLike, clone_folder, file_sha256, later, open_store, read_json, read_table,
+                        write_json)
+from .fingerprint import changes, fingerprint_of
 from .lock import Busy, holder
 from .spec import SCHEMA, Spec, fields_hash, spec_hash
 
@@ -55,10 +56,10 @@ def git_state() -> dict[str, str | bool | None]:
 # %% ../../nbs/runs/07_record.ipynb #8c728dd8
 def run_folder(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> Path:
     "Return where a spec's run lies, be it there or not."
-    return data_folder(data_dir)/"runs"/spec_hash(spec)
+    return open_store(store).folder/"runs"/spec_hash(spec)
 
 # %% ../../nbs/runs/07_record.ipynb #3a20e70c
 KEPT = ("predictions.safetensors", "clips.csv", "history.csv", "model.safetensors")  # beside a finished run's notebook
@@ -196,14 +197,13 @@ class Changed(InputError):
 
 def finished(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
-    now: Now | None = None,  # shared by those who ask for many runs; None: a new look
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> dict | None:  # the record; None: the run is not done
     "Return the record of a run; raise `InputError` if it is damaged, `Changed` if data, weights or code have changed."
-    place = run_folder(spec, data_dir)
+    place = run_folder(spec, store)
     if (record := read_record(place)) is None: return None
     check_files(place, record)
-    try: said = changes(record["fingerprint"], (now or Now(data_dir)).of(spec))
+    try: said = changes(record["fingerprint"], fingerprint_of(spec, store))
     except InputError as e: raise Changed(f"{place.name} cannot be compared with what it was made from: {e}") from e
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"record {place/'record.json'} is damaged: its fingerprint has another form. "

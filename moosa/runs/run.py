@@ -9,9 +9,8 @@ __all__ = ['job_of', 'run']
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core import InputError, data_parameter, experiments_folder, one_of
+from ..core import InputError, StoreLike, data_parameter, experiments_folder, one_of, open_store
 from ..extractors.entries import find_extractor
-from .fingerprint import Now
 from .lists import check_data
 from .notebook import Job, execute_run, notebook_parameters
 from .record import finished, forget, run_folder
@@ -21,36 +20,35 @@ from ..training.shares import check_shared
 # %% ../../nbs/runs/15_run.ipynb #7d247b15
 def job_of(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    contents: bool = False,  # read all files for the fingerprint
 ) -> Job:
     "Return what is to be executed for a spec, and where; raise `InputError` if it cannot be."
     check_shared(spec.batch_size, spec.devices)
     for name in spec.extractors.values(): find_extractor(name)  # imported: better now than in the run's notebook
-    notebook = notebook or experiments_folder()/"split.ipynb"
-    parameters = {**asdict(spec), "data_dir": data_parameter(data_dir), "device": device}
-    if contents: parameters["contents"] = True
+    store, notebook = open_store(store), notebook or experiments_folder()/"split.ipynb"
+    parameters = {**asdict(spec), "data_dir": data_parameter(store.data_dir), "device": device}
+    if store.contents: parameters["contents"] = True
     known = notebook_parameters(notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
-    return Job(notebook, run_folder(spec, data_dir), parameters)
+    return Job(notebook, run_folder(spec, store), parameters)
 
 # %% ../../nbs/runs/15_run.ipynb #52f7921a
 def run(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
     again: bool = False,  # compute a run anew that is damaged, or whose data, weights or code have changed
-    contents: bool = False,  # compare the contents of all files, however large they are
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
     "Carry out a spec, unless it is done; raise `RunFailed`, noted in its error.json, or `Busy` if another is at it."
-    place = run_folder(spec, data_dir)
+    store = open_store(store)
+    place = run_folder(spec, store)
     try:
-        if finished(spec, data_dir, Now(data_dir, contents)) is not None: return place, False
+        if finished(spec, store) is not None: return place, False
     except InputError:
         if not again: raise
         forget(place)
-    check_data(spec, data_dir)
-    return place, execute_run(job_of(spec, data_dir, device, notebook, contents))
+    check_data(spec, store)
+    return place, execute_run(job_of(spec, store, device, notebook))

@@ -11,8 +11,7 @@ __all__ = ['cell_status', 'epochs_done', 'damage', 'seconds_taken', 'status_rows
 # %% ../../nbs/runs/14_status.ipynb #14c95502
 from pathlib import Path
 
-from ..core import InputError, later, read_rows
-from .fingerprint import Now
+from ..core import InputError, StoreLike, later, open_store, read_rows
 from .grid import Grid, cell_texts
 from .lock import holder, lock_files, read_lock
 from .process import DONE, noted_error, read_attempts
@@ -25,13 +24,12 @@ pd = later("pandas")
 # %% ../../nbs/runs/14_status.ipynb #afa5e160
 def cell_status(
     spec: Spec,  # resolved
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
-    now: Now | None = None,  # what data, weights and code are, shared by those who ask for many cells
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> tuple[str, str]:  # 'done', 'running', 'failed' or 'missing'; and the reason, or where it runs
     "Return how a cell stands. One that is damaged, or made from other data, weights or code, has failed."
-    place = run_folder(spec, data_dir)
+    place = run_folder(spec, store)
     try:
-        if finished(spec, data_dir, now) is not None: return "done", ""
+        if finished(spec, store) is not None: return "done", ""
     except InputError as e: return "failed", str(e)
     if (who := holder(place)) and "damaged" not in who:
         gpus = f", GPU {who['gpus']}" if who.get("gpus") else ""
@@ -73,47 +71,47 @@ def seconds_taken(
 # %% ../../nbs/runs/14_status.ipynb #ce9ba019
 def status_rows(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> list[dict[str, str]]:  # one per cell: what `cell_texts` says, status, run (its hash), reason
     "Return what `moosa grid --dry-run` prints."
-    rows, now = [], Now(data_dir)
+    rows, store = [], open_store(store)
     for spec, texts in zip(grid.specs, cell_texts(grid)):
-        status, reason = cell_status(spec, data_dir, now)
+        status, reason = cell_status(spec, store)
         rows.append({**texts, "status": status, "run": spec_hash(spec), "reason": reason})
     return rows
 
 
 def grid_status(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> pd.DataFrame:
     "Return `status_rows` as a table."
-    return pd.DataFrame(status_rows(grid, data_dir))
+    return pd.DataFrame(status_rows(grid, store))
 
 # %% ../../nbs/runs/14_status.ipynb #ff5af1bc
 def overview(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> dict:  # grid, counts, seconds_left (None: not known yet), and the cells that run, failed or are damaged
     "Return what `moosa status` says."
-    status = status_rows(grid, data_dir)
+    status = status_rows(grid, store)
     counts = {name: sum(row["status"] == name for row in status) for name in ("done", "running", "failed", "missing")}
-    rows = [_attention(grid, spec, row, data_dir) for spec, row in zip(grid.specs, status)]
-    return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=_seconds_left(grid, counts, data_dir),
+    rows = [_attention(grid, spec, row, store) for spec, row in zip(grid.specs, status)]
+    return dict(grid=grid.name, cells=len(grid.specs), **counts, seconds_left=_seconds_left(grid, counts, store),
                 attention=[row for row in rows if row])
 
 
-def _attention(grid: Grid, spec: Spec, row: dict[str, str], data_dir) -> dict | None:
+def _attention(grid: Grid, spec: Spec, row: dict[str, str], store: StoreLike) -> dict | None:
     "What to say of a cell that runs, failed, or is done and damaged."
-    place = run_folder(spec, data_dir)
+    place = run_folder(spec, store)
     about = "; ".join(damage(place)) if row["status"] == "done" else row["reason"]
     if row["status"] == "missing" or not about: return None
     return dict(cell=grid.label(spec), status=row["status"], run=row["run"], about=about,
                 notebook=str(place/"split.ipynb"))
 
 # %% ../../nbs/runs/14_status.ipynb #7d79c7fb
-def _seconds_left(grid: Grid, counts: dict[str, int], data_dir) -> int | None:
-    taken = [seconds_taken(run_folder(spec, data_dir)) for spec in grid.specs]
+def _seconds_left(grid: Grid, counts: dict[str, int], store: StoreLike) -> int | None:
+    taken = [seconds_taken(run_folder(spec, store)) for spec in grid.specs]
     known = [seconds for seconds in taken if seconds is not None]
     left = counts["missing"] + counts["running"]/2  # those that run are half done, on average
     if not known or not left: return None

@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
 
-from ..core import InputError
-from .fingerprint import Now
+from ..core import InputError, StoreLike, open_store
 from .grid import Grid
 from .lists import check_cells
 from .lock import holder
@@ -49,7 +47,7 @@ IDLE = 60.0  # seconds without any cell running, after which somebody should kno
 @contextmanager
 def watch_epochs(
     specs: Sequence[tuple[Spec, str]],  # which runs to watch, and what to call each
-    data_dir: str | Path | None,  # the data folder
+    store: StoreLike,
     bar: tqdm,  # whose text shows them
     report: Callable[[str], None] = print,  # called if nothing runs for long
     every: float = 1.0,  # seconds
@@ -61,8 +59,8 @@ def watch_epochs(
     def look():
         idle = 0.0
         while not stop.wait(every):
-            held = [(name, spec) for spec, name in specs if holder(run_folder(spec, data_dir))]
-            running = [f"{name} {epochs_done(run_folder(s, data_dir))}/{s.epochs}".strip() for name, s in held]
+            held = [(name, spec) for spec, name in specs if holder(run_folder(spec, store))]
+            running = [f"{name} {epochs_done(run_folder(s, store))}/{s.epochs}".strip() for name, s in held]
             bar.set_postfix_str(first_few(running, most))
             before = idle
             idle = 0.0 if running else before + every
@@ -80,50 +78,47 @@ def watch_epochs(
 # %% ../../nbs/runs/16_sweep.ipynb #e08a4a82
 def stale(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
-    contents: bool = False,  # compare the contents of all files, however large they are
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> dict[str, str]:  # hash of the spec -> why
     "Return the cells that have a record which cannot be used."
-    now, found = Now(data_dir, contents), {}
+    store, found = open_store(store), {}
     for spec in grid.specs:
-        try: finished(spec, data_dir, now)
+        try: finished(spec, store)
         except InputError as e: found[spec_hash(spec)] = str(e)
     return found
 
 
 def usable_cells(
     grid: Grid,
-    data_dir: str | Path | None,  # the data folder; None: the project's
+    store: StoreLike,
     report: Callable[[str], None],  # called with a line for each cell that is not used
     again: bool,  # forget records that cannot be used
-    contents: bool,  # compare the contents of all files, however large they are
 ) -> list[Spec]:
     "Return the cells that are done, or may be run."
-    unusable, usable = stale(grid, data_dir, contents), []
+    unusable, usable = stale(grid, store), []
     for spec in grid.specs:
         reason = unusable.get(spec_hash(spec))
         if reason is not None and not again:
             report(f"not used: {grid.label(spec)}: {reason}")
             continue
-        if reason is not None: forget(run_folder(spec, data_dir))
+        if reason is not None: forget(run_folder(spec, store))
         usable.append(spec)
     return usable
 
 # %% ../../nbs/runs/16_sweep.ipynb #2e0a48cf
 def undone(
     specs: Sequence[Spec],  # resolved
-    data_dir: str | Path | None,  # the data folder; None: the project's
-    now: Now,
+    store: StoreLike,
 ) -> list[Spec]:
     "Return the cells that are not done."
-    return [spec for spec in specs if cell_status(spec, data_dir, now)[0] != "done"]
+    return [spec for spec in specs if cell_status(spec, store)[0] != "done"]
 
 
 @dataclass
 class _Told:
     "Tells on a bar, or line by line, how cells end."
     grid: Grid
-    folder: str | Path | None
+    store: StoreLike
     bar: tqdm
     report: Callable[[str], None]
     failed: int = 0
@@ -132,13 +127,13 @@ class _Told:
         self.bar.update()
         self.failed += outcome.status == FAILED
         if self.failed: self.bar.set_description(f"{self.grid.name} ({self.failed} failed)")
-        label, place = self.grid.label(spec), run_folder(spec, self.folder)
+        label, place = self.grid.label(spec), run_folder(spec, self.store)
         if outcome.status == FAILED: self.report(f"failed: {label}: {outcome.reason}\n  see {place}/split.ipynb")
         elif self.bar.disable: self.report(f"{self.done()} done: {label} ({outcome.seconds:.0f} s)")
 
     def done(self) -> str:
         "How many of the grid's cells have a record, such as 3/12."
-        records = [run_folder(spec, self.folder)/"record.json" for spec in self.grid.specs]
+        records = [run_folder(spec, self.store)/"record.json" for spec in self.grid.specs]
         return f"{sum(record.exists() for record in records)}/{len(records)}"
 
 # %% ../../nbs/runs/16_sweep.ipynb #5e5b85c9
@@ -147,31 +142,30 @@ PATIENCE = 2.0  # seconds before looking again at what another launcher computes
 
 def run_grid(
     grid: Grid,
-    data_dir: str | Path | None = None,  # the data folder; None: the project's
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",
     report: Callable[[str], None] = print,  # called with a line per failure, and, without a terminal, per cell
     engine: Engine = serial,  # where cells are executed
     limits: Limits = Limits(),  # of each cell
     again: bool = False,  # compute runs anew that are damaged, or whose data, weights or code have changed
-    contents: bool = False,  # compare the contents of all files, however large they are
 ) -> list[dict[str, str]]:  # `status_rows`, after the last cell
     "Run what is not done; raise `InputError` before the first cell if one of them cannot be run."
-    now = Now(data_dir, contents)
-    todo = undone(usable_cells(grid, data_dir, report, again, contents), data_dir, now)
-    check_cells(todo, data_dir, grid.label)
+    store = open_store(store)
+    todo = undone(usable_cells(grid, store, report, again), store)
+    check_cells(todo, store, grid.label)
     execute = partial(execute_run_apart, limits=limits)
     done = len(grid.specs) - len(todo)
     named = [(spec, grid.label(spec)) for spec in todo]
     with (tqdm(total=len(grid.specs), initial=done, desc=grid.name, unit="run", disable=None) as bar,
-          watch_epochs(named, data_dir, bar, report)):
-        told = _Told(grid, data_dir, bar, report)
+          watch_epochs(named, store, bar, report)):
+        told = _Told(grid, store, bar, report)
         while todo:
-            held = [spec for spec in todo if holder(run_folder(spec, data_dir))]  # by another launcher
-            cells = [(s, job_of(s, data_dir, device, contents=contents)) for s in todo if s not in held]
+            held = [spec for spec in todo if holder(run_folder(spec, store))]  # by another launcher
+            cells = [(s, job_of(s, store, device)) for s in todo if s not in held]
             for spec, outcome in engine(cells, execute):
                 if outcome.status == BUSY: held.append(spec)
                 else: told.ended(spec, outcome)
             if held: time.sleep(PATIENCE)
-            todo = undone(held, data_dir, now)
+            todo = undone(held, store)
             bar.update(len(held) - len(todo))
-    return status_rows(grid, data_dir)
+    return status_rows(grid, store.data_dir)  # another look
