@@ -34,7 +34,9 @@ import moosa
 class _Later(ModuleType):
     "A module that is imported when something in it is asked for."
 
-    def __getattr__(self, name): return getattr(importlib.import_module(self.__name__), name)
+    def __getattr__(self, name):
+        if "imported" not in vars(self): self.imported = importlib.import_module(self.__name__)
+        return getattr(self.imported, name)
 
 
 def later(

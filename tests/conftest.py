@@ -90,8 +90,10 @@ def data_dir(tmp_path, archives) -> Path:
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory) -> Path:
     "A data folder with 63 clips of mini-HAC."
+    from filelock import FileLock
     from moosa.data import minihac
 
-    folder = tmp_path_factory.mktemp("minihac")
-    minihac.get(folder, report=lambda line: None, clips_per_class=3)
+    folder = tmp_path_factory.getbasetemp()/"minihac"
+    if os.environ.get("PYTEST_XDIST_WORKER"): folder = folder.parent.parent/"minihac"  # shared: made once, in a minute
+    with FileLock(f"{folder}.lock"): minihac.get(folder, report=lambda line: None, clips_per_class=3)
     return folder

@@ -14,6 +14,7 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from .style import name_data, new_figure, title
@@ -219,30 +220,30 @@ def _p(p: float) -> str:
 def plot_wins(
     ax: plt.Axes,
     pairs: pd.DataFrame,  # from `paired`
+    largest: float | None = None,  # points at which colours end; None: the largest difference
 ):
-    "Draw wins, ties and losses of rows against columns."
+    "Draw wins, ties and losses of rows against columns, framed where the difference holds."
     names, table = list(pairs), compare(pairs)
-    points = np.full((len(names), len(names)), np.nan)
+    points, counts = pd.DataFrame(np.nan, names, names), pd.DataFrame("", names, names)
     for r in table[table.n > 0].itertuples():
-        i, j = names.index(r.case), names.index(r.other)
-        points[i, j], points[j, i] = 100*r.difference, -100*r.difference
-        _write_wins(ax, i, j, (r.wins, r.ties, r.losses), r.holds)
-        _write_wins(ax, j, i, (r.losses, r.ties, r.wins), r.holds)
-    largest = max(1.0, np.abs(points)[~np.isnan(points)].max(initial=0))
-    image = ax.imshow(points, cmap="RdBu", vmin=-1.6*largest, vmax=1.6*largest)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=.6, label="row − column, points")
-    bar.ax.set_ylim(-largest, largest)
+        points.loc[r.case, r.other], points.loc[r.other, r.case] = 100*r.difference, -100*r.difference
+        counts.loc[r.case, r.other] = f"{r.wins}–{r.ties}–{r.losses}"
+        counts.loc[r.other, r.case] = f"{r.losses}–{r.ties}–{r.wins}"
+        if r.holds: _frame(ax, names.index(r.case), names.index(r.other))
+    largest = largest or max(1.0, points.abs().max(axis=None, skipna=True))
     shown = [in_figure(name) for name in names]
-    ax.set_xticks(range(len(names)), shown, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), shown)
+    sns.heatmap(points, annot=counts, fmt="", cmap="RdBu", vmin=-1.6*largest, vmax=1.6*largest, square=True, ax=ax,
+                annot_kws={"size": 7}, cbar_kws=dict(label="row − column, points", shrink=.6))
+    ax.collections[0].colorbar.ax.set_ylim(-largest, largest)
+    ax.set_xticks(np.arange(len(names)) + .5, shown, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(np.arange(len(names)) + .5, shown, rotation=0)
     ax.grid(False)
 
 
-def _write_wins(ax: plt.Axes, row: int, column: int, counts: tuple[int, int, int], holds: bool):
-    "Write wins, ties and losses into one field; framed if the difference holds."
-    weight = "bold" if holds else None
-    ax.text(column, row, "–".join(map(str, counts)), ha="center", va="center", fontsize=7, fontweight=weight)
-    if holds: ax.add_patch(plt.Rectangle((column - .46, row - .46), .92, .92, fill=False, lw=1.4, color="black"))
+def _frame(ax: plt.Axes, one: int, other: int):
+    "Frame two cases' fields."
+    for row, column in ((one, other), (other, one)):
+        ax.add_patch(plt.Rectangle((column + .04, row + .04), .92, .92, fill=False, lw=1.4, color="black", zorder=3))
 
 # %% ../../nbs/results/07_compare.ipynb #20b4b37a
 COMPARED: list[Column] = [("HOS, source-quantile", "source-quantile", "HOS"), ("AUROC", "threshold-free", "AUROC"),
@@ -271,14 +272,15 @@ def comparisons(
 def plot_comparisons(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> Figure | None:  # None where there is nothing to compare
-    "Return wins, ties and losses of every case against every other."
+    "Return wins, ties and losses of every case against every other; all panels have the same colours."
     pairs = pairs_of(results)
     if not pairs: return None
+    largest = max(1.0, *(100*compare(p).difference.abs().max() for p in pairs.values()))
     size = max(2.6, .62*results.case.nunique() + 1.4)
     fig, axes = new_figure(len(pairs), 1, (size + 1.2, size*len(pairs)), squeeze=False)
     for ax, (heading, p) in zip(axes.flat, pairs.items()):
-        plot_wins(ax, p)
+        plot_wins(ax, p, largest)
         title(ax, heading)
-        ax.grid(False)
+    axes[-1, 0].set_xlabel("wins–ties–losses of the row against the column; framed: it holds", fontsize=8)
     name_data(fig, results)
     return fig

@@ -167,7 +167,7 @@ def _draw_column(
 # %% ../../nbs/results/06_grid_figures.ipynb #491bfbc1
 def _say_if_empty(ax):
     "Say why nothing is drawn: a mean over the tasks needs a seed that has them all."
-    if any(np.isfinite(line.get_ydata()).any() for line in ax.lines): return
+    if any(pd.notna(line.get_ydata()).any() for line in ax.lines): return
     ax.text(.5, .5, "no seed has every task yet", transform=ax.transAxes, ha="center", color=GREY)
 
 # %% ../../nbs/results/06_grid_figures.ipynb #1b7905e5

@@ -13,7 +13,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -345,13 +344,17 @@ def plot_confusion(
     size = 2.2 + 0.42*len(counts)
     fig, ax = new_figure(1, 1, (size + .6, size))
     ax.grid(False)
-    shown = counts.rename(index=in_figure, columns=in_figure)
-    sns.heatmap(shown, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, annot_kws={"size": 8}, linewidths=.5)
-    ax.set(xlabel="predicted", ylabel="true")
+    ax.pcolormesh(counts, cmap="Blues", edgecolors="white", lw=.5)
+    for (i, j), clips in np.ndenumerate(counts):
+        dark = clips > .6*counts.max(axis=None)
+        ax.text(j + .5, i + .5, clips, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    shown, places = [in_figure(name) for name in counts], np.arange(len(counts)) + .5
+    ax.set(xlabel="predicted", ylabel="true", aspect="equal", ylim=(len(counts), 0))
+    ax.set_xticks(places, shown, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(places, shown)
     text = f"accuracy {results['accuracy']['fused']:.3f}, class mean {results['class-mean accuracy']['fused']:.3f}"
     if target.open_set: text = f"{protocol}: OS* {results[protocol]['OS*']:.3f}, UNK {results[protocol]['UNK']:.3f}"
     title(ax, text)
-    ax.tick_params(axis="y", rotation=0)
     return fig
 
 # %% ../../nbs/results/04_run_figures.ipynb #646c463f
