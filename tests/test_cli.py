@@ -82,7 +82,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+# found by the run's notebook, which takes a while to start: one of them will do
+BY_THE_NOTEBOOK = ("permutations", "parts", "device")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow]*(name in BY_THE_NOTEBOOK)) for name in BAD])
 def test_bad_input(name, data_dir):
     args, says = BAD[name]
     done = call("run", *args, "--data-dir", data_dir)
@@ -93,7 +98,7 @@ def test_bad_input(name, data_dir):
 def test_mistyped_option(): assert "--target" in call("run", "--tarjet", "mfeat").stderr
 
 
-@pytest.mark.parametrize("method", ["erm", "moosa"])
+@pytest.mark.parametrize("method", ["moosa", pytest.param("erm", marks=pytest.mark.slow)])
 def test_nan_loss_stops_and_keeps_the_notebook(method, data_dir):
     done = call("run", "--target", "mfeat", "--method", method, "--epochs", 2, "--lr", 1e30, "--data-dir", data_dir)
     assert done.returncode == 2 and "the loss is nan" in done.stderr and "Lower lr" in done.stderr, done.stderr

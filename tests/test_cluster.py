@@ -64,8 +64,10 @@ def cluster(folder):
 
 
 def launcher(grid, data_dir, *options) -> subprocess.Popen:
+    # what a shell starts in the background ignores Ctrl-C, and so would all that pytest starts
     return subprocess.Popen([MOOSA, "grid", str(grid), "--data-dir", str(data_dir), *options], env=ENV, cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(condition, seconds: float, what: str):

@@ -167,36 +167,34 @@ def test_check_passes_on_a_clean_house(copy_of_house):
 def first_code(nb): return next(c for c in nb["cells"] if c["cell_type"] == "code")
 
 
-@pytest.mark.parametrize("name, change, says", [
-    ("00_core.ipynb",
-     lambda nb: first_code(nb).update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]),
-     "has outputs or metadata"),
-    ("00_core.ipynb", lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
-    ("00_core.ipynb",
-     lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "#| export\ndrifted = 1"}),
-     "differs from its notebook"),
-    ("experiments/split.ipynb", lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]],
-     "0 cells tagged `parameters`"),
-    ("experiments/report.ipynb", lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
-     "2 cells tagged `parameters`"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "x = 1\n"*70}),
-     "more than 60 lines"),
-    ("00_core.ipynb", lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": "nobody_knows_me"}),
-     "F821 Undefined name `nobody_knows_me`"),
-])
-def test_check_finds(copy_of_house, name, change, says):
-    undo = edit(copy_of_house/"nbs"/name, change)
-    try: code, output = check(copy_of_house)
-    finally: undo()
-    assert code == 1 and says in output and name.split("/")[-1].split(".")[0].split("_")[-1] in output
+def add_cell(source: str): return lambda nb: nb["cells"].append({**first_code(nb), "id": "new", "source": source})
 
 
-def test_check_finds_an_orphan(copy_of_house):
+FAULTS = {  # notebook -> how it is spoiled, and what is said of it
+    "00_core.ipynb": (lambda nb: first_code(nb).update(outputs=[dict(output_type="stream", name="stdout", text="x")]),
+                      "has outputs or metadata"),
+    "01_words.ipynb": (lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
+    "data/05_media.ipynb": (add_cell("#| export\ndrifted = 1"), "differs from its notebook"),
+    "experiments/split.ipynb": (lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]],
+                                "0 cells tagged `parameters`"),
+    "experiments/report.ipynb": (lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
+                                 "2 cells tagged `parameters`"),
+    "runs/02_spec.ipynb": (add_cell("x = 1\n"*70), "more than 60 lines"),
+    "runs/04_lock.ipynb": (add_cell("nobody_knows_me"), "F821 Undefined name `nobody_knows_me`"),
+}
+
+
+def test_check_finds_every_fault(copy_of_house):
+    undo = [edit(copy_of_house/"nbs"/name, change) for name, (change, _) in FAULTS.items()]
     orphan = copy_of_house/"moosa"/"orphan.py"
     orphan.write_text("x = 1\n")
     try: code, output = check(copy_of_house)
-    finally: orphan.unlink()
+    finally:
+        for put_back in (*undo, orphan.unlink): put_back()
     assert code == 1 and "moosa/orphan.py: no notebook exports it" in output
+    for name, (_, says) in FAULTS.items():
+        room = name.split("/")[-1].split(".")[0].split("_")[-1]
+        assert [line for line in output.splitlines() if says in line and room in line], (name, says, output)
 
 
 def code_cells() -> list[tuple[str, str]]:

@@ -102,6 +102,7 @@ def test_an_error_in_a_forked_rank_is_named(data_dir):
     assert done.returncode == 2 and "Lower lr" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_goes_on_after_a_rank_is_killed(data_dir):
     command = [*TORCHRUN, "--max-restarts", "2", "--no-python", MOOSA, *ARGS, "--device", "cpu",
                "--data-dir", str(data_dir)]

@@ -76,7 +76,7 @@ def test_a_grid_killed_again_and_again(tmp_path, archives):
     assert len(found[0]) == 6 and found[0] == found[1]
 
 
-@pytest.mark.parametrize("after_epochs", [1, 2])
+@pytest.mark.parametrize("after_epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_unbroken(tmp_path, archives, after_epochs):
     folders = [tmp_path/"unbroken", tmp_path/"killed"]
     for folder in folders:

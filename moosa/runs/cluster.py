@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['LOST_WORKERS', 'START_WITH', 'SLURM', 'dask_engine', 'outcome_of', 'set_aside', 'local_cluster',
-           'check_gpus', 'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster', 'choose_engine', 'dask_client']
+           'check_gpus', 'workers_environment', 'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster',
+           'choose_engine', 'dask_client']
 
 # %% ../../nbs/runs/17_cluster.ipynb #5d740544
 import logging
@@ -15,12 +16,13 @@ import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..core import SAFE_PATH, InputError, brief, data_folder, later, one_of, safe_path, user_path, write_json
+from ..core import (SAFE_PATH, InputError, brief, data_folder, environment, later, one_of, user_path,
+                        write_json)
 from .sweep import Engine, serial
 from .process import FAILED, ClusterLost, Outcome
 from .notebook import Job, on_worker
@@ -75,11 +77,13 @@ def set_aside(run_dir: Path, reason: str) -> Outcome:
     return Outcome(FAILED, reason)
 
 # %% ../../nbs/runs/17_cluster.ipynb #102552c8
+@contextmanager
 def local_cluster(
     workers: int | None = None,  # None: one per GPU, or half the CPUs
     gpus: Sequence[str] | None = None,  # numbers of GPUs; None: as the environment has it
-):  # a distributed.SpecCluster
-    "Return workers on this machine, one cell each, that nobody else can reach; raise `InputError` for GPUs it lacks."
+) -> Iterator[object]:  # a distributed.SpecCluster
+    """While the block runs, have workers on this machine, one cell each, that nobody else can reach; raise `InputError`
+    for GPUs it lacks."""
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
@@ -94,15 +98,17 @@ def local_cluster(
         name = f"GPU {gpus[i]}" if gpus else f"worker {i}"
         nannies[name] = dict(cls=Nanny, options=dict(env=env, **common))
     scheduler = dict(cls=Scheduler, options=dict(dashboard=False, dashboard_address="127.0.0.1:0", port=0, **closed))
-    with dask.config.set(START_WITH), safe_path():
+    with dask.config.set(START_WITH), environment(**workers_environment()):
         cluster = SpecCluster(nannies, scheduler=scheduler, security=keys, name="moosa")
-    weakref.finalize(cluster, scratch.cleanup)
-    return cluster
+        weakref.finalize(cluster, scratch.cleanup)
+        yield cluster
+        cluster.close()
 
 
 START_WITH = {  # no web pages; and a worker's environment as its Python starts
     **{f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker", "nanny")},
-    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in SAFE_PATH.items()}}
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in SAFE_PATH.items()},
+    "distributed.nanny.pre-spawn-environ.PYTHONHASHSEED": "6640"}  # Dask's own, which it would add without saying so
 
 
 def check_gpus(
@@ -116,6 +122,17 @@ def check_gpus(
     if not torch.cuda.is_available():
         raise InputError(f"gpus: {', '.join(gpus)} asked for, but torch sees no CUDA device on this machine. "
                          f"Without --gpus, --workers says how many cells run at once on CPUs.")
+
+# %% ../../nbs/runs/17_cluster.ipynb #b622f0ab
+def workers_environment() -> dict[str, str]:
+    """Return the environment in which a worker's Python begins.
+
+    A nanny writes it into its own process whenever it starts a worker, and leaves it there. That process is ours: what
+    it started later would compute with other threads, and with hashes that are no longer random."""
+    import dask
+
+    wanted = dask.config.get("distributed.nanny.pre-spawn-environ")
+    return {name: os.environ.get(name, str(value)) for name, value in wanted.items() if value is not None}
 
 # %% ../../nbs/runs/17_cluster.ipynb #f3d4e883
 def own_keys():  # a distributed.Security
@@ -221,13 +238,12 @@ def dask_client(
     from distributed import Client
 
     allowed = {"distributed.scheduler.allowed-failures": LOST_WORKERS - 1, "distributed.worker.daemon": False}
-    with dask.config.set(allowed):
+    with dask.config.set(allowed), ExitStack() as stack:
         if scheduler: cluster = scheduler
-        else: cluster = slurm_cluster(slurm, workers) if slurm else local_cluster(workers, gpus)
+        else: cluster = stack.enter_context(slurm_cluster(slurm, workers) if slurm else local_cluster(workers, gpus))
         try: client = Client(cluster, timeout="20s")
         except (OSError, TimeoutError) as e:
             raise InputError(f"scheduler: nobody answers at {scheduler} ({e}).") from e
         for name in ("distributed.client", "distributed.core"):  # `ClusterLost` says what their tracebacks would
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with client: yield client
-        if not scheduler: cluster.close()
