@@ -83,7 +83,7 @@ BAD = {
 
 
 # found by the run's notebook, which takes a while to start: one of them will do
-BY_THE_NOTEBOOK = ("permutations", "parts", "device")
+BY_THE_NOTEBOOK = ("permutations", "parts")
 
 
 @pytest.mark.parametrize("name", [

@@ -15,7 +15,7 @@ from .lists import check_data
 from .notebook import Job, execute_run, notebook_parameters
 from .record import finished, forget, run_folder
 from .spec import Spec
-from ..training.shares import check_shared
+from ..training.shares import DEVICES, check_shared
 
 # %% ../../nbs/runs/15_run.ipynb #7d247b15
 def job_of(
@@ -26,6 +26,7 @@ def job_of(
 ) -> Job:
     "Return what is to be executed for a spec, and where; raise `InputError` if it cannot be."
     check_shared(spec.batch_size, spec.devices)
+    one_of("device", device, DEVICES)
     for name in spec.extractors.values(): find_extractor(name)  # imported: better now than in the run's notebook
     store, notebook = open_store(store), notebook or experiments_folder()/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": data_parameter(store.data_dir), "device": device}

@@ -17,11 +17,11 @@ from torch import nn
 from ..core import InputError, one_of
 from .learner import Learner
 from .parallel import ranks
-from .shares import PRECISIONS, under_torchrun
+from .shares import DEVICES, PRECISIONS, under_torchrun
 
 # %% ../../nbs/training/03_compute.ipynb #ec3a50c9
 def make_fabric(
-    device: str = "auto",  # 'auto', 'cpu', 'cuda' or 'mps'
+    device: str = "auto",  # one of DEVICES
     precision: str = "32-true",  # one of PRECISIONS
     threads: int | None = None,  # CPU threads; None: as torch chose. The last digits depend on it
     devices: int = 1,  # that share the run; under torchrun, those that it has started
@@ -29,7 +29,7 @@ def make_fabric(
     "Return a Lightning Fabric with repeatable kernels; raise `InputError` for a device or precision that is not there."
     from lightning_fabric import Fabric  # a second to import, and only training needs it
 
-    one_of("device", device, ["auto", "cpu", "cuda", "mps"])
+    one_of("device", device, DEVICES)
     one_of("precision", precision, PRECISIONS)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda' was asked for, but torch sees no CUDA device. Use 'auto' or 'cpu'.")
