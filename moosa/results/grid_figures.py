@@ -102,8 +102,8 @@ def equal_hos(ax):
     for level in (.2, .4, .6, .8):
         b = level*a/(2*a - level)
         fits = (2*a > level) & (b <= 1)
-        ax.plot(a[fits], b[fits], color=GREY, lw=.6, alpha=.6)
-        label = dict(fontsize=7, color=GREY, ha="right", va="center", bbox=dict(fc="white", ec="none", pad=.8))
+        ax.plot(a[fits], b[fits], color=GREY, lw=.6, alpha=.6, zorder=1)
+        label = dict(fontsize=7, color=GREY, ha="right", va="center", bbox=dict(fc="white", ec="none", pad=1.5))
         ax.text(1, level/(2 - level), f"HOS {level}", **label, zorder=1.5)  # over the curve, below the runs
 
 # %% ../../nbs/results/06_grid_figures.ipynb #f65d48d0
