@@ -184,6 +184,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'moosa/commands/grids.py')},
             'moosa.commands.options': { 'moosa.commands.options.data_named': ( 'commands/options.html#data_named',
                                                                                'moosa/commands/options.py'),
+                                        'moosa.commands.options.grids_beginning': ( 'commands/options.html#grids_beginning',
+                                                                                    'moosa/commands/options.py'),
                                         'moosa.commands.options.key_values': ( 'commands/options.html#key_values',
                                                                                'moosa/commands/options.py'),
                                         'moosa.commands.options.some_names': ( 'commands/options.html#some_names',

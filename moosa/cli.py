@@ -22,7 +22,7 @@ from .runs.process import ClusterLost
 
 # %% ../nbs/99_cli.ipynb #10dc9f9a
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+                  pretty_exceptions_enable=False, rich_markup_mode="markdown")
 COMMANDS = dict(run=run_command, grid=grid_command, status=status_command, rescore=rescore_command,
                 report=report_command)
 GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app)

@@ -24,6 +24,7 @@ TELL = f"""
 import atexit, sys
 watched = {HEAVY + TABLES!r}
 atexit.register(lambda: print("imported:", *(name for name in watched if name in sys.modules), file=sys.stderr))
+sys.argv[0] = "moosa"
 from moosa.cli import main
 main()
 """
@@ -107,6 +108,15 @@ HELPS = [(), ("run",), ("grid",), ("status",), ("rescore",), ("report",), ("data
 def test_help_imports_nothing(command):
     done, imported = look_up(*command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout and not imported
+
+
+@pytest.mark.parametrize("words, says", [("moosa sta", "status"), ("moosa grid dem", "demo.yaml"),
+                                         ("moosa run --targ", "--target")])
+def test_completion_imports_nothing(words, says):
+    "What the shell asks for when the tab key is pressed; `moosa --install-completion` tells it to."
+    asks = dict(_MOOSA_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    done, imported = look_up(env=asks)
+    assert done.returncode == 0 and says in done.stdout.split() and not imported, done.stderr
 
 
 def test_own_data_and_lists_of_files_need_tables_but_not_torch(tmp_path):
