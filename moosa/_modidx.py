@@ -1427,6 +1427,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'moosa.results.compare.interval_of_seeds': ( 'results/compare.html#interval_of_seeds',
                                                                                     'moosa/results/compare.py'),
                                        'moosa.results.compare.lacking': ('results/compare.html#lacking', 'moosa/results/compare.py'),
+                                       'moosa.results.compare.largest_difference': ( 'results/compare.html#largest_difference',
+                                                                                     'moosa/results/compare.py'),
                                        'moosa.results.compare.paired': ('results/compare.html#paired', 'moosa/results/compare.py'),
                                        'moosa.results.compare.pairs_of': ('results/compare.html#pairs_of', 'moosa/results/compare.py'),
                                        'moosa.results.compare.plot_comparisons': ( 'results/compare.html#plot_comparisons',

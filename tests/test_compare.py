@@ -106,7 +106,7 @@ def test_nothing_in_common():
     assert "better is better than erm" in text and "left out" not in text
     assert "No cell in common with erm: more." in text
     import matplotlib.pyplot as plt
-    plot_wins(plt.subplots()[1], paired(results, "threshold-free", "AUROC"))
+    plot_wins(plt.subplots()[1], compare(paired(results, "threshold-free", "AUROC")))
     plt.close("all")
 
 

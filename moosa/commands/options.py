@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ..core import InputError, brief, experiments_folder, one_of, user_path
+from ..training.shares import DEVICES
 from ..words import read_words, split_names
 
 # %% ../../nbs/commands/01_options.ipynb #8b9bfa76
@@ -32,7 +33,7 @@ PATH = dict(parser=user_path, metavar="PATH")  # `~` is the home folder, also wh
 DataDir = Annotated[Path | None, typer.Option("--data-dir", **PATH, help=(
     "Folder that holds raw/, weights/, cache/ and runs/. "
     "Default: $MOOSA_DATA, else data/ in moosa's clone; in the current folder, if there is no clone."))]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.")]
 GridName = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
     "A YAML file, or the name of one of moosa's own, e.g. demo.yaml."))]
 Again = Annotated[bool, typer.Option("--again", help=(

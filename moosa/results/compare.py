@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELL', 'Cells', 'DIGITS', 'COMPARED', 'FEWEST', 'paired', 'cells_of_case', 'lacking', 'cells_text',
            'interval_of_seeds', 't_interval', 'signed_ranks', 'signed_rank', 'rank_balance', 'holm', 'smallest_p',
-           'compare', 'sentence', 'plot_wins', 'pairs_of', 'comparisons', 'plot_comparisons']
+           'compare', 'sentence', 'plot_wins', 'largest_difference', 'pairs_of', 'comparisons', 'plot_comparisons']
 
 # %% ../../nbs/results/07_compare.ipynb #046af8c7
 from collections.abc import Mapping, Sequence
@@ -219,18 +219,18 @@ def _p(p: float) -> str:
 # %% ../../nbs/results/07_compare.ipynb #0a008549
 def plot_wins(
     ax: plt.Axes,
-    pairs: pd.DataFrame,  # from `paired`
+    table: pd.DataFrame,  # from `compare`, of all pairs
     largest: float | None = None,  # points at which colours end; None: the largest difference
 ):
     "Draw wins, ties and losses of rows against columns, framed where the difference holds."
-    names, table = list(pairs), compare(pairs)
+    names = list(dict.fromkeys([*table.case, *table.other]))
     points, counts = pd.DataFrame(np.nan, names, names), pd.DataFrame("", names, names)
     for r in table[table.n > 0].itertuples():
         points.loc[r.case, r.other], points.loc[r.other, r.case] = 100*r.difference, -100*r.difference
         counts.loc[r.case, r.other] = f"{r.wins}–{r.ties}–{r.losses}"
         counts.loc[r.other, r.case] = f"{r.losses}–{r.ties}–{r.wins}"
         if r.holds: _frame(ax, names.index(r.case), names.index(r.other))
-    largest = largest or max(1.0, points.abs().max(axis=None, skipna=True))
+    largest = largest or largest_difference(table)
     shown = [in_figure(name) for name in names]
     sns.heatmap(points, annot=counts, fmt="", cmap="RdBu", vmin=-1.6*largest, vmax=1.6*largest, square=True, ax=ax,
                 annot_kws={"size": 7}, cbar_kws=dict(label="row − column, points", shrink=.6))
@@ -238,6 +238,13 @@ def plot_wins(
     ax.set_xticks(np.arange(len(names)) + .5, shown, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(names)) + .5, shown, rotation=0)
     ax.grid(False)
+
+# %% ../../nbs/results/07_compare.ipynb #ff19720b
+def largest_difference(
+    table: pd.DataFrame,  # from `compare`
+) -> float:  # points, at least 1
+    "Return how far apart two cases are at most."
+    return max(1.0, 100*table.difference.abs().max())  # where nothing was compared: nan, which is not above 1
 
 
 def _frame(ax: plt.Axes, one: int, other: int):
@@ -275,11 +282,12 @@ def plot_comparisons(
     "Return wins, ties and losses of every case against every other; all panels have the same colours."
     pairs = pairs_of(results)
     if not pairs: return None
-    largest = max(1.0, *(100*compare(p).difference.abs().max() for p in pairs.values()))
+    tables = {heading: compare(p) for heading, p in pairs.items()}
+    largest = max(map(largest_difference, tables.values()))
     size = max(2.6, .62*results.case.nunique() + 1.4)
     fig, axes = new_figure(len(pairs), 1, (size + 1.2, size*len(pairs)), squeeze=False)
-    for ax, (heading, p) in zip(axes.flat, pairs.items()):
-        plot_wins(ax, p, largest)
+    for ax, (heading, table) in zip(axes.flat, tables.items()):
+        plot_wins(ax, table, largest)
         title(ax, heading)
     axes[-1, 0].set_xlabel("wins–ties–losses of the row against the column; framed: it holds", fontsize=8)
     name_data(fig, results)

@@ -47,7 +47,7 @@ IDLE = 60.0  # seconds without any cell running, after which somebody should kno
 @contextmanager
 def watch_epochs(
     specs: Sequence[tuple[Spec, str]],  # which runs to watch, and what to call each
-    store: StoreLike,
+    store: StoreLike,  # where the runs lie
     bar: tqdm,  # whose text shows them
     report: Callable[[str], None] = print,  # called if nothing runs for long
     every: float = 1.0,  # seconds
@@ -90,7 +90,7 @@ def stale(
 
 def usable_cells(
     grid: Grid,
-    store: StoreLike,
+    store: StoreLike,  # where the runs lie
     report: Callable[[str], None],  # called with a line for each cell that is not used
     again: bool,  # forget records that cannot be used
 ) -> list[Spec]:
@@ -108,7 +108,7 @@ def usable_cells(
 # %% ../../nbs/runs/16_sweep.ipynb #2e0a48cf
 def undone(
     specs: Sequence[Spec],  # resolved
-    store: StoreLike,
+    store: StoreLike,  # where the runs lie
 ) -> list[Spec]:
     "Return the cells that are not done."
     return [spec for spec in specs if cell_status(spec, store)[0] != "done"]
