@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FROZEN_BN', 'STEM_DTYPES', 'AUDIO_TAILS', 'KINDS', 'DTYPES', 'SMALL_RGB', 'SMALL_FLOW',
-           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path',
+           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'AUTO', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path',
            'check_extractor', 'find_extractor', 'tail_start']
 
 # %% ../../nbs/extractors/00_entries.ipynb #5addf46c
@@ -34,6 +34,7 @@ class Entry:
     modality: str  # that it is made for; others may use it, too
     recipe: object  # how it looks at a clip, see data.views; None: as the data set gives it
     weights: str | None  # where a pre-trained stem comes from: 'published', 'packaged' or None
+    example: tuple[int, ...] = ()  # the shape of a clip's data, where the network is made for that
 
     @property
     def make(self) -> Callable:  # options -> Extractor
@@ -49,14 +50,20 @@ EXTRACTORS = {
     "small-video": Entry("moosa.extractors.small:small_video", "video", SMALL_RGB, "packaged"),
     "small-flow": Entry("moosa.extractors.small:small_flow", "flow", SMALL_FLOW, "packaged"),
     "small-audio": Entry("moosa.extractors.small:small_audio", "audio", SOUND, "packaged"),
-    "small-image": Entry("moosa.extractors.small:small_image", "image", None, None),
+    "small-image": Entry("moosa.extractors.small:small_image", "image", None, None, (1, 16, 16)),
     "small-speech": Entry("moosa.extractors.small:small_speech", "speech", None, None),
+    "small-series": Entry("moosa.extractors.shapes:small_series", "", None, None, (6, 128)),
+    "small-volume": Entry("moosa.extractors.shapes:small_volume", "", None, None, (3, 16, 32, 32)),
+    "mlp": Entry("moosa.extractors.shapes:mlp", "", None, None, (512,)),
+    "identity": Entry("moosa.extractors.shapes:identity", "", None, None, (512,)),
+    "auto": Entry("moosa.extractors.shapes:auto", "", None, None, (6, 128)),
 }
 
 # %% ../../nbs/extractors/00_entries.ipynb #2680f168
 # modality -> name
 DEFAULT_EXTRACTOR = {"image": "small-image", "speech": "small-speech", "video": "small-video", "flow": "small-flow",
                      "audio": "small-audio"}
+AUTO = "auto"  # what any other modality gets
 SMALL_STEMS = Path(moosa.extractors.__file__).parent/"small_stems.safetensors"
 
 # %% ../../nbs/extractors/00_entries.ipynb #f649e8ae

@@ -19,7 +19,7 @@ from typing import get_args, get_origin
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
-from ..extractors.entries import (AUDIO_TAILS, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
+from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
                                       check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, METHODS, make_hyper
@@ -214,14 +214,10 @@ def resolve_extractors(
     modalities: tuple[str, ...],
     preset: Mapping[str, str],  # the data set's
 ) -> dict[str, str]:  # modality -> name
-    "Return every modality's extractor: given, the data set's, or the default."
+    "Return every modality's extractor: given, the data set's, or the default; `auto` where there is none."
     for m in given: one_of("extractors", m, modalities)
-    names = {m: given.get(m) or preset.get(m) or DEFAULT_EXTRACTOR.get(m) for m in modalities}
-    for m, name in names.items():
-        if name is None:
-            raise InputError(f"extractors: none is known for the modality {m!r}. "
-                             f"Give one, e.g. extractors={{'{m}': 'mypackage.nets:tiny'}}.")
-        check_extractor(name)
+    names = {m: given.get(m) or preset.get(m) or DEFAULT_EXTRACTOR.get(m, AUTO) for m in modalities}
+    for name in names.values(): check_extractor(name)
     return names
 
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
