@@ -38,11 +38,12 @@ def create_extractor(
     "Make an extractor by its name. Raises `InputError` if its weights are not there or do not fit."
     entry = find_extractor(name)
     known = inspect.signature(entry.make).parameters
-    extractor = entry.make(**{k: v for k, v in options.items() if k in known})
+    start = {"weights": one_of("weights", weights, WEIGHTS)} if entry.weights == "library" else {}
+    extractor = entry.make(**{k: v for k, v in options.items() if k in known}, **start)
     check_own(name, extractor)
     extractor.name = name
     if "stem_dtype" in options: extractor.stem_dtype = options["stem_dtype"]
-    if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
+    if one_of("weights", weights, WEIGHTS) == "random" or entry.weights in (None, "library"): return extractor
     if entry.weights == "packaged": load_small_stem(name, extractor)
     else: load_published(name, extractor, weights_path(name, data_dir), audio_tail)
     return extractor

@@ -20,7 +20,7 @@ from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                      check_extractor, tail_start)
+                                      backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, METHODS, make_hyper
 from .presets import fill_in
@@ -222,7 +222,8 @@ def resolve_extractors(
             raise InputError(f"extractors: none is known for the modality {m!r}. "
                              f"Give one, e.g. extractors={{'{m}': 'mypackage.nets:tiny'}}.")
         check_extractor(name)
-    return names
+    libraries = {m: backbone.full_name for m, name in names.items() if (backbone := backbone_of(name))}
+    return {**names, **libraries}
 
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
 def resolve_options(given: Mapping[str, str], options: Mapping[str, tuple]) -> dict[str, str]:  # option -> value
