@@ -121,14 +121,18 @@ def _print_status(seen: dict):
 # %% ../../nbs/commands/05_grids.ipynb #6a7b270e
 def rescore_command(
     grid: GridName,
+    score: Annotated[list[str] | None, typer.Option(help=(
+        "Only by this score; may be given several times. Default: all that are built in."))] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help=(
+        "Only with thresholds by this protocol; may be given several times. Default: all that are built in."))] = None,
     data_dir: DataDir = None,
 ):
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
-     "`moosa report` then shows them.")
+     "`moosa report` then shows all that were computed.")
     from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.runs.grid import load_grid
 
-    rescored = rescore_grid(load_grid(grid), data_dir)
+    rescored = rescore_grid(load_grid(grid), data_dir, scores=score or (), protocols=protocol or ())
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
