@@ -90,7 +90,7 @@ class WaveRecipe(SoundRecipe):
         if self.normalised: wave = (wave - wave.mean())/np.sqrt(wave.var() + 1e-7)
         return wave.astype(np.float32)[None]
 
-
+# %% ../../nbs/extractors/13_processors.ipynb #3f64756d
 def wave_recipe(
     processor: Mapping[str, object],  # from `read_processor`
     seconds: int = 10,
@@ -107,7 +107,7 @@ def sampling_rate(processor: Mapping[str, object]) -> int:  # samples per second
     raise InputError(f"{processor.get('file', 'processor')}: sampling_rate is {brief(rate)}; expected samples per "
                      f"second.")
 
-# %% ../../nbs/extractors/13_processors.ipynb #891293aa
+# %% ../../nbs/extractors/13_processors.ipynb #09db17b3
 @lru_cache
 def mel_filters(
     mels: int,  # triangles
@@ -137,7 +137,7 @@ def log_mel(
     power = np.abs(np.fft.rfft((windows - 0.97*before)*np.hanning(size), 512))**2
     return np.log(np.maximum(power @ mel_filters(mels, rate), np.finfo(np.float32).eps))
 
-# %% ../../nbs/extractors/13_processors.ipynb #7ac7b60e
+# %% ../../nbs/extractors/13_processors.ipynb #4ca65729
 @dataclass(frozen=True)
 class MelRecipe(SoundRecipe):
     "How sound becomes a mel spectrogram (1, mels, windows), as the Audio Spectrogram Transformer takes it."

@@ -135,7 +135,7 @@ def data_facts(
                          for m in spec.modalities}
     return {"made": made, "lists": lists, "files": files}
 
-
+# %% ../../nbs/runs/03_fingerprint.ipynb #5be10ab0
 def weights_facts(spec: Spec, store: Store) -> dict[str, dict]:
     "Return what is known of the files that networks start from, by modality."
     facts, pretrained = {}, spec.weights == "pretrained"
