@@ -59,7 +59,9 @@ def guests_of(
     return {where: guest for where, guest in found.items() if guest}
 
 
-BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS}  # field -> names
+# Field -> names. Of scores and protocols the usual ones: others are looked for where torch is imported anyway.
+BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS, "score": ("max_softmax",),
+            "protocol": ("source-quantile",)}
 
 
 def _known(field: str, name: str) -> bool:

@@ -72,6 +72,10 @@ class Spec:
     lr: float | None = None  # Adam's learning rate
     weight_decay: float | None = None  # added to the gradient (L2), as published
     callbacks: tuple[str, ...] = ()  # guests that are called beside training
+    # how clips of the target are told to be unknown, in numbers beside the published ones: a score, and how its
+    # threshold is chosen
+    score: str = "max_softmax"
+    protocol: str = "source-quantile"
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -287,7 +291,8 @@ def resolve_numbers(
 
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
-LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": ()}
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
+         "score": "max_softmax", "protocol": "source-quantile"}
 
 
 def spec_hash(
