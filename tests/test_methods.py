@@ -51,10 +51,14 @@ def test_by_name_on_the_command_line(data_dir):
     parts = load_predictions(folder)
     assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values())
     assert len(parts["target"].embeddings) == 2
+    assert len(parts["train"].labels) == 1600 and (parts["train"].labels < 8).all()
+    right = (parts["train"].fused.argmax(dim=1) == parts["train"].labels).float().mean()
+    assert right > .9  # these are the clips that it was trained on, in evaluation's view
     (data_dir/"one.yaml").write_text(
         "about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
     rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
     assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout, rescored.stderr
+    assert all(name in rescored.stdout for name in ("vim", "react", "ash", "gradnorm", "kl_matching"))
     assert "agreement" not in rescored.stdout  # coral trains no head but the fused one
     kept = (folder/"scores.csv").stat().st_mtime_ns
     reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")
