@@ -51,7 +51,7 @@ def test_by_name_on_the_command_line(data_dir):
     parts = load_predictions(folder)
     assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values())
     assert len(parts["target"].embeddings) == 2
-    assert len(parts["train"].labels) == 1600 and (parts["train"].labels < 8).all()
+    assert len(parts["train"].labels) == 1280 and (parts["train"].labels < 8).all()
     right = (parts["train"].fused.argmax(dim=1) == parts["train"].labels).float().mean()
     assert right > .9  # these are the clips that it was trained on, in evaluation's view
     (data_dir/"one.yaml").write_text(
