@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import InputError, one_of
+from ..core import InputError
+from ..doors import check_name, load_guest
 from .asked import Unfit, asked_for, call_with, place_of
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
@@ -108,10 +109,13 @@ SCORES = {
 
 
 def find_score(
-    name: str,  # in SCORES
+    name: str,  # in SCORES, or a guest's, which is imported
 ) -> Score:
     "Return the score of that name; raise `InputError` if there is none."
-    return SCORES[one_of("score", name, SCORES)]
+    guest = check_name("score", name, SCORES)
+    if guest is None: return SCORES[name]
+    found = load_guest(guest)
+    return found if isinstance(found, Score) else Score(found, guest.where)
 
 # %% ../../nbs/evaluation/09_scores.ipynb #a489722d
 def lacking(

@@ -8,7 +8,6 @@ __all__ = ['ROOMS', 'GROUPS', 'COLUMNS', 'SCORED', 'EPOCH_CHOICES', 'code_of', '
            'scores_markdown', 'plot_rescored', 'plot_hos_curves', 'epochs_of_grid', 'epochs_markdown']
 
 # %% ../../nbs/results/09_alternatives.ipynb #79eede03
-import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from ..core import InputError, StoreLike, file_sha256, open_store, read_table, stable_hash, write_table
+from ..core import InputError, StoreLike, open_store, read_table, stable_hash, write_table
+from ..doors import check_name, source_of
 from ..evaluation.openset import Predictions
 from ..evaluation.protocols import PROTOCOLS, find_protocol
 from ..evaluation.rescoring import is_left_out, rescore
@@ -37,7 +37,7 @@ from ..runs.predictions import load_head, load_predictions
 from ..runs.record import read_history, read_record, run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status
-from ..words import in_figure, in_markdown, markdown_table
+from ..words import in_figure, in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
 ROOMS = tuple(f"moosa.evaluation.{room}" for room in (  # what the numbers come from
@@ -50,9 +50,9 @@ def code_of(
     group: str,  # one of GROUPS, or a protocol
 ) -> str:
     "Return a hash of what computes some numbers; raise `InputError` if there is no such score or protocol."
-    functions = [find_score(score).fn, *([] if group in GROUPS else [find_protocol(group).fn])]
-    guests = [fn for fn in functions if getattr(fn, "__module__", "") not in ROOMS]
-    return stable_hash([code_hash(ROOMS), *(file_sha256(inspect.getsourcefile(fn)) for fn in guests)], 16)
+    guests = [check_name("score", score, SCORES)]
+    if group not in GROUPS: guests.append(check_name("protocol", group, PROTOCOLS))
+    return stable_hash([code_hash(ROOMS), *(source_of(guest) for guest in guests if guest)], 16)
 
 # %% ../../nbs/results/09_alternatives.ipynb #824b5b68
 COLUMNS = ("score", "group", "number", "value", "code")
@@ -154,12 +154,13 @@ def rescore_grid(
         if numbers is not None:
             none = is_left_out(numbers)
             reasons.update(zip(numbers.score[none], numbers.group[none], numbers.number[none]))
-            numbers = numbers[~none]
+            numbers = numbers[~none].copy()
+            for column in ("score", "group"): numbers[column] = numbers[column].map(without_folder)
         if numbers is None or numbers.empty:
             numbers = pd.DataFrame([dict(score=None, group=None, number=None, value=np.nan)])
         parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
     if compute:
-        for (score, _, reason), runs in reasons.items(): report(f"{score}, in {runs} run(s): {reason}")
+        for (score, _, reason), runs in reasons.items(): report(f"{without_folder(score)}, in {runs} run(s): {reason}")
     return numbers_or_none(parts, "score")
 
 

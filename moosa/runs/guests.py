@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..core import InputError, user_path
 from ..data.catalogue import DATASETS
-from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option, without_folder
+from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option
+from ..words import without_folder
 from ..extractors.entries import EXTRACTORS
 from ..methods.catalogue import PLAIN
 
@@ -58,7 +59,9 @@ def guests_of(
     return {where: guest for where, guest in found.items() if guest}
 
 
-BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS}  # field -> names
+# Field -> names. Of scores and protocols the usual ones: others are looked for where torch is imported anyway.
+BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS, "score": ("max_softmax",),
+            "protocol": ("source-quantile",)}
 
 
 def _known(field: str, name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import get_args, get_origin
 
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
-from ..doors import GROUPS, split_option, without_folder
+from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
                                       check_extractor, tail_start)
@@ -27,7 +27,7 @@ from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
 from .presets import fill_in
-from ..words import Plain, is_nothing, number_of, value_of
+from ..words import Plain, is_nothing, number_of, value_of, without_folder
 from ..training.shares import PRECISIONS
 
 # %% ../../nbs/runs/02_spec.ipynb #ebbfd366
@@ -72,6 +72,10 @@ class Spec:
     lr: float | None = None  # Adam's learning rate
     weight_decay: float | None = None  # added to the gradient (L2), as published
     callbacks: tuple[str, ...] = ()  # guests that are called beside training
+    # how clips of the target are told to be unknown, in numbers beside the published ones: a score, and how its
+    # threshold is chosen
+    score: str = "max_softmax"
+    protocol: str = "source-quantile"
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -286,7 +290,8 @@ def resolve_numbers(
 
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
-LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": ()}
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
+         "score": "max_softmax", "protocol": "source-quantile"}
 
 
 def spec_hash(
