@@ -22,7 +22,7 @@ from ..data.catalogue import dataset_class
 from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                      check_extractor, tail_start)
+                                      backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
@@ -230,7 +230,8 @@ def resolve_extractors(
     for m in given: one_of("extractors", m, modalities)
     names = {m: given.get(m) or preset.get(m) or DEFAULT_EXTRACTOR.get(m, AUTO) for m in modalities}
     for name in names.values(): check_extractor(name)
-    return names
+    libraries = {m: backbone.full_name for m, name in names.items() if (backbone := backbone_of(name))}
+    return {**names, **libraries}
 
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
 def resolve_options(given: Mapping[str, str], options: Mapping[str, tuple]) -> dict[str, str]:  # option -> value
