@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..core import later, one_of, user_path
-from . import digits, epic, folder as folder_data, hac, minihac
+from . import digits, epic, epic_clips, folder as folder_data, hac, hust, minihac, sentiment
 from .dataset import DataSet
 
 # %% ../../nbs/data/30_catalogue.ipynb #a6e6b731
 pd = later("pandas")
 
 # %% ../../nbs/data/30_catalogue.ipynb #b27727c4
-DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic}  # name -> module with get(folder)
-_CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic}
+DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic, "epic-clips": epic_clips,
+            "hust-motor": hust, "sentiment": sentiment, "sentiment-2": sentiment}  # name -> module with get(folder)
+_CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic,
+            "epic-clips": epic_clips.EpicClips, "hust-motor": hust.HustMotor, "sentiment": sentiment.Sentiment,
+            "sentiment-2": sentiment.SentimentTwo}
 
 
 def dataset_rows() -> list[dict[str, str]]:  # one per data set: name, modalities, what it is

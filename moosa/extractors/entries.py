@@ -51,6 +51,8 @@ EXTRACTORS = {
     "small-audio": Entry("moosa.extractors.small:small_audio", "audio", SOUND, "packaged"),
     "small-image": Entry("moosa.extractors.small:small_image", "image", None, None),
     "small-speech": Entry("moosa.extractors.small:small_speech", "speech", None, None),
+    "motor-cnn": Entry("moosa.extractors.signals:motor_cnn", "vibration", None, None),
+    "motor-encoder": Entry("moosa.extractors.signals:motor_encoder", "vibration", None, None),
 }
 
 # %% ../../nbs/extractors/00_entries.ipynb #2680f168
