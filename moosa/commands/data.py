@@ -33,7 +33,7 @@ def data_list():
 def data_get(
     name: Annotated[str, typer.Argument(help="As in `moosa data list`.")],
     source: Annotated[Path | None, typer.Option("--from", **PATH, help=(
-        "A folder (or, where the data set has one, a zip) that holds the files already."))] = None,
+        "Take the files from this folder, or zip, in place of the network."))] = None,
     data_dir: DataDir = None,
 ):
     "Fetch a data set, or say where it is had. What is there already, and whole, is not fetched again."
@@ -42,8 +42,7 @@ def data_get(
     get = DATASETS[one_of("dataset", name, DATASETS)].get
     if source is None: return get(data_dir)
     if "source" not in inspect.signature(get).parameters:
-        raise InputError(f"--from: {name} is fetched or made whole; there is nothing to take from {source}. "
-                         "Leave it out.")
+        raise InputError(f"--from: {name} is not taken from a folder; leave it out.")
     get(data_dir, source=source)
 
 # %% ../../nbs/commands/02_data.ipynb #951a440f
