@@ -744,6 +744,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'moosa.data.views.View.other': ('data/views.html#view.other', 'moosa/data/views.py'),
                                   'moosa.data.views._of_shapes': ('data/views.html#_of_shapes', 'moosa/data/views.py'),
                                   'moosa.data.views._tables': ('data/views.html#_tables', 'moosa/data/views.py'),
+                                  'moosa.data.views.as_film': ('data/views.html#as_film', 'moosa/data/views.py'),
                                   'moosa.data.views.at_rate': ('data/views.html#at_rate', 'moosa/data/views.py'),
                                   'moosa.data.views.centre_box': ('data/views.html#centre_box', 'moosa/data/views.py'),
                                   'moosa.data.views.load_clip': ('data/views.html#load_clip', 'moosa/data/views.py'),
