@@ -37,6 +37,7 @@ class Described:
     options: Mapping[str, tuple[str, ...]] = {}  # ways to read it: name -> values, the default first
 
     in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.views
+    in_memory: bool = False  # are its clips kept once they were read? Then no process reads ahead
     folder_name: str = ""  # of its folder in raw/
     signs: tuple[tuple[str, ...], ...] = ()  # groups of patterns; a folder in which all of one match is taken for its
     synthetic: bool = False  # was it generated? Tables then say so
@@ -47,6 +48,7 @@ class Described:
         data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> Path | None:  # None: it is there
         "Return where it should be, if nothing there is known as its own. No file is opened."
+        if not cls.folder_name: return None  # a guest's, which keeps its files where it likes
         place = data_folder(data_dir)/"raw"/cls.folder_name
         there = any(all(any(place.glob(pattern)) for pattern in group) for group in cls.signs)
         return None if there else place
