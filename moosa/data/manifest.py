@@ -98,12 +98,12 @@ def not_frames(
     "Return why a folder is not the frames of a film; None if it holds pictures and nothing else that counts."
     with os.scandir(folder) as entries: links = {entry.name: entry.is_symlink() for entry in entries}
     names = sorted(links)
-    for name in names:
-        if not links[name] or any((folder/name).resolve().is_relative_to(home) for home in homes): continue
-        return f"that holds {name!r}, a link that leads out of the data folder; copy the file"
     strange = [name for name in names if not is_picture(name) and not passed_over(name)]
     expected = f"expected a file, or a folder of pictures ({', '.join(PICTURE_ENDINGS)}), which is a film"
     if strange: return f"that holds {strange[0]!r}; {expected} and has nothing beside them"
+    for name in names:
+        if not links[name] or any((folder/name).resolve().is_relative_to(home) for home in homes): continue
+        return f"that holds {name!r}, a link that leads out of the data folder; copy the file"
     return None if any(map(is_picture, names)) else f"without a picture in it; {expected}"
 
 # %% ../../nbs/data/18_manifest.ipynb #32b14ae4
