@@ -114,6 +114,8 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path,
           fails="no cell of tiny.yaml has been started")
     moosa("rescore", "tiny.yaml", "--data-dir", tmp_path, fails="no open-set run")
+    moosa("rescore", "tiny.yaml", "--score", "energi", "--data-dir", tmp_path, fails="Did you mean 'energy'")
+    moosa("rescore", "tiny.yaml", "--protocol", "source", "--data-dir", tmp_path, fails="source-quantile")
     moosa("report", "tiny.yaml", "--data-dir", tmp_path, fails="no cell of tiny.yaml is done")  # and no table is lost
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
     monkeypatch.setattr("moosa.runs.status.status_rows", lambda *_: [{"status": "done"}])
