@@ -22,7 +22,7 @@ from .files import Remarks, Tree, composed, passed_sentence, walk
 from .films import VideoFile
 from .hac import Hac
 from .manifest import KINDS, Complaints, FileCheck, Spellings, kind_of, read_manifest
-from .media import ArrayFile, FlowFiles
+from .media import ArrayFile, FlowFiles, NoFile
 from .minihac import MiniHac
 from .settings import hold_out
 from .sounds import FilmSound, SoundFile, has_sound
@@ -217,9 +217,14 @@ class FolderData(MediaData):
         "Return nothing: a row names files, and these are looked at themselves."
         return []
 
-    def media(self, clip, modality: str) -> VideoFile | FlowFiles | SoundFile | ArrayFile:
+    def present(self, clips: pd.DataFrame, modality: str) -> list[bool]:
+        "Return which clips have a file of the modality."
+        return (clips[modality if modality in clips else f"{modality}_x"] != "").tolist()
+
+    def media(self, clip, modality: str) -> VideoFile | FlowFiles | SoundFile | ArrayFile | NoFile:
         "Return what holds a modality of a clip."
         kind = self.kinds[one_of("modality", modality, self.modalities)]
+        if not getattr(clip, modality, "") and not getattr(clip, f"{modality}_x", ""): return NoFile()
         if kind is FlowFiles: return FlowFiles(*(self.root/getattr(clip, f"{modality}_{axis}") for axis in "xy"))
         path = self.root/getattr(clip, modality)
         if kind is not SoundFile: return kind(path)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'PROBLEMS', 'BadClip',
-           'check_file', 'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound', 'SoundFile',
-           'has_sound', 'write_sound']
+__all__ = ['write_video', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'NoFile', 'PROBLEMS',
+           'BadClip', 'check_file', 'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound',
+           'SoundFile', 'has_sound', 'write_sound']
 
 # %% ../../nbs/data/05_media.ipynb #419137f3
 import os
@@ -192,3 +192,8 @@ class ArrayFile:
         if not array.size: raise BadClip(path, "empty", f"its array of shape {array.shape} holds no number.")
         with np.errstate(over="ignore", invalid="ignore"): single = array.astype(np.float32)
         return check_numbers(path, single)
+
+# %% ../../nbs/data/05_media.ipynb #1d85b592
+class NoFile:
+    "In place of what a clip lacks."
+    files = ()

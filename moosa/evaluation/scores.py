@@ -12,7 +12,7 @@ __all__ = ['SCORES', 'QUANTILES', 'SHARES', 'max_logit', 'energy', 'minus_entrop
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -207,7 +207,7 @@ def score(
         why = " (runs of before embeddings were saved have none)" if s.needs == "embeddings" else ""
         raise InputError(f"score {name}: the target has {kept} of {found[0] or 'no modality'}, source validation of "
                          f"{found[1] or 'no modality'}; expected the same modalities in both, at least one{why}.")
-    if s.needs == "heads": return tuple(s.fn([p.fused, *p.logits.values()]) for p in lists)
+    if s.needs == "heads": return tuple(s.fn(p.heads) for p in lists)
     return s.fn(validation, target), s.fn(validation)
 
 # %% ../../nbs/evaluation/02_scores.ipynb #487c72ab
@@ -222,7 +222,8 @@ def rows(
         logits={m: x[which] for m, x in predictions.logits.items()},
         labels=predictions.labels[which],
         clips=[predictions.clips[i] for i in which.tolist()],
-        embeddings={m: e[which] for m, e in predictions.embeddings.items()})
+        embeddings={m: e[which] for m, e in predictions.embeddings.items()},
+        present={m: there[which] for m, there in predictions.present.items()})
 
 # %% ../../nbs/evaluation/02_scores.ipynb #8ed02ee8
 def without_class(
@@ -234,7 +235,7 @@ def without_class(
     kept = [c for c in range(C) if c != left_out]
     renamed = torch.where(labels == left_out, C - 1, labels - (labels > left_out).long())
     logits = {m: x[:, kept] for m, x in predictions.logits.items()}
-    return Predictions(predictions.fused[:, kept], logits, renamed, predictions.clips, predictions.embeddings)
+    return replace(predictions, fused=predictions.fused[:, kept], logits=logits, labels=renamed, missing={})
 
 
 def playable(

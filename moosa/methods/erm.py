@@ -31,14 +31,14 @@ class HeadsCE(Term):
     supervised = True
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        return torch.stack([F.cross_entropy(h, labels) for h in outputs.heads]).mean()
+        return torch.stack([F.cross_entropy(logits, y) for logits, y in outputs.said(labels)]).mean()
 
 # %% ../../nbs/methods/07_erm.ipynb #ea27a029
 class EntropyMin(Term):
     "Mean entropy of all heads (ref 4.2)."
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return entropy_minimisation(outputs.heads)
+        return entropy_minimisation([logits for logits, _ in outputs.said()])
 
 # %% ../../nbs/methods/07_erm.ipynb #f1924949
 def erm(

@@ -29,7 +29,7 @@ from ..methods.model import Model
 from ..methods.catalogue import METHODS
 from ..methods.registry import create_objective
 from .fingerprint import fingerprint_of, identity
-from .lists import make_split, open_dataset
+from .lists import holes_record, make_split, open_dataset, tables_of
 from .lock import hold
 from .notebook import make_folder
 from .record import finished, read_history, read_record, run_folder
@@ -54,6 +54,7 @@ class Experiment:
     test: ClipList
     skipped: pd.DataFrame  # clips that cannot be read: columns clip, modality, file, problem, detail
     fingerprint: Mapping[str, object] = field(default_factory=dict)  # of data, weights, code, when it was opened
+    holes: Mapping[str, object] = field(default_factory=dict)  # how many clips lack which modality, see runs.lists
 
     def config(self,
         workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
@@ -103,14 +104,13 @@ def open_experiment(
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
-    lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
-    check_apart(dataset, lists, spec.modalities)
+    check_apart(dataset, tables_of(split), spec.modalities)
     seen = seen_dataset(spec, dataset, store)
     train, validation, test = (ClipList(seen, c, spec.modalities) for c in (split.train, split.validation, split.test))
     if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)
         train = Pairs(train, unlabelled, shuffled=spec.pairing == "shuffled")
-    return Experiment(spec, dataset, split, train, validation, test, skipped, fingerprint)
+    return Experiment(spec, dataset, split, train, validation, test, skipped, fingerprint, holes_record(spec, dataset))
 
 
 def seen_dataset(
@@ -144,7 +144,7 @@ def build_learner(
     "Make the model and the objective of a spec."
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
     takes = {"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features]
-    model = Model(build_extractors(spec, store), num_known, takes=takes)
+    model = Model(build_extractors(spec, store), num_known, takes=takes, masks=spec.missing_in_training == "mask")
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../../nbs/runs/11_experiment.ipynb #1e94cde8

@@ -33,10 +33,10 @@ class Learner(nn.Module):
         with_loss: bool = True,  # False: outputs only
     ) -> tuple[Outputs, torch.Tensor | None, dict[str, torch.Tensor]]:  # outputs, total, terms by name and the accuracy
         "Return what the model says of a batch, and, with the loss, what the objective says of that."
-        if not with_loss: return self.model(batch.data), None, {}
+        if not with_loss: return self.model(batch.data, None, batch.present), None, {}
         gather = all_rows if ranks() > 1 else None  # heads and terms look at the clips of all processes
         outputs, labels = self.seen(batch, gather), all_rows(batch.labels)
-        target = self.model(batch.unlabelled, gather) if batch.unlabelled else None
+        target = self.model(batch.unlabelled, gather, batch.unlabelled_present) if batch.unlabelled else None
         total, terms = self.objective(outputs, labels, target)
         right = (outputs.fused.argmax(dim=1) == labels).float().mean()
         return outputs.detach(), total, {**terms, "train_accuracy": right}
@@ -47,7 +47,7 @@ class Learner(nn.Module):
         gather: Callable | None,  # the rows of this process -> those of all; None: there is one process
     ) -> Outputs:
         "Return what terms look at: the model's outputs, domains, the fused head, and the teacher's outputs."
-        outputs = self.model(batch.data, gather)
+        outputs = self.model(batch.data, gather, batch.present)
         domains = None if batch.domains is None else all_rows(batch.domains)
         taught = self.taught(batch, gather) if self.teacher else None
         return replace(outputs, domains=domains, classify=self.model.classify, teacher=taught)
@@ -55,4 +55,4 @@ class Learner(nn.Module):
     def taught(self, batch: Batch, gather: Callable | None = None) -> Outputs:
         "Return what the teacher says of a batch, once it has followed the last step."
         if self.training: self.teacher.follow(self.model)
-        return self.teacher(batch.data, gather)
+        return self.teacher(batch.data, gather, batch.present)
