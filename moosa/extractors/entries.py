@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FROZEN_BN', 'STEM_DTYPES', 'AUDIO_TAILS', 'KINDS', 'DTYPES', 'SMALL_RGB', 'SMALL_FLOW',
-           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path',
+           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'AUTO', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path',
            'check_extractor', 'find_extractor', 'tail_start']
 
 # %% ../../nbs/extractors/00_entries.ipynb #5addf46c
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import moosa.extractors
 from ..core import InputError, brief, data_folder, find_object, one_of
+from ..doors import check_name, load_guest, without_folder
 from ..data.views import FLOW, RGB, SOUND
 
 # %% ../../nbs/extractors/00_entries.ipynb #c902a657
@@ -34,6 +34,7 @@ class Entry:
     modality: str  # that it is made for; others may use it, too
     recipe: object  # how it looks at a clip, see data.views; None: as the data set gives it
     weights: str | None  # where a pre-trained stem comes from: 'published', 'packaged' or None
+    example: tuple[int, ...] = ()  # the shape of a clip's data, where the network is made for that
 
     @property
     def make(self) -> Callable:  # options -> Extractor
@@ -49,14 +50,20 @@ EXTRACTORS = {
     "small-video": Entry("moosa.extractors.small:small_video", "video", SMALL_RGB, "packaged"),
     "small-flow": Entry("moosa.extractors.small:small_flow", "flow", SMALL_FLOW, "packaged"),
     "small-audio": Entry("moosa.extractors.small:small_audio", "audio", SOUND, "packaged"),
-    "small-image": Entry("moosa.extractors.small:small_image", "image", None, None),
+    "small-image": Entry("moosa.extractors.small:small_image", "image", None, None, (1, 16, 16)),
     "small-speech": Entry("moosa.extractors.small:small_speech", "speech", None, None),
+    "small-series": Entry("moosa.extractors.shapes:small_series", "", None, None, (6, 128)),
+    "small-volume": Entry("moosa.extractors.shapes:small_volume", "", None, None, (3, 16, 32, 32)),
+    "mlp": Entry("moosa.extractors.shapes:mlp", "", None, None, (512,)),
+    "identity": Entry("moosa.extractors.shapes:identity", "", None, None, (512,)),
+    "auto": Entry("moosa.extractors.shapes:auto", "", None, None, (6, 128)),
 }
 
 # %% ../../nbs/extractors/00_entries.ipynb #2680f168
 # modality -> name
 DEFAULT_EXTRACTOR = {"image": "small-image", "speech": "small-speech", "video": "small-video", "flow": "small-flow",
                      "audio": "small-audio"}
+AUTO = "auto"  # what any other modality gets
 SMALL_STEMS = Path(moosa.extractors.__file__).parent/"small_stems.safetensors"
 
 # %% ../../nbs/extractors/00_entries.ipynb #f649e8ae
@@ -96,46 +103,36 @@ def weights_path(
     return data_folder(data_dir)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
 
 # %% ../../nbs/extractors/00_entries.ipynb #2abf2f0d
-_OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function
-
-
 def check_extractor(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function'
-) -> Entry | None:  # None: it can be known only once its module is imported
+    name: str,  # a key of EXTRACTORS, or a guest's
+) -> Entry | None:  # None: it can be known only once it is imported
     """Return what a name stands for, if that is known without running anybody's code.
 
     Raise `InputError` if it is no such name."""
-    if ":" not in name: return EXTRACTORS[one_of("extractors", name, EXTRACTORS)]
-    if not _OBJECT.fullmatch(name):
-        raise InputError(f"extractors: {brief(name)} is not of the form package.module:function.")
-    return None
+    return None if check_name("extractors", name, EXTRACTORS) else EXTRACTORS[name]
 
 # %% ../../nbs/extractors/00_entries.ipynb #795182f5
 def find_extractor(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function', which is imported
+    name: str,  # a key of EXTRACTORS, or a guest's, which is imported
 ) -> Entry:
     """Return what a name stands for; raise `InputError` if there is no such thing.
 
     Only what opens a run's data or builds its model asks."""
-    if entry := check_extractor(name): return entry
-    module, function = name.split(":", 1)
-    try: make = getattr(importlib.import_module(module), function)
-    except Exception as e:  # whatever a module does when it is imported
-        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected "
-                         f"package.module:function of an installed package "
-                         "(pip install -e FOLDER), or of a folder that PYTHONPATH names.") from e
+    guest = check_name("extractors", name, EXTRACTORS)
+    if guest is None: return EXTRACTORS[name]
+    make = load_guest(guest)
     if not callable(make):
-        raise InputError(f"extractors: {name!r} is {brief(make)}, and no function. Expected package.module:function.")
+        raise InputError(f"{guest.where}: it is {brief(make)}; expected a function or a class that makes a network.")
     return Entry(make, "", getattr(make, "recipe", None), None)
 
 # %% ../../nbs/extractors/00_entries.ipynb #634558c6
 def tail_start(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function'
+    name: str,  # a key of EXTRACTORS, or a guest's
     weights: str,  # 'pretrained' or 'random'
     audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
 ) -> str:
     "Where the weights of a tail come from, in words."
-    if ":" in name: return f"as {name} makes it"
+    if check_extractor(name) is None: return f"as {without_folder(name)} makes it"
     published = weights == "pretrained" and find_extractor(name).weights == "published"
     if name == "vggsound": published = published and audio_tail == "from_checkpoint"
     return "published weights" if published else "random weights"

@@ -36,6 +36,8 @@ class Outputs:
     domains: torch.Tensor | None = None  # (B,) which source a clip is from; known in training only
     classify: Callable | None = None  # the model's heads, for other embeddings than these; in training only
     teacher: "Outputs | None" = None  # what a slow copy of the model says of the batch; if the objective asks
+    second: "Outputs | None" = None  # what the model says of another random view of the same clips; if the method asks
+    model: "Model | None" = None  # who says all this; in training only
     # modality that some clips of the list lack -> (B,) bool: who is there? Empty: all have all, or nobody is told
     present: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -49,8 +51,9 @@ class Outputs:
             logits={m: x[kept] for m, x in self.logits.items()},
             fused=self.fused[kept],
             domains=None if self.domains is None else self.domains[kept],
-            classify=self.classify,
+            classify=self.classify, model=self.model,
             teacher=self.teacher and self.teacher.rows(kept),
+            second=self.second and self.second.rows(kept),
             present={m: there[kept] for m, there in self.present.items()})
 
     def detach(self) -> "Outputs":
@@ -194,6 +197,7 @@ class Model(nn.Module):
         if takes == "embeddings": self.extractors.requires_grad_(False)
         self.heads = ByName({m: nn.Linear(e.dim, num_classes) for m, e in extractors.items()})
         self.fused = fused_head(sum(e.dim for e in extractors.values()), num_classes, fused_hidden)
+        self.num_known = num_classes
 
     @property
     def dims(self) -> dict[str, int]:
