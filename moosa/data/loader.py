@@ -140,10 +140,8 @@ class ClipList(Dataset):
         check_finite(data, [self.names[i] for i in rows])
         return data
 
-    def there(self,
-        rows: Sequence[int],
-    ) -> dict[str, torch.Tensor]:  # modality that clips of the list lack -> (B,) bool
-        "Return which of some rows have it."
+    def there(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        "Return of each modality that clips of the list lack which rows have it, (B,) bool."
         return {m: there[rows] for m, there in self.present.items()}
 
     def __getitems__(self, rows: list[int]) -> Batch | InputError:

@@ -65,9 +65,9 @@ def fused_logits(
     some = next(iter(present.values()))
 
     def fill(m: str) -> torch.Tensor:  # (B, D)
-        if m in present and (m not in there or rule == "zero"): return present[m]
         others = {other: e for other, e in present.items() if other != m}
-        if rule == "zero" or not others: return some.new_zeros(len(some), model.dims[m])
+        if m in present and (m not in there or rule == "zero" or not others): return present[m]
+        if rule == "zero": return some.new_zeros(len(some), model.dims[m])
         guess = translate(others, m, translators, norms[m], there)
         return torch.where(there[m][:, None], present[m], guess) if m in present else guess
 

@@ -18,7 +18,7 @@ from .catalogue import CmrfHyper
 from .contrast import Projection, supcon
 from .erm import HeadsCE
 from .method import expect_several
-from .model import Outputs, mean_of, picked
+from .model import Outputs, mean_of, picked, who
 from .objectives import Objective, Term
 from .teacher import MovingAverage
 
@@ -71,7 +71,7 @@ class SharedSpace(Term):
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         if self.training: self.teacher.follow(self.projections)
         z = {m: self.projections[m].of(e, outputs.having(m)) for m, e in outputs.embeddings.items()}
-        contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temperature, there=outputs.who)
+        contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temperature, there=who(outputs))
         places, flat = self.placed(z, outputs.teacher, labels), []
         for a, b in combinations(z, 2):
             first, second = (places[m].rows(outputs.having(a, b)) for m in (a, b))

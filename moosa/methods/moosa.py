@@ -18,7 +18,7 @@ from .contrast import Projection, halves, split_distance, supcon
 from .entropy import entropy_weighted_ce
 from .erm import EntropyMin
 from .method import gate
-from .model import Outputs, mean_of
+from .model import Outputs, mean_of, who
 from .objectives import Objective, Term
 from ..pretext.jigsaw import Jigsaw, sample_permutations
 from ..pretext.translation import MaskedTranslation
@@ -36,7 +36,8 @@ class WeightedCE(Term):
         self.temperature, self.detach = temperature, detach
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        there = None if outputs.who is None else F.pad(outputs.who, (0, 1), value=True)  # the fused head always is
+        there = who(outputs)
+        if there is not None: there = F.pad(there, (0, 1), value=True)  # the fused head always is
         return entropy_weighted_ce(outputs.heads, labels, self.temperature, self.detach, there)
 
 
@@ -75,7 +76,7 @@ class Contrastive(Term):
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
         views = [self.projections[m].of(halves(e)[0], outputs.having(m)) for m, e in outputs.embeddings.items()]
-        return supcon(torch.stack(views, dim=1), labels, self.temperature, there=outputs.who)
+        return supcon(torch.stack(views, dim=1), labels, self.temperature, there=who(outputs))
 
 
 class SplitDistance(Term):
