@@ -15,7 +15,7 @@ import typer
 from ..core import Store
 from .fields import fields_given, takes_fields
 from .options import Again, Contents, DataDir, Device
-from ..words import plain_table
+from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
 @takes_fields
@@ -38,7 +38,7 @@ def run_command(
 
         if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
-    bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {spec.target}")
+    bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{in_label(spec.method)} on {spec.target}")
     with bar, watch_epochs([(spec, "epoch")], data_dir, bar):
         folder, fresh = run(spec, Store(data_dir, contents), device, again=again)
     print_results(folder, fresh)
@@ -58,7 +58,7 @@ def print_results(
     print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437
-PROTOCOLS = ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision")
+PROTOCOLS = ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision", "chosen")
 
 
 def result_lines(
@@ -69,7 +69,9 @@ def result_lines(
     for protocol in PROTOCOLS:
         if r := results.get(protocol):  # closed: nothing is unknown; few methods have a score of their own
             lines.append(_line(protocol, ("OS*", r["OS*"]), ("UNK", r["UNK"]), ("HOS", r["HOS"])))
-    if own := results.get("own threshold-free"): lines.append(_line("own, no threshold", ("AUROC", own["AUROC"])))
+    for way in ("own", "chosen"):
+        if free := results.get(f"{way} threshold-free"):
+            lines.append(_line(f"{way}, no threshold", ("AUROC", free["AUROC"])))
     known = results["accuracy"]["fused"]
     if "threshold-free" in results:
         auroc = results["threshold-free"]["AUROC"]

@@ -37,6 +37,7 @@ class Described:
     options: Mapping[str, tuple[str, ...]] = {}  # ways to read it: name -> values, the default first
 
     in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.views
+    in_memory: bool = False  # are its clips kept once they were read? Then no process reads ahead
     folder_name: str = ""  # of its folder in raw/
     signs: tuple[tuple[str, ...], ...] = ()  # groups of patterns; a folder in which all of one match is taken for its
     synthetic: bool = False  # was it generated? Tables then say so

@@ -240,14 +240,13 @@ class Predictions:
         return self.present.get(modality, torch.ones(len(self.labels), dtype=torch.bool))
 
     @property
-    def heads(self) -> list[torch.Tensor]:
-        "Logits (N, C) of all heads, the fused one first; of an absent modality, the logarithm of the others' mean."
-        said = {"fused": self.fused, **self.logits}
-        if not self.present: return list(said.values())
-        there = torch.stack([self.having(m) for m in said])[..., None]
-        votes = torch.stack([x.log_softmax(dim=1) for x in said.values()])
+    def voices(self) -> dict[str, torch.Tensor]:  # modality -> (N, C) logits
+        "Logits of the unimodal heads; of an absent modality, the logarithm of what all others say on average."
+        if not self.present: return self.logits
+        there = torch.stack([self.having(m) for m in ("fused", *self.logits)])[..., None]
+        votes = torch.stack([x.log_softmax(dim=1) for x in (self.fused, *self.logits.values())])
         mean = votes.masked_fill(~there, float("-inf")).logsumexp(dim=0) - there.sum(dim=0).log()
-        return [torch.where(has, x, mean) for has, x in zip(there, said.values())]
+        return {m: torch.where(has, x, mean) for has, (m, x) in zip(there[1:], self.logits.items())}
 
 # %% ../../nbs/evaluation/01_openset.ipynb #b3261a29
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:

@@ -19,15 +19,15 @@ from typing import get_args, get_origin
 
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
-from ..doors import GROUPS, split_option, without_folder
+from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                      check_extractor, tail_start)
+                                      backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
 from .presets import fill_in
-from ..words import Plain, is_nothing, number_of, value_of
+from ..words import Plain, is_nothing, number_of, value_of, without_folder
 from ..training.shares import PRECISIONS
 
 # %% ../../nbs/runs/02_spec.ipynb #ebbfd366
@@ -75,6 +75,10 @@ class Spec:
     lr: float | None = None  # Adam's learning rate
     weight_decay: float | None = None  # added to the gradient (L2), as published
     callbacks: tuple[str, ...] = ()  # guests that are called beside training
+    # how clips of the target are told to be unknown, in numbers beside the published ones: a score, and how its
+    # threshold is chosen
+    score: str = "max_softmax"
+    protocol: str = "source-quantile"
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -230,7 +234,8 @@ def resolve_extractors(
     for m in given: one_of("extractors", m, modalities)
     names = {m: given.get(m) or preset.get(m) or DEFAULT_EXTRACTOR.get(m, AUTO) for m in modalities}
     for name in names.values(): check_extractor(name)
-    return names
+    libraries = {m: backbone.full_name for m, name in names.items() if (backbone := backbone_of(name))}
+    return {**names, **libraries}
 
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
 def resolve_options(given: Mapping[str, str], options: Mapping[str, tuple]) -> dict[str, str]:  # option -> value
@@ -291,7 +296,7 @@ def resolve_numbers(
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
-         "missing_in_training": "stop"}
+         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop"}
 
 
 def spec_hash(
