@@ -52,9 +52,11 @@ def test_by_name_on_the_command_line(data_dir):
     parts = load_predictions(folder)
     assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values())
     assert len(parts["target"].embeddings) == 2
+    assert len(parts["train"].labels) == 128 and (parts["train"].labels < 8).all()
     (data_dir/"one.yaml").write_text(yaml.safe_dump(dict(about="One run", base=asked, axes=dict(target=["mfeat"]))))
     rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
     assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout, rescored.stderr
+    assert all(name in rescored.stdout for name in ("vim", "react", "ash", "gradnorm", "kl_matching"))
     assert "agreement" not in rescored.stdout  # coral trains no head but the fused one
     kept = (folder/"scores.csv").stat().st_mtime_ns
     reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")

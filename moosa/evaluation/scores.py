@@ -131,9 +131,11 @@ def lacking(
         if kind in needs and (not found[0] or found[0] != found[1]):
             return (f"the target has {kind} of {', '.join(found[0]) or 'no modality'}, source validation of "
                     f"{', '.join(found[1]) or 'no modality'}; expected the same modalities, at least one")
-    if "head" in needs and sources.head is None: return "the run's weights, with the fused head, are not there"
+    if "head" in needs and sources.head is None:
+        return "the run's weights are not there, or its method reads logits otherwise than by the fused head"
     if "train" in needs and sources.train is None:
-        return "the run kept nothing of its training clips (runs of before these were kept have none)"
+        return ("the run kept nothing of its training clips (nor did any before they were kept, nor one whose "
+                "features are kept in several random views)")
     return ""
 
 

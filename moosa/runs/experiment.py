@@ -86,6 +86,14 @@ class Experiment:
         names = sorted(shard.place.name for group in shards.values() for shard in group.values())
         return facts | {"computed_now": computed, "shards": names}
 
+    def train_as_evaluated(self) -> ClipList | None:
+        """Return the source training clips as evaluation sees them.
+
+        None if only random views of them are kept as features: others are not computed for it."""
+        s, recipes = self.spec, self.dataset.recipes
+        random = s.features != "live" and s.views > 1 and any(recipes.get(m) for m in s.modalities)
+        return None if random else self.train.source if isinstance(self.train, Pairs) else self.train
+
     def _seen(self) -> tuple:
         "The data set as it is trained on; clips that need views for training; clips that are seen as evaluation does."
         return self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips]
