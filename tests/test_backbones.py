@@ -391,7 +391,8 @@ def test_a_run_on_mini_hac(generated, saved, tmp_path, features):
     (tmp_path/"raw"/"mini-hac").symlink_to(generated/"raw"/"mini-hac")
     last = "" if features == "embedding" else "+last1"
     words = ["run", "--dataset", "mini-hac", "--target", "cartoon", "--sources", "human", "--modalities", "video,audio",
-             "--extractors", f"video=transformers:{saved('videomae')}{last},audio=transformers:{saved('ast')}{last}",
+             "--extractors", f"video=transformers:{saved('videomae')}{last}",
+             "--extractors", f"audio=transformers:{saved('ast')}{last}",
              "--weights", "pretrained", "--features", features, "--frozen-stems", "--frozen-bn", "eval",
              "--method", "erm", "--epochs", 1, "--batch-size", 4, "--data-dir", tmp_path]
     if features != "live": words += ["--views", 2]
