@@ -171,7 +171,8 @@ def summary(
     "Return how many clips there are."
     clips = dataset.clips.assign(name=[dataset.classes[c] for c in dataset.clips["class"]])
     bad = clips[clips["clip"].isin(findings[findings.level == "error"]["clip"])]
-    axes = {"domain": dataset.domains, "part": ("train", "validation"), "class": dataset.classes}
+    parts = dict.fromkeys(("train", "validation", *dataset.test_parts))
+    axes = {"domain": dataset.domains, "part": tuple(parts), "class": dataset.classes}
     cells = pd.MultiIndex.from_product(axes.values(), names=axes)
 
     def count(rows): return rows.groupby(["domain", "part", "name"]).size().reindex(cells, fill_value=0).to_numpy()
