@@ -24,7 +24,7 @@ from .films import VideoFile
 from .hac import Hac
 from .arrays import array_of, split_cell
 from .manifest import KINDS, Complaints, FileCheck, Spellings, kind_of, read_manifest
-from .media import ArrayFile, FlowFiles, PictureFile, PictureFilm, film_of, is_picture
+from .media import ArrayFile, FlowFiles, NoFile, PictureFile, PictureFilm, film_of, is_picture
 from .minihac import MiniHac
 from .settings import hold_out
 from .sounds import CODED_ENDINGS, CodedSound, FilmSound, SoundFile, has_sound
@@ -229,9 +229,14 @@ class FolderData(MediaData):
         cells = [getattr(clip, m) for m, kind in self.kinds.items() if kind is ArrayFile]
         return [cell for cell in cells if split_cell(cell)[1] is not None]
 
-    def media(self, clip, modality: str) -> VideoFile | PictureFilm | FlowFiles | SoundFile | ArrayFile:
+    def present(self, clips: pd.DataFrame, modality: str) -> list[bool]:
+        "Return which clips have a file of the modality."
+        return (clips[modality if modality in clips else f"{modality}_x"] != "").tolist()
+
+    def media(self, clip, modality: str) -> VideoFile | PictureFilm | FlowFiles | SoundFile | ArrayFile | NoFile:
         "Return what holds a modality of a clip."
         kind = self.kinds[one_of("modality", modality, self.modalities)]
+        if not getattr(clip, modality, "") and not getattr(clip, f"{modality}_x", ""): return NoFile()
         if kind is FlowFiles: return FlowFiles(*(self.root/getattr(clip, f"{modality}_{axis}") for axis in "xy"))
         file, part = split_cell(getattr(clip, modality), clip.clip)
         path = self.root/file
