@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(Spec)}
 MACHINE = {"device", "threads", "workers", "contents", "data_dir"}  # parameters of the notebook that change no number
 GIVEN_OTHERWISE = {"preset", "num_unknown"}  # options that fill in fields: many at once, and `unknown` by its number
-NO_OPTION = {"data_hash", "audio_tail", "weight_decay"}  # fields that only a grid or a notebook gives
+NO_OPTION = {"data_hash", "own", "audio_tail", "weight_decay"}  # fields that only a grid or a notebook gives
 
 
 def parameters() -> dict[str, object]:

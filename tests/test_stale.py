@@ -3,6 +3,7 @@ it left, is what it was.
 """
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from moosa.runs.status import cell_status, overview
 from moosa.runs.sweep import run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
-from moosa.runs.spec import Spec, resolve
+from moosa.runs.spec import Spec, resolve, spec_from, spec_hash
 from moosa.results.alternatives import epochs_of_grid, rescore_grid
 from moosa.results.tables import collect_results, make_tables
 
@@ -119,17 +120,31 @@ def test_large_data_go_by_times_and_by_contents_on_request(own, monkeypatch):
     assert "other contents" in changes(known, fingerprint_of(spec, Store(folder, contents=True)))[0]
 
 
-def test_an_extractor_of_ones_own_is_seen_to_change(tmp_path, monkeypatch):
+def test_a_guest_that_changes_is_another_run(tmp_path, monkeypatch):
+    "Whatever is named and is not in the package: its source is part of the hash, with what it imports beside it."
     (tmp_path/"stale_nets.py").write_text("from stale_layers import width\n\ndef net(): return width\n")
     (tmp_path/"stale_layers.py").write_text("width = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    spec = resolve(Spec(target="mfeat", method="erm"))
-    spec = Spec(**{**vars(spec), "extractors": {"image": "stale_nets:net", "speech": "small-speech"}})
-    before = fingerprint_of(spec, tmp_path)
-    assert list(before["extractors"]["image"]) == ["stale_layers", "stale_nets"]
+
+    def name(**fields) -> str: return spec_hash(spec_from(dict(target="mfeat", **fields)))
+
+    named = [dict(method="erm", extractors={"image": "stale_nets:net"}), dict(method="stale_nets:net"),
+             dict(method=f"{tmp_path}/stale_nets.py:net+outliers"), dict(callbacks=[f"{tmp_path}/stale_nets.py:net"])]
+    before = [name(**fields) for fields in named]
+    assert len(set(before)) == len(named)
+    (tmp_path/"stale_layers.py").write_text("width = 1  # as it was\n")
+    assert [name(**fields) for fields in named] == before
     (tmp_path/"stale_layers.py").write_text("width = 2\n")
-    assert [line.split(" was ")[0]
-            for line in changes(before, fingerprint_of(spec, tmp_path))] == ["extractors image stale_layers"]
+    assert not set(before) & {name(**fields) for fields in named}
+    assert "stale_nets" not in sys.modules, "nothing is imported to find out"
+
+
+def test_a_study_that_is_moved_keeps_its_runs(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path/place).mkdir()
+        (tmp_path/place/"mine.py").write_text("def f(outputs, labels): return outputs.fused.mean()")
+    methods = [f"{tmp_path/place}/mine.py:f" for place in ("here", "there")]
+    assert len({spec_hash(spec_from(dict(target="mfeat", method=method))) for method in methods}) == 1
 
 
 def test_weights_are_seen_to_change(tmp_path):

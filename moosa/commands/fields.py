@@ -52,8 +52,8 @@ WHO_SEES_WHAT = dict(
                 "open-partial, closed, in-domain."),
     preset=one(str | None, "Published or shared hyper-parameters, e.g. published-hac; "
                "what you give yourself goes before."),
-    method=one(str | None, "moosa (the default), erm or a rival, such as coral; "
-               "+outliers or +gmp after a name add that option."),
+    method=one(str | None, "moosa (the default), erm or a rival (`moosa list methods`), or your own, e.g. "
+               "methods.py:erm_ls; +outliers or +gmp after a name add that option."),
     seed=one(int, "Of weights, batches, dropout, masks, permutations.", 0),
     sources=names("Domains to train on, e.g. mnist,optdigits; may be repeated. "
                   "Default: all but the target.", "domains"),
@@ -76,7 +76,7 @@ WHO_SEES_WHAT = dict(
 # %% ../../nbs/commands/03_fields.ipynb #4405d12e
 NETWORKS = dict(
     hyper=pairs("A hyper-parameter of the method, name=value; may be repeated.", "mask_ratio=0.7"),
-    extractors=pairs("modality=name, e.g. video=slowfast; may be repeated. "
+    extractors=pairs("modality=name, e.g. video=slowfast or video=nets.py:tiny; may be repeated. "
                      "Default: the data set's preset, here and below.", "video=slowfast"),
     weights=one(str | None, "Of the stems: pretrained or random."),
     frozen_stems=one(bool | None, "Train only tails and heads, or stems, too.", None, "--frozen-stems/--trained-stems"),
@@ -94,6 +94,7 @@ NETWORKS = dict(
 TRAINING = dict(
     data_options=pairs("How files are read, e.g. frame_index=repaired; may be repeated.", "frame_index=repaired"),
     on_bad_clip=one(str, "At a clip that cannot be read: stop, or skip it and say so in the record.", "stop"),
+    callbacks=names("Your own, called beside training, e.g. mine.py:Swa; may be repeated."),
     epochs=one(int | None, "Passes over the source clips."),
     batch_size=one(int | None, "Clips per step."),
     lr=one(float | None, "Adam's learning rate."),

@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core import later, one_of, user_path
+from ..core import InputError, brief, later, user_path
+from ..doors import check_name, load_guest
 from . import digits, epic, folder as folder_data, hac, minihac
 from .dataset import DataSet
 
@@ -29,7 +30,8 @@ def dataset_rows() -> list[dict[str, str]]:  # one per data set: name, modalitie
     "Return what `moosa data list` prints."
     rows = [dict(name=name, modalities=" ".join(c.modalities), about=c.about) for name, c in _CLASSES.items()]
     own = dict(name="PATH", modalities="any", about="your own: a manifest.csv, or folders domain/class/clip")
-    return [*rows, own]
+    code = dict(name="FILE.py:CLASS", modalities="any", about="your own: a class that derives from DataSet")
+    return [*rows, own, code]
 
 
 def dataset_table() -> pd.DataFrame:
@@ -38,13 +40,22 @@ def dataset_table() -> pd.DataFrame:
 
 # %% ../../nbs/data/30_catalogue.ipynb #2c857990
 def dataset_class(
-    name: str,  # as in `dataset_table`, or a path
+    name: str,  # as in `dataset_table`, a path, or a guest's, which is imported
 ) -> type[DataSet] | DataSet:  # for a path, an object
     "Return what is known of a data set before it is opened; raise `InputError` if there is none of this name."
     if name not in _CLASSES and os.path.exists(user_path(name)): return folder_data.FolderData(name)
-    return _CLASSES[one_of("dataset (or a path that exists)", name, _CLASSES)]
+    try: guest = check_name("dataset", name, _CLASSES)
+    except InputError as e: raise InputError(f"{e} Or the path of your own data, if it exists.") from None
+    return _guest_class(guest) if guest else _CLASSES[name]
 
 
+def _guest_class(guest) -> type[DataSet]:
+    found = load_guest(guest)
+    if isinstance(found, type) and issubclass(found, DataSet) and found.classes and found.domains: return found
+    raise InputError(f"{guest.where}: it is {brief(found)}; expected a class that derives from "
+                     "moosa.data.dataset.DataSet, with `classes`, `domains` and `modalities`.")
+
+# %% ../../nbs/data/30_catalogue.ipynb #c27fefdc
 def create_dataset(
     name: str,  # as in `dataset_table`, or a path
     data_dir: str | Path | None = None,  # the data folder; None: the project's

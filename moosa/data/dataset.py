@@ -47,6 +47,7 @@ class Described:
         data_dir: str | Path | None = None,  # the data folder; None: the project's
     ) -> Path | None:  # None: it is there
         "Return where it should be, if nothing there is known as its own. No file is opened."
+        if not cls.folder_name: return None  # a guest's, which keeps its files where it likes
         place = data_folder(data_dir)/"raw"/cls.folder_name
         there = any(all(any(place.glob(pattern)) for pattern in group) for group in cls.signs)
         return None if there else place

@@ -38,6 +38,7 @@ class Batch:
     clips: list[str]  # names
     unlabelled: dict[str, torch.Tensor] = field(default_factory=dict)  # in adaptation: as many target clips
     domains: torch.Tensor | None = None  # (B,) int64; 0, 1, ... in the order of the list's domains' names
+    second: dict[str, torch.Tensor] = field(default_factory=dict)  # another view of the same clips, if it is asked for
 
     def to(self, device) -> "Batch":
         "Move the tensors to a device; from pinned memory without waiting for it."
@@ -61,7 +62,8 @@ class Batch:
         def all_of(data): return {m: one(x) for m, x in data.items()}
 
         data, labels, unlabelled = all_of(self.data), one(self.labels), all_of(self.unlabelled)
-        return Batch(data, labels, self.clips, unlabelled, None if self.domains is None else one(self.domains))
+        domains = None if self.domains is None else one(self.domains)
+        return Batch(data, labels, self.clips, unlabelled, domains, all_of(self.second))
 
 # %% ../../nbs/data/31_loader.ipynb #81e4f8bb
 def check_finite(
@@ -98,12 +100,13 @@ class ClipList(Dataset):
         clips: pd.DataFrame,  # with column `label`, unless they are the unlabelled ones of `Pairs`
         modalities: Sequence[str],  # which to load; their order is the order of concatenation
         view: View | None = None,  # None: evaluation's; otherwise training's, in one epoch
+        two_views: bool = False,  # load a second random view, too, where there is one
     ):
         if not modalities: raise InputError("modalities: none was given; name at least one.")
         if len(set(modalities)) < len(modalities):
             raise InputError(f"modalities: one is named twice in {list(modalities)}.")
         for m in modalities: one_of("modalities", m, dataset.modalities)
-        self.dataset, self.modalities, self.view = dataset, tuple(modalities), view
+        self.dataset, self.modalities, self.view, self.two_views = dataset, tuple(modalities), view, two_views
         self.clips = clips
 
     @property
@@ -134,7 +137,10 @@ class ClipList(Dataset):
         """What torch's loader calls with the rows of a batch. A clip that cannot be read is handed on as its error:
         torch would wrap it beyond recognition."""
         domains = None if self.domains is None else self.domains[rows]
-        try: return Batch(self.load(rows), self.labels[rows], [self.names[i] for i in rows], domains=domains)
+        names = [self.names[i] for i in rows]
+        try:
+            second = self.seen(self.view.other()).load(rows) if self.two_views and self.view else {}
+            return Batch(self.load(rows), self.labels[rows], names, domains=domains, second=second)
         except InputError as e: return e
 
 # %% ../../nbs/data/31_loader.ipynb #0c2ca639

@@ -54,6 +54,10 @@ class View:
         "The clip's own generator."
         return Draws(derived_seed(self.seed, "view", self.epoch, clip, modality))
 
+    def other(self) -> "View":
+        "A second view of the same epoch: of other draws, and, where views are kept, the next of them."
+        return View(derived_seed(self.seed, "second view"), self.epoch + 1)
+
 # %% ../../nbs/data/11_views.ipynb #4510db9c
 @dataclass(frozen=True)
 class FrameRecipe:

@@ -8,7 +8,7 @@ __all__ = ['BATCH', 'subsets', 'mean_norms', 'translate', 'fused_logits', 'dropp
 
 # %% ../../nbs/evaluation/04_missing.ipynb #75a9fc58
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .openset import Predictions
-from ..methods.model import Model
+from ..methods.model import Model, joined
 from ..methods.objectives import Objective
 
 # %% ../../nbs/evaluation/04_missing.ipynb #a43e51e3
@@ -54,8 +54,9 @@ def fused_logits(
     rule: str,  # translate or zero
     translators: nn.ModuleDict | None = None,  # for translate
     norms: Mapping[str, float] = {},  # for translate, from `mean_norms`
+    read: Callable | None = None,  # how a method reads logits from outputs; None: the fused head says them
 ) -> torch.Tensor:  # (B, C)
-    "Return what the fused head says if only `present` is there."
+    "Return what the model says if only `present` is there."
     some = next(iter(present.values()))
 
     def fill(m: str) -> torch.Tensor:  # (B, D)
@@ -63,7 +64,8 @@ def fused_logits(
         if rule == "zero": return some.new_zeros(len(some), model.dims[m])
         return translate(present, m, translators, norms[m])
 
-    return model.fused(torch.cat([fill(m) for m in model.dims], dim=1))
+    filled = {m: fill(m) for m in model.dims}
+    return read(model.classify(filled)) if read else model.fused(joined(filled))
 
 # %% ../../nbs/evaluation/04_missing.ipynb #8440c678
 def dropped_logits(
@@ -84,12 +86,13 @@ def filled_logits(
     rule: str,  # translate or zero
     translators: nn.ModuleDict | None,
     norms: Mapping[str, float],  # from `mean_norms`
+    read: Callable | None = None,  # as for `fused_logits`
 ) -> torch.Tensor:  # (N, C) on the CPU
     "Return `fused_logits` of many clips, batch by batch, on the model's device."
     weight, parts = next(model.parameters()), []
     for i in range(0, len(embeddings[present[0]]), BATCH):
         batch = {m: embeddings[m][i:i + BATCH].to(weight) for m in present}  # its device, and its number of bits
-        parts.append(fused_logits(model, batch, rule, translators, norms).float().cpu())
+        parts.append(fused_logits(model, batch, rule, translators, norms, read).float().cpu())
     return torch.cat(parts)
 
 # %% ../../nbs/evaluation/04_missing.ipynb #444a293a
@@ -111,6 +114,7 @@ def missing_logits(
     rules: Sequence[str],  # of RULES; such that the method can follow
     predictions: Predictions,  # of any clips, with embeddings
     norms: Mapping[str, float],  # modality -> usual length of an embedding, from `mean_norms`
+    read: Callable | None = None,  # as for `fused_logits`
 ) -> dict[str, torch.Tensor]:  # 'RULE/PRESENT' -> (N, C)
     "Return the fused logits for every rule and every subset of the modalities."
     asked, found = [(rule, present) for rule in rules for present in subsets(list(model.dims))], {}
@@ -118,7 +122,7 @@ def missing_logits(
     for rule, present in tqdm(asked, desc="missing modalities", leave=False, disable=silent):
         if rule == "drop": logits = dropped_logits({m: predictions.logits[m] for m in present})
         elif len(present) == len(model.dims): logits = predictions.fused
-        else: logits = filled_logits(model, predictions.embeddings, present, rule, translators, norms)
+        else: logits = filled_logits(model, predictions.embeddings, present, rule, translators, norms, read)
         found[f"{rule}/{'+'.join(present)}"] = logits
     return found
 
@@ -134,6 +138,7 @@ def with_missing(
     "Return both predictions with `missing` filled in, for every rule and every subset of the modalities."
     norms = mean_norms(validation.embeddings)
     translators = objective.terms["translation"].task.translators if "translate" in rules else None
+    read = objective.hooks.read if objective.hooks.overrides("read") else None
     with in_evaluation(model, objective):
-        found = [missing_logits(model, translators, rules, p, norms) for p in (validation, target)]
+        found = [missing_logits(model, translators, rules, p, norms, read) for p in (validation, target)]
     return tuple(replace(p, missing={**p.missing, **logits}) for p, logits in zip((validation, target), found))

@@ -8,7 +8,6 @@ __all__ = ['WEIGHTS', 'FROZEN_BN', 'STEM_DTYPES', 'AUDIO_TAILS', 'KINDS', 'DTYPE
            'check_extractor', 'find_extractor', 'tail_start']
 
 # %% ../../nbs/extractors/00_entries.ipynb #5addf46c
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import moosa.extractors
 from ..core import InputError, brief, data_folder, find_object, one_of
+from ..doors import check_name, load_guest, without_folder
 from ..data.views import FLOW, RGB, SOUND
 
 # %% ../../nbs/extractors/00_entries.ipynb #c902a657
@@ -103,46 +103,36 @@ def weights_path(
     return data_folder(data_dir)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
 
 # %% ../../nbs/extractors/00_entries.ipynb #2abf2f0d
-_OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function
-
-
 def check_extractor(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function'
-) -> Entry | None:  # None: it can be known only once its module is imported
+    name: str,  # a key of EXTRACTORS, or a guest's
+) -> Entry | None:  # None: it can be known only once it is imported
     """Return what a name stands for, if that is known without running anybody's code.
 
     Raise `InputError` if it is no such name."""
-    if ":" not in name: return EXTRACTORS[one_of("extractors", name, EXTRACTORS)]
-    if not _OBJECT.fullmatch(name):
-        raise InputError(f"extractors: {brief(name)} is not of the form package.module:function.")
-    return None
+    return None if check_name("extractors", name, EXTRACTORS) else EXTRACTORS[name]
 
 # %% ../../nbs/extractors/00_entries.ipynb #795182f5
 def find_extractor(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function', which is imported
+    name: str,  # a key of EXTRACTORS, or a guest's, which is imported
 ) -> Entry:
     """Return what a name stands for; raise `InputError` if there is no such thing.
 
     Only what opens a run's data or builds its model asks."""
-    if entry := check_extractor(name): return entry
-    module, function = name.split(":", 1)
-    try: make = getattr(importlib.import_module(module), function)
-    except Exception as e:  # whatever a module does when it is imported
-        raise InputError(f"extractors: {name!r} cannot be imported: {type(e).__name__}: {e}. Expected "
-                         f"package.module:function of an installed package "
-                         "(pip install -e FOLDER), or of a folder that PYTHONPATH names.") from e
+    guest = check_name("extractors", name, EXTRACTORS)
+    if guest is None: return EXTRACTORS[name]
+    make = load_guest(guest)
     if not callable(make):
-        raise InputError(f"extractors: {name!r} is {brief(make)}, and no function. Expected package.module:function.")
+        raise InputError(f"{guest.where}: it is {brief(make)}; expected a function or a class that makes a network.")
     return Entry(make, "", getattr(make, "recipe", None), None)
 
 # %% ../../nbs/extractors/00_entries.ipynb #634558c6
 def tail_start(
-    name: str,  # a key of EXTRACTORS, or 'package.module:function'
+    name: str,  # a key of EXTRACTORS, or a guest's
     weights: str,  # 'pretrained' or 'random'
     audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
 ) -> str:
     "Where the weights of a tail come from, in words."
-    if ":" in name: return f"as {name} makes it"
+    if check_extractor(name) is None: return f"as {without_folder(name)} makes it"
     published = weights == "pretrained" and find_extractor(name).weights == "published"
     if name == "vggsound": published = published and audio_tail == "from_checkpoint"
     return "published weights" if published else "random weights"

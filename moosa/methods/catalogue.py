@@ -6,13 +6,14 @@
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'CoralHyper',
            'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'GmpHyper', 'Methods',
-           'check_hyper_value', 'make_hyper']
+           'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ..core import InputError, brief, one_of
+from ..doors import check_name, split_option
 from .method import Method, Option, with_option
 
 # %% ../../nbs/methods/06_catalogue.ipynb #317fd34a
@@ -190,6 +191,16 @@ class Methods(Mapping):
 
 METHODS = Methods(_PLAIN, OPTIONS)
 
+# %% ../../nbs/methods/06_catalogue.ipynb #a990b8f5
+def check_method(
+    name: str,  # built in, or a guest's; with an option or without
+) -> Method | None:  # None: a guest's, which is known only once it is imported
+    "Return a method, if that is known without running anybody's code; raise `InputError` if it is no such name."
+    alone, option = split_option(name)
+    if option: one_of("method: option", option[1:], OPTIONS)
+    guest = check_name("method", alone, PLAIN)
+    return None if guest else METHODS[name]
+
 # %% ../../nbs/methods/06_catalogue.ipynb #14675ad5
 LARGEST = 1e300  # a number beyond it is none
 AT_MOST = dict(
@@ -211,20 +222,30 @@ def check_hyper_value(
         raise InputError(f"hyper: {name} is {brief(value)}, expected 1 to {AT_MOST[name]}.")
 
 # %% ../../nbs/methods/06_catalogue.ipynb #152daab7
+def hyper_of(
+    name: str,  # of the method, for messages
+    method: Method,
+    given: Mapping[str, object],  # hyper-parameters that differ from the defaults
+    setting: str = "osdg",  # of the run
+):  # an instance of the method's dataclass, such as MoosaHyper
+    "Return a method's hyper-parameters; raise `InputError` if a name, a value or the setting does not fit."
+    if method.only_adapts and setting != "osda":
+        raise InputError(f"method: {name} learns from target clips, but setting={setting} shows none. "
+                         "Set setting=osda, or choose another method.")
+    kind = method.hyper_in(setting)
+    types = {f.name: type(f.default) for f in fields(kind)}
+    if given and not types: raise InputError(f"hyper: {name} has no hyper-parameters; found {', '.join(given)}.")
+    for key, value in given.items():
+        if key == "target_filter_thr" and key not in types:
+            raise InputError("hyper: target_filter_thr belongs to adaptation; set setting=osda, or leave it out.")
+        check_hyper_value(one_of("hyper", key, types), value, types[key])
+    return kind(**{key: types[key](value) for key, value in given.items()})
+
+
 def make_hyper(
     method: str,  # a key of METHODS
     given: Mapping[str, object],  # hyper-parameters that differ from the defaults
     setting: str = "osdg",  # of the run
 ):  # an instance of the method's dataclass, such as MoosaHyper
-    "Return a method's hyper-parameters; raise `InputError` if a name, a value or the setting does not fit."
-    if METHODS[one_of("method", method, METHODS)].only_adapts and setting != "osda":
-        raise InputError(f"method: {method} learns from target clips, but setting={setting} shows none. "
-                         "Set setting=osda, or choose another method.")
-    kind = METHODS[method].hyper_in(setting)
-    types = {f.name: type(f.default) for f in fields(kind)}
-    if given and not types: raise InputError(f"hyper: {method} has no hyper-parameters; found {', '.join(given)}.")
-    for name, value in given.items():
-        if name == "target_filter_thr" and name not in types:
-            raise InputError("hyper: target_filter_thr belongs to adaptation; set setting=osda, or leave it out.")
-        check_hyper_value(one_of("hyper", name, types), value, types[name])
-    return kind(**{name: types[name](value) for name, value in given.items()})
+    "Return a built-in method's hyper-parameters; raise `InputError` as `hyper_of` does."
+    return hyper_of(method, METHODS[one_of("method", method, METHODS)], given, setting)

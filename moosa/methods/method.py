@@ -32,6 +32,7 @@ class Method:
     trains_heads: bool = True  # do the unimodal heads learn? If not, their accuracy means nothing
     translates: bool = False  # does it train translators between modalities?
     only_adapts: bool = False  # is it nothing without target clips?
+    two_views: bool = False  # does it look at a second random view of each training clip?
     own_score: str | OwnScore | None = None  # how it tells unknown clips, if not by the largest softmax probability
 
     def make(self,

@@ -25,6 +25,8 @@ class Outputs:
     domains: torch.Tensor | None = None  # (B,) which source a clip is from; known in training only
     classify: Callable | None = None  # the model's heads, for other embeddings than these; in training only
     teacher: "Outputs | None" = None  # what a slow copy of the model says of the batch; if the objective asks
+    second: "Outputs | None" = None  # what the model says of another random view of the same clips; if the method asks
+    model: "Model | None" = None  # who says all this; in training only
 
     def rows(self,
         kept: torch.Tensor,  # (B,) bool
@@ -35,8 +37,9 @@ class Outputs:
             logits={m: x[kept] for m, x in self.logits.items()},
             fused=self.fused[kept],
             domains=None if self.domains is None else self.domains[kept],
-            classify=self.classify,
-            teacher=self.teacher and self.teacher.rows(kept))
+            classify=self.classify, model=self.model,
+            teacher=self.teacher and self.teacher.rows(kept),
+            second=self.second and self.second.rows(kept))
 
     def detach(self) -> "Outputs":
         "Return embeddings and logits, without the way back."
@@ -108,6 +111,7 @@ class Model(nn.Module):
         if takes == "embeddings": self.extractors.requires_grad_(False)
         self.heads = ByName({m: nn.Linear(e.dim, num_classes) for m, e in extractors.items()})
         self.fused = fused_head(sum(e.dim for e in extractors.values()), num_classes, fused_hidden)
+        self.num_known = num_classes
 
     @property
     def dims(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ from ..data.twins import check_apart
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.registry import create_extractor, needs_shape, takes_shape
 from ..methods.model import Model
-from ..methods.catalogue import METHODS
+from ..methods.own import find_method
 from ..methods.registry import create_objective
 from .fingerprint import fingerprint_of, identity
 from .lists import make_split, open_dataset
@@ -34,7 +34,7 @@ from .lock import hold
 from .notebook import make_folder
 from .record import finished, read_history, read_record, run_folder
 from .spec import LATER, Spec, differs_from_live
-from ..training.callbacks import History, Memory, Progress, Watch, peak_memory_mb
+from ..training.callbacks import History, Memory, Progress, Watch, find_callback, peak_memory_mb
 from ..training.checkpoint import Checkpoint
 from ..training.compute import make_fabric
 from ..training.learner import Learner
@@ -108,8 +108,9 @@ def open_experiment(
     check_apart(dataset, lists, spec.modalities)
     shapes = shapes_of(spec, dataset, split)
     seen = seen_dataset(spec, dataset, store, shapes)
-    train, validation, test = (ClipList(seen, c, spec.modalities) for c in (split.train, split.validation, split.test))
-    if isinstance(split, AdaptationSplit) and METHODS[spec.method].adapt_hyper:
+    method, lists = find_method(spec.method), (split.train, split.validation, split.test)
+    train, validation, test = (ClipList(seen, c, spec.modalities, two_views=method.two_views) for c in lists)
+    if isinstance(split, AdaptationSplit) and method.adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)
         train = Pairs(train, unlabelled, shuffled=spec.pairing == "shuffled")
     return Experiment(spec, dataset, split, train, validation, test, skipped, fingerprint, shapes)
@@ -194,7 +195,8 @@ def train(
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
     config = experiment.config(workers)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if spec.watch_target else []
-    callbacks = [*watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
+    own = [find_callback(name) for name in spec.callbacks]
+    callbacks = [*own, *watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
     return fit(fabric, learner, experiment.train, experiment.validation, config, callbacks), computed
 
 

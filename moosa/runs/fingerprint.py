@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'module_file', 'is_installed',
-           'imports_of', 'sources_of', 'source_hash', 'fingerprint_of', 'data_facts', 'weights_facts', 'weights_file',
-           'open_listed', 'clips_of', 'list_facts', 'places_of', 'identity', 'changes', 'file_changes']
+__all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'fingerprint_of', 'data_facts',
+           'weights_facts', 'weights_file', 'open_listed', 'clips_of', 'list_facts', 'places_of', 'identity', 'changes',
+           'file_changes']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #577921a0
-import ast
 import hashlib
 import os
-import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from ..core import (InputError, Store, StoreLike, data_folder, file_sha256, later, open_store, read_json,
@@ -106,69 +103,6 @@ def contents_hash(
     except OSError: return None
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/runs/03_fingerprint.ipynb #ce99a06c
-def module_file(
-    name: str,  # package.module
-) -> Path | None:  # None: it is not found, or has no file of Python
-    "Return where a module's source lies, without running anything."
-    places, spec = None, None
-    for i, _ in enumerate(parts := name.split(".")):
-        try: spec = PathFinder.find_spec(".".join(parts[:i + 1]), places)
-        except (ImportError, ValueError): spec = None
-        if spec is None: return None
-        places = spec.submodule_search_locations
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-
-
-def is_installed(path: Path) -> bool:
-    "Say whether a file belongs to Python's library or to an installed package."
-    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
-
-# %% ../../nbs/runs/03_fingerprint.ipynb #ffe8f8e1
-def imports_of(
-    tree: ast.Module,
-    name: str,  # of the module
-    package: bool,  # is its file an __init__.py?
-) -> set[str]:  # names that may be modules
-    "Return what a module imports, wherever the statement stands."
-    found, base = set(), name.split(".") if package else name.split(".")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
-        if isinstance(node, ast.ImportFrom):
-            stem = [*base[:len(base) - node.level + 1], *filter(None, [node.module])] if node.level else [node.module]
-            found |= {".".join(stem), *(".".join([*stem, a.name]) for a in node.names)}
-    return {name for name in found if name}
-
-
-def sources_of(
-    module: str,  # package.module
-) -> dict[str, str | None]:  # module -> hash of its source; None: it is not found
-    "Return the module, and the modules of one's own that it leads to."
-    found, todo = {}, [module]
-    while todo:
-        name = todo.pop()
-        path = module_file(name)
-        foreign = name != module if path is None else is_installed(path)
-        if foreign or name.split(".")[0] == "moosa": continue
-        found[name], tree = source_hash(path)
-        beside = imports_of(tree, name, path.name == "__init__.py") if tree else set()
-        packages = {name.rpartition(".")[0]} - {""}
-        todo += [other for other in beside | packages if other not in found and other not in todo]
-    return dict(sorted(found.items()))
-
-# %% ../../nbs/runs/03_fingerprint.ipynb #a1520235
-def source_hash(
-    path: Path | None,
-) -> tuple[str | None, ast.Module | None]:  # 16 hexadecimal digits, and the source as a tree; None where there is none
-    "Return the hash of what a source does: comments and docstrings do not count."
-    if path is None: return None, None
-    try: tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError): return (file_sha256(path)[:16] if path.exists() else None), None
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
-        if ast.get_docstring(node, clean=False) is not None: node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode("utf-8", "surrogatepass")).hexdigest()[:16], tree
-
 # %% ../../nbs/runs/03_fingerprint.ipynb #91632e23
 def fingerprint_of(
     spec: Spec,  # resolved
@@ -177,9 +111,7 @@ def fingerprint_of(
 ) -> dict[str, object]:
     "Return the fingerprint of a spec as data, weights and code are now; what is not there is left out."
     store = open_store(store)
-    own = {m: name.split(":")[0] for m, name in spec.extractors.items() if ":" in name}
-    return dict(data=data_facts(spec, store, dataset), weights=weights_facts(spec, store),
-                extractors={m: store.once(("module", name), sources_of, name) for m, name in own.items()})
+    return dict(data=data_facts(spec, store, dataset), weights=weights_facts(spec, store))
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #9033605d
 def data_facts(

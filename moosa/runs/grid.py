@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..core import InputError, brief, experiments_folder, later, one_of, user_path
+from .guests import with_full_names
 from .spec import Spec, as_field, spec_from, spec_hash
 from ..words import in_label, is_nothing, one_line, read_word_file
 
@@ -51,7 +52,7 @@ class Grid:
         return named if enough else rows
 
 # %% ../../nbs/runs/12_grid.ipynb #39def668
-FOLLOW = ("data_hash", "missing")  # fields that follow from the others, unless somebody sets them
+FOLLOW = ("data_hash", "own", "missing")  # fields that follow from the others, unless somebody sets them
 
 
 def cell_texts(
@@ -97,7 +98,7 @@ def load_grid(
 ) -> Grid:
     "Return a grid, read and expanded; raise `InputError` if any of its cells is wrong."
     path = grid_path(name)
-    return expand(path.stem, read_word_file(path, "grid"), str(path))
+    return expand(path.stem, read_word_file(path, "grid"), str(path), path.resolve().parent)
 
 # %% ../../nbs/runs/12_grid.ipynb #5d8417dc
 MOST_CELLS = 10_000
@@ -107,6 +108,7 @@ def expand(
     name: str,  # of the grid
     content: dict,  # about, base, cells, axes
     where: str = "grid",  # for error messages
+    folder: Path = Path(),  # where to look first for files that fields name, such as methods.py
 ) -> Grid:
     "Return a grid of every cell with all combinations of the axes' values; raise `InputError` if any is wrong."
     if not isinstance(content, dict) or not (content.get("axes") or content.get("cells")):
@@ -121,7 +123,8 @@ def expand(
     if count > MOST_CELLS:
         raise InputError(f"{where}: the axes make {count:.3g} cells; expected at most {MOST_CELLS}.")
     combinations = itertools.product(cells, *axes.values())  # the last axis is fastest
-    specs = [cell_spec([base, cell, dict(zip(axes, values))], where) for cell, *values in combinations]
+    parts = ([base, cell, dict(zip(axes, values))] for cell, *values in combinations)
+    specs = [cell_spec(part, where, folder) for part in parts]
     named = dict.fromkeys(key for part in [*cells, axes] for key in part if key not in {"preset", *MAPPINGS})
     grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs))
     check_different(grid, where)
@@ -202,12 +205,16 @@ def _paths(parts: Iterable[dict]) -> set[str]:
     return plain | {f"{key}.{inner}" for key, value in items if key in MAPPINGS for inner in value}
 
 # %% ../../nbs/runs/12_grid.ipynb #2a36cb37
-def cell_spec(parts: list[dict], where: str) -> Spec:
+def cell_spec(
+    parts: list[dict],  # base, cell, axes
+    where: str,  # for error messages
+    folder: Path = Path(),  # where to look first for files that fields name
+) -> Spec:
     "Merge base, cell and axes, and return the spec; an error names the cell."
     merged = {}
     for key, value in (item for part in parts for item in part.items()):
         merged[key] = {**merged.get(key, {}), **value} if key in MAPPINGS else value
-    try: return spec_from(merged)
+    try: return spec_from(with_full_names(merged, folder, Path()))
     except InputError as e:
         cell = ", ".join(f"{key}={one_line(in_label(value)[:60])}" for key, value in merged.items())
         raise InputError(f"{where}: cell {cell}: {e}") from e

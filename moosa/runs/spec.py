@@ -13,16 +13,19 @@ __all__ = ['SCHEMA', 'PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
+from ..doors import GROUPS, split_option, without_folder
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
                                       check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
-from ..methods.catalogue import LARGEST, METHODS, make_hyper
+from ..methods.catalogue import LARGEST, check_method, make_hyper
+from .guests import each_name, resolve_own, with_full_names
 from .presets import fill_in
 from ..words import Plain, is_nothing, number_of, value_of
 from ..training.shares import PRECISIONS
@@ -36,6 +39,8 @@ class Spec:
     "One cell of an experiment. Empty fields are filled in by `resolve`."
     dataset: str = "av-digits"  # a name, or the path of your own data
     data_hash: str = ""  # of your own data's table of clips, found by `resolve`: other clips, other run
+    # of what is not in the package: field -> hash of its source, found by `resolve`: other source, other run
+    own: Mapping[str, str] = field(default_factory=dict)
     setting: str = "osdg"  # who sees what: osdg, osda, open-partial, closed or in-domain
     modalities: tuple[str, ...] = ()  # in the order of concatenation; empty: all the data set has
     sources: tuple[str, ...] = ()  # domains to train on; empty: all but the target
@@ -46,7 +51,7 @@ class Spec:
     target_classes: tuple[str, ...] = ()
     train_share: float = 1.0  # of the training clips of each class in each source
     pairing: str = ""  # osda: of source and target clips, 'shuffled' (anew in each epoch) or 'published' (by position)
-    method: str = "moosa"  # a name of `METHODS`, with options such as +gmp behind it
+    method: str = "moosa"  # a name of `METHODS`, or a guest's; with an option such as +gmp behind it
     hyper: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters that differ from the preset
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
     weights: str | None = None  # of the stems: 'pretrained' or 'random'; None, here and below: the data set's preset
@@ -66,6 +71,7 @@ class Spec:
     batch_size: int | None = None  # source clips in a step, of all processes together
     lr: float | None = None  # Adam's learning rate
     weight_decay: float | None = None  # added to the gradient (L2), as published
+    callbacks: tuple[str, ...] = ()  # guests that are called beside training
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -81,12 +87,14 @@ def resolve(
     spec: Spec,
 ) -> Spec:  # complete: no empty field is left
     "Return a spec with every default written out; raise `InputError` if a field is wrong. No clip is opened."
+    spec = replace(spec, **with_full_names(vars(spec), Path()))
+    spec = replace(spec, own=resolve_own(vars(spec)))
     data = dataset_class(spec.dataset)
     spec = replace(spec, **resolve_data(spec, data), **resolve_setting(spec, data))
     spec = replace(spec, modalities=resolve_modalities(spec.modalities, data.modalities))
     preset = {**PRESET, **data.preset}
     spec = replace(spec, **{name: preset[name] for name in PRESET if getattr(spec, name) is None})
-    of_method = preset.get("hyper", {}).get(spec.method.split("+")[0], {})
+    of_method = preset.get("hyper", {}).get(split_option(spec.method)[0], {})
     hyper = resolve_hyper(spec.method, of_method, spec.hyper, len(spec.modalities), spec.setting)
     spec = replace(spec, hyper=hyper,
                    extractors=resolve_extractors(spec.extractors, spec.modalities, preset.get("extractors", {})),
@@ -236,7 +244,8 @@ def resolve_hyper(
     modalities: int,  # how many
     setting: str = "osdg",
 ) -> dict[str, object]:
-    "Return all hyper-parameters of a method."
+    "Return all hyper-parameters of a method; of a guest's, which is not imported here, those that were given."
+    if check_method(method) is None: return dict(given)
     hyper = asdict(make_hyper(method, {**preset, **given}, setting))
     if "jigsaw_samples" in hyper and "jigsaw_samples" not in given:
         parts = min(modalities*hyper["jigsaw_num_splits"], 20)  # 20! orders are more than anybody asks for
@@ -245,8 +254,9 @@ def resolve_hyper(
 
 
 def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, ...]:
-    "Return how the test does without a modality."
-    method = METHODS[spec.method]
+    "Return how the test does without a modality; with a guest's method, unless it is said, by zeros."
+    method = check_method(spec.method)
+    if method is None: return which_rules(False, False, modalities) if spec.missing is None else tuple(spec.missing)
     facts = method.trains_heads, method.translates and hyper.get("alpha_trans") != 0, modalities
     return which_rules(*facts) if spec.missing is None else check_rules(spec.method, spec.missing, *facts)
 
@@ -275,7 +285,8 @@ def resolve_numbers(
     return spec
 
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
-LATER = {"train_share": 1.0, "watch_target": False, "devices": 1}  # later field -> the value that changes nothing
+# later field -> the value that changes nothing
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": ()}
 
 
 def spec_hash(
@@ -289,7 +300,8 @@ def fields_hash(
     given: Mapping[str, object],  # field -> value, as `asdict` gives them, or as a record keeps them
 ) -> str:  # 12 hexadecimal digits
     "Return the hash of a spec's fields; a record from before a later field has it at the value that changes nothing."
-    said = {name: value for name, value in given.items() if name not in LATER or LATER[name] != value}
+    said = {name: value for name, value in given.items() if name not in LATER or (value and LATER[name] != value)}
+    said = {name: each_name(value, without_folder) if name in GROUPS else value for name, value in said.items()}
     if repairs := mended(given): said["mended"] = repairs
     return stable_hash({"schema": SCHEMA, **said})
 

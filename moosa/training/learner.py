@@ -12,7 +12,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ..core import InputError
 from ..data.loader import Batch
+from ..doors import blamed_on
 from ..methods.model import Model, Outputs
 from ..methods.objectives import Objective
 from ..methods.teacher import MovingAverage
@@ -25,6 +27,7 @@ class Learner(nn.Module):
     def __init__(self, model: Model, objective: Objective):
         super().__init__()
         self.model, self.objective = model, objective
+        with self._guests("start(model) to work"): objective.hooks.start(model)
         self.teacher = MovingAverage(model, objective.teacher_keep) if objective.teacher_keep is not None else None
 
     def forward(
@@ -33,26 +36,38 @@ class Learner(nn.Module):
         with_loss: bool = True,  # False: outputs only
     ) -> tuple[Outputs, torch.Tensor | None, dict[str, torch.Tensor]]:  # outputs, total, terms by name and the accuracy
         "Return what the model says of a batch, and, with the loss, what the objective says of that."
-        if not with_loss: return self.model(batch.data), None, {}
+        if not with_loss: return self.read(self.model(batch.data)), None, {}
         gather = all_rows if ranks() > 1 else None  # heads and terms look at the clips of all processes
         outputs, labels = self.seen(batch, gather), all_rows(batch.labels)
         target = self.model(batch.unlabelled, gather) if batch.unlabelled else None
         total, terms = self.objective(outputs, labels, target)
-        right = (outputs.fused.argmax(dim=1) == labels).float().mean()
+        right = (self.read(outputs).fused.argmax(dim=1) == labels).float().mean()
         return outputs.detach(), total, {**terms, "train_accuracy": right}
+
+    def read(self, outputs: Outputs) -> Outputs:
+        "Return outputs with the fused logits as the method reads them; raise `InputError` if it does so wrongly."
+        if not self.objective.hooks.overrides("read"): return outputs
+        with self._guests("read(outputs) to return logits"): logits = self.objective.hooks.read(outputs)
+        shape, expected = getattr(logits, "shape", type(logits).__name__), outputs.fused.shape
+        if shape == expected: return replace(outputs, fused=logits)
+        raise InputError(f"method: read(outputs) returned {shape}, expected logits {tuple(expected)}.")
 
     def seen(
         self,
         batch: Batch,
         gather: Callable | None,  # the rows of this process -> those of all; None: there is one process
     ) -> Outputs:
-        "Return what terms look at: the model's outputs, domains, the fused head, and the teacher's outputs."
+        "Return what terms look at: outputs, domains, the heads, the teacher's outputs, those of a second view."
         outputs = self.model(batch.data, gather)
         domains = None if batch.domains is None else all_rows(batch.domains)
         taught = self.taught(batch, gather) if self.teacher else None
-        return replace(outputs, domains=domains, classify=self.model.classify, teacher=taught)
+        second = self.model(batch.second, gather) if batch.second else None
+        more = dict(classify=self.model.classify, model=self.model)
+        return replace(outputs, domains=domains, teacher=taught, second=second, **more)
 
     def taught(self, batch: Batch, gather: Callable | None = None) -> Outputs:
         "Return what the teacher says of a batch, once it has followed the last step."
         if self.training: self.teacher.follow(self.model)
         return self.teacher(batch.data, gather)
+
+    def _guests(self, expected: str): return blamed_on(self.objective.hooks.guest, expected)
