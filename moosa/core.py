@@ -6,8 +6,8 @@
 __all__ = ['NO_ROOM', 'StoreLike', 'SAFE_PATH', 'later', 'find_object', 'InputError', 'RunFailed', 'brief', 'one_of',
            'atomic_write', 'write_json', 'read_json', 'write_table', 'read_rows', 'read_table', 'stable_hash',
            'file_sha256', 'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'user_path',
-           'clone_folder', 'experiments_folder', 'project_root', 'data_folder', 'data_parameter', 'Store', 'open_store',
-           'environment', 'safe_path']
+           'clone_folder', 'experiments_folder', 'current_folder', 'study_folder', 'study_data', 'project_root',
+           'data_folder', 'data_parameter', 'Store', 'open_store', 'environment', 'safe_path']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
 import csv
@@ -310,18 +310,45 @@ def experiments_folder() -> Path:
                      f"with `pip install -e .` in a clone, or name a clone by the environment: "
                      f"MOOSA_PROJECT=/path/of/the/clone.")
 
-
-def project_root() -> Path:
-    "Return the folder that holds data/ and figures/: the clone that is in use, else the current folder."
-    if clone := clone_folder(): return clone
+# %% ../nbs/00_core.ipynb #4dc75420
+def current_folder() -> Path:
+    "Return the current folder; raise `InputError` if it was deleted."
     try: return Path.cwd()
     except FileNotFoundError as e: raise InputError("the current folder was deleted. Go to another one.") from e
 
+
+def study_folder() -> Path | None:  # None: the current folder is in no study
+    "Return the study that is in use: the nearest folder, from the current one upwards, with a study.yaml of one's own."
+    for folder in (here := current_folder(), *here.parents):
+        place = folder/"study.yaml"
+        if place.is_file() and (not hasattr(os, "getuid") or place.stat().st_uid == os.getuid()): return folder
+
+# %% ../nbs/00_core.ipynb #54dbe65b
+def study_data(
+    study: Path,
+) -> Path:
+    "Return the data folder that a study names, by `data_dir`; raise `InputError` if it names none."
+    import yaml
+
+    try: said = yaml.safe_load((study/"study.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise InputError(f"{study/'study.yaml'} cannot be read: {brief(str(e))}. Expected data_dir: FOLDER.") from e
+    folder = said.get("data_dir") if isinstance(said, dict) else None
+    if isinstance(folder, str) and folder: return study/user_path(folder)
+    raise InputError(f"{study/'study.yaml'}: found {brief(said)}, expected data_dir: FOLDER.")
+
+
+def project_root() -> Path:
+    "Return the folder that holds data/ and figures/: the study, else the clone in use, else the current folder."
+    return study_folder() or clone_folder() or current_folder()
+
 # %% ../nbs/00_core.ipynb #c370b8b7
 def data_folder(
-    folder: str | Path | None = None,  # as given by the user; None: MOOSA_DATA, else `data` in the project
+    folder: str | Path | None = None,  # as given by the user; None: MOOSA_DATA, the study's, else `data` in the project
 ) -> Path:
     "Return the folder that holds raw/, weights/, cache/ and runs/."
+    study = None if folder or os.environ.get("MOOSA_DATA") else study_folder()
+    if study: return study_data(study).resolve()
     return user_path(folder or os.environ.get("MOOSA_DATA") or project_root()/"data").resolve()
 
 
@@ -330,6 +357,7 @@ def data_parameter(
 ) -> str | None:  # `data_dir` of a notebook that is to be executed
     "Return the data folder for a notebook, which is executed elsewhere; None if it finds the same one by itself."
     by_itself = user_path(os.environ.get("MOOSA_DATA") or (clone_folder() or Path())/"data").is_absolute()
+    if study_folder() and not os.environ.get("MOOSA_DATA"): by_itself = False
     return None if by_itself and not folder else str(data_folder(folder))
 
 # %% ../nbs/00_core.ipynb #f9c8cec7

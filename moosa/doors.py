@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['GROUPS', 'FORMS', 'Guest', 'guest_named', 'declared_names', 'check_name', 'split_option', 'in_full',
-           'without_folder', 'source_of', 'blamed_on', 'line_of', 'load_guest']
+           'source_of', 'blamed_on', 'line_of', 'load_guest']
 
 # %% ../nbs/03_doors.ipynb #e4911413
 import importlib
@@ -106,14 +106,6 @@ def in_full(
         if path.is_file(): return f"{path.resolve()}:{found['object']}{option}"
     raise InputError(f"{name}: there is no file {found['place']}; looked for {', '.join(map(str, tried))}.")
 
-
-def without_folder(
-    name: str,  # as from `in_full`
-) -> str:
-    "Return a name with no more of a file's path than its last part: what counts in a hash, and what is shown."
-    found = re.match(r".*/(?=[^/]+\.py:)", name, re.DOTALL)
-    return name[found.end():] if found else name
-
 # %% ../nbs/03_doors.ipynb #d60a381d
 def source_of(
     guest: Guest,
@@ -149,7 +141,7 @@ def blamed_on(
     except InputError: raise
     except (Exception, SystemExit) as e:
         if guest is None: raise
-        raise InputError(f"{guest.where}: {line_of(e)}{type(e).__name__}: {brief(str(e)).strip(chr(39))}. "
+        raise InputError(f"{guest.where}: {line_of(e)}{type(e).__name__}: {str(e)[:300]}. "
                          f"Expected {expected}.") from e
 
 

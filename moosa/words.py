@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing',
-           'number_of', 'value_of', 'values_of', 'split_names', 'word', 'in_label', 'one_line', 'short', 'in_figure',
-           'in_markdown', 'markdown_table', 'plain_table', 'in_html', 'in_latex', 'in_file_name']
+           'number_of', 'value_of', 'values_of', 'split_names', 'word', 'without_folder', 'in_label', 'one_line',
+           'short', 'in_figure', 'in_markdown', 'markdown_table', 'plain_table', 'in_html', 'in_latex', 'in_file_name']
 
 # %% ../nbs/01_words.ipynb #0d639e8a
 import html
@@ -188,6 +188,14 @@ def word(
     if name and name not in ours and not re.search(r"[+→,;=:\"\s]\s|[+→,;=\"\n\r]|^'|^\s|\s$", name): return name
     return "'" + name.replace("'", "''") + "'"
 
+# %% ../nbs/01_words.ipynb #93b161cb
+def without_folder(
+    name: str,  # of anything; FOLDER/file.py:object, if it is an object in somebody's file
+) -> str:
+    "Return a name with no more of such a file's path than its last part: what counts in a hash, and what is shown."
+    found = re.match(r".*/(?=[^/]+\.py:)", name, re.DOTALL)
+    return name[found.end():] if found else name
+
 # %% ../nbs/01_words.ipynb #c551f47a
 def in_label(
     value,  # of a field: a text, a number, a list, a mapping, ...
@@ -199,7 +207,7 @@ def in_label(
         case float(): return f"{value:g}"
         case tuple() | list(): return "+".join(word(str(v)) for v in value) or "none"
         case Mapping(): return ", ".join(f"{key}: {in_label(v)}" for key, v in value.items())
-    return value if isinstance(value, str) else brief(value)
+    return without_folder(value) if isinstance(value, str) else brief(value)
 
 # %% ../nbs/01_words.ipynb #75ce0606
 def one_line(text: str) -> str:

@@ -69,6 +69,9 @@ def test_run(monkeypatch, tmp_path):
     _, store, device = ran[-1][0]
     assert (store.data_dir, store.contents, device, one.devices) == (tmp_path, True, "cpu", 2)
     assert ran[-1][1] == dict(again=True)
+    (tmp_path/"mine.py").write_text("")
+    own = spec("--target", "mfeat", "--callbacks", f"{tmp_path}/mine.py:Odd")
+    assert own.callbacks == (f"{tmp_path.resolve()}/mine.py:Odd",) and own.own.keys() == {"callbacks.mine.py:Odd"}
     two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random",
                "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
                "--features-dtype", "float16", "--stem-dtype", "bfloat16", "--unknown", 8, "--unknown", 9)
@@ -161,6 +164,31 @@ def test_record(tmp_path):
     assert json.loads(moosa("record", "show", folder, "--json", "--data-dir", tmp_path))["spec"]["seed"] == 1
     other = next(p.name for p in (tmp_path/"runs").iterdir() if p != folder)
     assert "spec.seed" in moosa("record", "diff", folder.name, other, "--data-dir", tmp_path)
+
+
+def test_study(monkeypatch, tmp_path):
+    import subprocess
+
+    monkeypatch.chdir(tmp_path)
+    assert "made mine" in moosa("new", "mine", "--data-dir", "everything")
+    moosa("new", "mine", fails="is there already")
+    assert {p.name for p in (tmp_path/"mine").iterdir()} >= {"grid.yaml", "methods.py", "explore.ipynb", "README.md"}
+    monkeypatch.chdir(tmp_path/"mine")
+    assert "12 cells" in moosa("grid", "--dry-run")
+    assert "0 of 12 cells done" in moosa("status")
+    opened = called_with(monkeypatch, "subprocess.run", subprocess.CompletedProcess([], 0))
+    moosa("explore", "--no-browser", "--port", 8890)
+    moosa("explore", "--browser")
+    assert "--no-browser" in opened[0][0][0] and "--no-browser" not in opened[1][0][0]
+    assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][0]
+
+
+def test_list(tmp_path):
+    for what in ("methods", "scores", "extractors", "datasets"): assert "| name" in moosa("list", what)
+    assert "there are no runs" in moosa("list", "runs", "--data-dir", tmp_path)
+    (tmp_path/"runs"/"0123456789ab").mkdir(parents=True)
+    assert "not done" in moosa("list", "runs", "--data-dir", tmp_path)
+    moosa("list", "run", fails="Did you mean 'runs'")
 
 
 def test_nothing_was_left_out():

@@ -135,7 +135,8 @@ def test_own_data_and_lists_of_files_need_tables_but_not_torch(tmp_path):
 
 # --- data that are not there ------------------------------------------------------------------------------------------
 
-NEEDED = {"av-digits": "mnist", "mini-hac": "human", "hac": "human", "epic": "D1"}  # data set -> a domain
+NEEDED = {"av-digits": "mnist", "mini-hac": "human", "hac": "human", "epic": "D1",
+          "utd-mhad": "subjects-1-2"}  # data set -> a domain
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -151,8 +152,8 @@ def test_a_grid_names_all_data_that_are_not_there(tmp_path, data_dir):
     cells = [dict(dataset=name, target=target) for name, target in NEEDED.items()]
     (tmp_path/"all.yaml").write_text(yaml.safe_dump(dict(base=dict(method="erm", epochs=1), cells=cells)))
     done, imported = look_up("grid", tmp_path/"all.yaml", folder=data_dir)
-    assert done.returncode == 2 and "nothing was started (3 of 4)" in done.stderr, done.stderr
-    for name in ("mini-hac", "hac", "epic"): assert f"`moosa data get {name}`" in done.stderr
+    assert done.returncode == 2 and "nothing was started (4 of 5)" in done.stderr, done.stderr
+    for name in ("mini-hac", "hac", "epic", "utd-mhad"): assert f"`moosa data get {name}`" in done.stderr
     assert "av-digits" not in done.stderr and not set(imported) & {"torch", "papermill"}, imported
     assert not (data_dir/"runs").exists()
 

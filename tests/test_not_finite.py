@@ -16,7 +16,8 @@ from moosa.data.badclip import BadClip
 from moosa.data.sounds import write_sound
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.evaluation.openset import Predictions, evaluate
-from moosa.evaluation.scores import rescore
+from moosa.evaluation.rescoring import rescore
+from moosa.evaluation.sources import Sources
 from moosa.runs.spec import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import TrainConfig, predict
@@ -121,7 +122,7 @@ def test_no_number_comes_of_logits_that_are_not_finite(where, value, unknown):
     with pytest.raises(InputError, match="the fused head's logits of 1 of .* clips are NaN or infinite: clip 5"):
         evaluate(**lists)
     if not unknown: return
-    with pytest.raises(InputError, match="clip 5"): rescore(**lists)
+    with pytest.raises(InputError, match="clip 5"): rescore(lists["target"], Sources(lists["validation"]))
     lists = dict(target=pretend(12, 4), validation=pretend(9, 3))
     lists[where].embeddings["a"][5, 1] = value
-    with pytest.raises(InputError, match="clip 5"): rescore(**lists, names=["knn"])
+    with pytest.raises(InputError, match="clip 5"): rescore(lists["target"], Sources(lists["validation"]), ["knn"])

@@ -9,7 +9,8 @@ from moosa.results.run_figures import nines, plot_scores, plot_sweep
 from moosa.methods.catalogue import METHODS
 from moosa.evaluation.openset import (Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax,
                                       published_sweep)
-from moosa.evaluation.scores import rescore
+from moosa.evaluation.rescoring import rescore
+from moosa.evaluation.sources import Sources
 
 
 def pretend(seed, n, classes, num_known=4, sharp=3., scale=1.):
@@ -81,7 +82,8 @@ def test_osbp_has_both_numbers_and_its_decision(method):
     decision = results["own decision"]
     assert decision["UNK"] == pytest.approx(rejected[unknown].double().mean().item())
     assert decision["OS*"] == pytest.approx(right[~unknown].double().mean().item()) and 0 < decision["HOS"] < 1
-    by_score = {(r.score, r.group, r.number): r.value for r in rescore(target, validation, ["energy"]).itertuples()}
+    rescored = rescore(target, Sources(validation), ["energy"])
+    by_score = {(r.score, r.group, r.number): r.value for r in rescored.itertuples()}
     same_order = (("threshold-free", "AUROC"), ("threshold-free", "FPR95"), ("oracle-exact", "HOS"))
     for group, number in same_order:  # energy orders clips in the same way
         assert results[f"own {group}"][number] == pytest.approx(by_score["energy", group, number], abs=1e-12)

@@ -291,7 +291,7 @@ def publish(
     "Execute the page on speed, and return where it lies."
     page = (Path(out).resolve() if out else project_root()/"figures"/"bench")/"report.ipynb"
     parameters = {"data_dir": data_parameter(data_dir),
-                  "out_dir": str(page.parent) if out or not clone_folder() else None}
+                  "out_dir": str(page.parent) if out or project_root() != clone_folder() else None}
     execute_notebook(experiments_folder()/"bench.ipynb", page, parameters)
     publish_notebook(page, page)
     return page

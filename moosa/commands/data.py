@@ -7,6 +7,7 @@ __all__ = ['data_app', 'Videos', 'Processes', 'weights_app', 'cache_app', 'data_
            'data_make_flow', 'data_make_audio', 'print_made', 'weights_list', 'weights_get', 'cache_list', 'cache_drop']
 
 # %% ../../nbs/commands/02_data.ipynb #a887b2bd
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -29,11 +30,20 @@ def data_list():
 
 
 @data_app.command("get")
-def data_get(name: Annotated[str, typer.Argument(help="As in `moosa data list`.")], data_dir: DataDir = None):
+def data_get(
+    name: Annotated[str, typer.Argument(help="As in `moosa data list`.")],
+    source: Annotated[Path | None, typer.Option(
+        "--from", **PATH, help="Take the files from this folder, or zip, in place of the network (utd-mhad).")] = None,
+    data_dir: DataDir = None,
+):
     "Fetch a data set. What is there already, and whole, is not fetched again."
     from moosa.data.catalogue import DATASETS
 
-    DATASETS[one_of("dataset", name, DATASETS)].get(data_dir)
+    get = DATASETS[one_of("dataset", name, DATASETS)].get
+    if source is None: return get(data_dir)
+    if "source" not in inspect.signature(get).parameters:
+        raise InputError(f"--from: {name} is not taken from a folder; leave it out.")
+    get(data_dir, source=source)
 
 # %% ../../nbs/commands/02_data.ipynb #951a440f
 @data_app.command("check")

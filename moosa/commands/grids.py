@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .options import PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
+from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
 from ..core import InputError, Store, clone_folder, data_parameter, experiments_folder, project_root
 from ..words import in_file_name, plain_table
 
@@ -44,7 +44,7 @@ Attempts = Annotated[int, typer.Option(help=(
 
 # %% ../../nbs/commands/05_grids.ipynb #c9565857
 def grid_command(
-    grid: GridName, dry_run: DryRun = False,
+    grid: GridName = OWN_GRID, dry_run: DryRun = False,
     engine: EngineName = None, workers: Workers = None, gpus: Gpus = None, scheduler: Scheduler = None,
     slurm: Slurm = None, time_limit: TimeLimit = None, attempts: Attempts = 3,
     search: Search = 0, device: Device = "auto", again: Again = False, contents: Contents = False,
@@ -78,7 +78,7 @@ def grid_command(
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48
 def status_command(
-    grid: GridName,
+    grid: GridName = OWN_GRID,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     timeline: Annotated[Path | None, typer.Option(
         **PATH, help="Also draw who was at which cell when, into this file (PNG or SVG).")] = None,
@@ -120,22 +120,26 @@ def _print_status(seen: dict):
 
 # %% ../../nbs/commands/05_grids.ipynb #6a7b270e
 def rescore_command(
-    grid: GridName,
+    grid: GridName = OWN_GRID,
+    score: Annotated[list[str] | None, typer.Option(help=(
+        "Only by this score; may be given several times. Default: all that are built in."))] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help=(
+        "Only with thresholds by this protocol; may be given several times. Default: all that are built in."))] = None,
     data_dir: DataDir = None,
 ):
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
-     "`moosa report` then shows them.")
+     "`moosa report` then shows all that were computed.")
     from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.runs.grid import load_grid
 
-    rescored = rescore_grid(load_grid(grid), data_dir)
+    rescored = rescore_grid(load_grid(grid), data_dir, scores=score or (), protocols=protocol or ())
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
 
 # %% ../../nbs/commands/05_grids.ipynb #87def82f
 def report_command(
-    grid: GridName,
+    grid: GridName = OWN_GRID,
     out: Annotated[Path | None, typer.Option(
         **PATH, help="Folder for tables and figures. Default: figures/GRID.")] = None,
     search: Search = 0,
@@ -156,7 +160,7 @@ def report_command(
     parameters = dict(
         grid=str(path) if own_grid else path.name,
         data_dir=data_parameter(data_dir),
-        out_dir=str(folder) if out or not clone_folder() else None,
+        out_dir=str(folder) if out or project_root() != clone_folder() else None,
         search=search)
     execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
     publish_notebook(folder/"report.ipynb", folder/"report.ipynb")

@@ -15,7 +15,7 @@ import typer
 from ..core import Store
 from .fields import fields_given, takes_fields
 from .options import Again, Contents, DataDir, Device
-from ..words import plain_table
+from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
 @takes_fields
@@ -38,7 +38,7 @@ def run_command(
 
         if not train_together(spec, data_dir, device): return
     print(f"run {run_folder(spec, data_dir)}")
-    bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{spec.method} on {spec.target}")
+    bar = tqdm(bar_format="{desc} {elapsed}{postfix}", disable=None, desc=f"{in_label(spec.method)} on {spec.target}")
     with bar, watch_epochs([(spec, "epoch")], data_dir, bar):
         folder, fresh = run(spec, Store(data_dir, contents), device, again=again)
     print_results(folder, fresh)

@@ -15,15 +15,17 @@ from pathlib import Path
 
 from ..core import InputError, brief, later, user_path
 from ..doors import check_name, load_guest
-from . import digits, epic, folder as folder_data, hac, minihac
+from . import digits, epic, folder as folder_data, hac, minihac, utd
 from .dataset import DataSet
 
 # %% ../../nbs/data/30_catalogue.ipynb #a6e6b731
 pd = later("pandas")
 
 # %% ../../nbs/data/30_catalogue.ipynb #b27727c4
-DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic}  # name -> module with get(folder)
-_CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic}
+DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic,
+            "utd-mhad": utd}  # name -> module with get(folder)
+_CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic,
+            "utd-mhad": utd.UtdMhad}
 
 
 def dataset_rows() -> list[dict[str, str]]:  # one per data set: name, modalities, what it is

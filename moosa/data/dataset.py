@@ -37,6 +37,7 @@ class Described:
     options: Mapping[str, tuple[str, ...]] = {}  # ways to read it: name -> values, the default first
 
     in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.views
+    in_memory: bool = False  # are its clips kept once they were read? Then no process reads ahead
     folder_name: str = ""  # of its folder in raw/
     signs: tuple[tuple[str, ...], ...] = ()  # groups of patterns; a folder in which all of one match is taken for its
     synthetic: bool = False  # was it generated? Tables then say so
@@ -95,9 +96,9 @@ class DataSet(Described):
         x,  # one clip's data, as `load` gives it: a tensor without the batch dimension
         ax,  # matplotlib axes to draw in
     ):
-        "Draw one clip: three dimensions as a picture, of which the first channel is shown; any others as a curve."
+        "Draw one clip: (C, H, W) as a picture of its first channel, (C, T) as C curves, anything else as one."
         if x.ndim == 3: ax.imshow(x[0], aspect="auto", origin="lower", cmap="magma")
-        else: ax.plot(x.flatten())
+        else: ax.plot(x.T if x.ndim == 2 else x.flatten())
         ax.set(xticks=[], yticks=[])
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import moosa.extractors
 from ..core import InputError, brief, data_folder, find_object, one_of
-from ..doors import check_name, load_guest, without_folder
+from ..doors import check_name, load_guest
+from ..words import without_folder
 from ..data.views import FLOW, RGB, SOUND
 
 # %% ../../nbs/extractors/00_entries.ipynb #c902a657

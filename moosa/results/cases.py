@@ -15,7 +15,7 @@ import pandas as pd
 from ..data.catalogue import dataset_class
 from ..runs.grid import Grid
 from ..runs.spec import Spec
-from ..words import in_label, word
+from ..words import in_label, without_folder, word
 
 # %% ../../nbs/results/02_cases.ipynb #0da458ed
 def data_label(
@@ -97,7 +97,8 @@ def case_labels(
 
 def _places(grid: Grid) -> pd.DataFrame:
     "Return what each cell is by itself: the parts of `NAMED`, task, number of unknown classes, seed."
-    rows = [dict(data=data_label(s.dataset), setting=s.setting, method=s.method, modalities="+".join(s.modalities),
+    rows = [dict(data=data_label(s.dataset), setting=s.setting, method=without_folder(s.method),
+                 modalities="+".join(s.modalities),
                  count=f"{len(s.unknown)} unknown" if s.unknown else "all known", seed=s.seed) for s in grid.specs]
     return pd.DataFrame(rows).assign(task=task_labels(grid))
 

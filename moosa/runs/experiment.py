@@ -93,7 +93,9 @@ class Experiment:
         "The data set as it is trained on; clips that need views for training; clips that are seen as evaluation does."
         return self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips]
 
-    def _decoders(self) -> int: return (os.cpu_count() or 1) if self.dataset.in_files else 0
+    def _decoders(self) -> int:
+        if not self.dataset.in_files or self.dataset.in_memory: return 0
+        return os.cpu_count() or 1
 
 # %% ../../nbs/runs/11_experiment.ipynb #5803bb4a
 def open_experiment(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from ..core import InputError, brief, experiments_folder, later, one_of, user_path
+from ..core import InputError, brief, experiments_folder, later, one_of, study_folder, user_path
 from .guests import with_full_names
 from .spec import Spec, as_field, spec_from, spec_hash
 from ..words import in_label, is_nothing, one_line, read_word_file
@@ -88,9 +88,13 @@ def grid_path(
 ) -> Path:
     "Return where a grid's file lies; raise `InputError` if there is none, with a suggestion."
     folder = experiments_folder()/"grids"
-    for path in (user_path(name), folder/name, folder/f"{name}.yaml"):
+    study = study_folder() or Path()
+    for path in (user_path(name), study/user_path(name), folder/name, folder/f"{name}.yaml"):
         if os.path.isfile(path): return path  # False also for what can be no file's name
-    one_of("grid", str(name), [p.name for p in sorted(folder.glob("*.yaml"))])
+    known = [p.name for p in sorted(folder.glob("*.yaml"))]
+    if str(name) != "grid.yaml": one_of("grid", str(name), known)
+    raise InputError(f"grid: there is no grid.yaml here. Name one, make a study by `moosa new NAME`, or use one of: "
+                     f"{', '.join(known)}.")
 
 
 def load_grid(

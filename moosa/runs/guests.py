@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..core import InputError, user_path
 from ..data.catalogue import DATASETS
-from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option, without_folder
+from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option
+from ..words import without_folder
 from ..extractors.entries import EXTRACTORS
 from ..methods.catalogue import PLAIN
 

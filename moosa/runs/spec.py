@@ -20,7 +20,7 @@ from typing import get_args, get_origin
 
 from ..core import InputError, brief, one_of, stable_hash, user_path
 from ..data.catalogue import dataset_class
-from ..doors import GROUPS, split_option, without_folder
+from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
                                       check_extractor, tail_start)
@@ -28,7 +28,7 @@ from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
 from .presets import fill_in
-from ..words import Plain, is_nothing, number_of, value_of
+from ..words import Plain, is_nothing, number_of, value_of, without_folder
 from ..training.shares import PRECISIONS
 
 # %% ../../nbs/runs/02_spec.ipynb #ebbfd366

@@ -137,8 +137,8 @@ class Rates:
     "The learning rates of an optimiser, times a factor that the method chooses step by step."
 
     def __init__(self, optimiser: torch.optim.Optimizer, hooks: Hooks):
-        self.groups, self.hooks = optimiser.param_groups, hooks
-        self.full = [group["lr"] for group in self.groups]
+        self.optimiser, self.hooks = optimiser, hooks
+        self.full = [group["lr"] for group in optimiser.param_groups]
 
     def set(self,
         step: int,  # 0, 1, ...
@@ -150,7 +150,7 @@ class Rates:
         if not (isinstance(factor, (int, float)) and 0 <= factor < math.inf):
             raise InputError(f"method: schedule({step}, {steps}) returned {brief(factor)}, "
                              "expected a factor, 0 or above.")
-        for group, lr in zip(self.groups, self.full): group["lr"] = factor*lr
+        for group, lr in zip(self.optimiser.param_groups, self.full): group["lr"] = factor*lr
 
 # %% ../../nbs/training/04_trainer.ipynb #53bcd2fd
 def change_gradients(fabric, learner: Learner, optimiser: torch.optim.Optimizer, batch: Batch):
