@@ -31,13 +31,14 @@ quick: setup
 
 setup: $(VENV)/.installed
 
-# Runs again whenever the requirements change.
+# Runs again whenever the requirements change. Python compiles what is imported, when it is; pip would compile five times
+# as many files, for a minute and more.
 $(VENV)/.installed: settings.ini pyproject.toml setup.py
 	@echo "1/3 A virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "2/3 moosa and what it needs: about 2 GB with PyTorch for CPUs, two to ten minutes"
-	$(BIN)/python -m pip install --progress-bar on -e ".[dev]"
+	$(BIN)/python -m pip install --progress-bar on --no-compile -e ".[dev]"
 	@echo "3/3 Hooks that keep notebooks mergeable, where this is a git checkout"
 	if [ -n "$(HOOKS)" ] && [ -d .git ]; then \
 	  $(BIN)/nbdev-install-hooks --diff False && \

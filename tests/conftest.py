@@ -21,10 +21,10 @@ QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_comma
          "test_compare.py")
 QUICK_NOTEBOOKS = ("core", "words", "pretext/", "methods/", "evaluation/openset", "data/settings", "runs/presets",
                    "runs/spec", "runs/lock")
-# Minutes each, so that they begin first: with two processes none of them is left alone at the end. Notebooks come
-# before the docs, which show what they have printed.
+# Minutes each, so that they begin first: with two processes none of them is left alone at the end. One of the two is
+# through with the notebooks before the docs begin, which show what they have printed, and would execute the others.
 LONG = ("test_notebooks.py", "test_cli.py", "test_grids_run.py", "test_minihac.py", "test_cache.py", "test_cluster.py",
-        "test_docs.py", "test_parallel.py", "test_resume.py", "test_golden_e2e.py", "test_methods.py",
+        "test_parallel.py", "test_resume.py", "test_golden_e2e.py", "test_methods.py", "test_docs.py",
         "test_settings.py", "test_stale.py", "test_wheel.py", "test_bench.py")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
@@ -87,13 +87,38 @@ def data_dir(tmp_path, archives) -> Path:
     return folder
 
 
+def shared(tmp_path_factory, name: str, make) -> Path:
+    "A folder that `make(folder)` has filled, once for all processes of pytest: tests only read it, or copy it."
+    from filelock import FileLock
+
+    place = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"): place = place.parent
+    with FileLock(place/f"{name}.lock"):
+        if not (place/f"{name}.made").exists():
+            make(place/name)
+            (place/f"{name}.made").touch()
+    return place/name
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory) -> Path:
     "A data folder with 63 clips of mini-HAC."
-    from filelock import FileLock
     from moosa.data import minihac
 
-    folder = tmp_path_factory.getbasetemp()/"minihac"
-    if os.environ.get("PYTEST_XDIST_WORKER"): folder = folder.parent.parent/"minihac"  # shared: made once, in a minute
-    with FileLock(f"{folder}.lock"): minihac.get(folder, report=lambda line: None, clips_per_class=3)
-    return folder
+    return shared(tmp_path_factory, "minihac",
+                  lambda folder: minihac.get(folder, report=lambda line: None, clips_per_class=3))
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory, archives) -> Path:
+    "A data folder with two finished runs of `moosa run`, ERM for one epoch, and the grid of them in two.yaml."
+    def make(folder):
+        (folder/"raw").mkdir(parents=True)
+        (folder/"raw"/"av-digits").symlink_to(archives)
+        (folder/"two.yaml").write_text("base: {dataset: av-digits, method: erm, epochs: 1}\n"
+                                       "axes: {target: [mfeat, mnist]}\n")
+        for target in ("mfeat", "mnist"):
+            done = call("run", "--target", target, "--method", "erm", "--epochs", 1, "--data-dir", folder)
+            assert done.returncode == 0, done.stderr
+
+    return shared(tmp_path_factory, "two-runs", make)

@@ -201,7 +201,7 @@ def test_half_the_room(folder):
 def test_digits_from_the_command_line(data_dir):
     "Data without files; frozen stems must be asked for."
     args = ("run", "--target", "mfeat", "--method", "moosa", "--hyper", "jigsaw_samples=4", "--epochs", 1,
-            "--features", "embedding", "--data-dir", data_dir)
+            "--train-share", .1, "--features", "embedding", "--data-dir", data_dir)
     refused = call(*args)
     assert refused.returncode == 2 and "frozen_stems=True" in refused.stderr and "at random" in refused.stderr
     done = call(*args, "--frozen-stems", "--features-dtype", "float16")

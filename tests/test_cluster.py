@@ -1,5 +1,5 @@
-"""A six-cell grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with 6 of
-6, nothing lost, nothing done twice.
+"""A grid on a Dask scheduler with two workers: whatever is killed or frozen, the same command ends with all cells
+done, nothing lost, nothing done twice.
 """
 import json
 import os
@@ -20,14 +20,22 @@ ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1", DASK_DISTRIBU
 PYTHON = sys.executable
 
 
+def smaller_tiny(path, base: dict, axes: dict):
+    content = yaml.safe_load((ROOT/"nbs"/"experiments"/"grids"/"tiny.yaml").read_text())
+    path.write_text(yaml.safe_dump(content | dict(base=content["base"] | base, axes=content["axes"] | axes)))
+    return path
+
+
 @pytest.fixture
 def grid(tmp_path):
-    "tiny.yaml with runs of one epoch."
-    content = yaml.safe_load((ROOT/"nbs"/"experiments"/"grids"/"tiny.yaml").read_text())
-    content["base"]["epochs"] = 1
-    path = tmp_path/"six.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    "tiny.yaml with runs of one epoch: six cells."
+    return smaller_tiny(tmp_path/"six.yaml", dict(epochs=1), {})
+
+
+@pytest.fixture
+def small_grid(tmp_path):
+    "Four cells of it, with few clips."
+    return smaller_tiny(tmp_path/"four.yaml", dict(epochs=1, train_share=.1), dict(target=["optdigits", "mfeat"]))
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -83,7 +91,7 @@ def records(data_dir) -> int: return len(list(data_dir.glob("runs/*/record.json"
 def running(data_dir) -> int: return len(list(data_dir.glob("runs/*/lock.*")))
 
 
-def assert_six_of_six(data_dir):
+def assert_all_done(data_dir, cells: int):
     "Each run is done, nobody holds it any more, and nothing was computed twice."
     from moosa.runs.lock import holder
 
@@ -93,7 +101,7 @@ def assert_six_of_six(data_dir):
         events = [json.loads(line) for line in (place/"attempts.jsonl").read_text().splitlines()]
         # none: the launcher was killed before it could note the end
         assert [e.get("status") for e in events].count("done") <= 1, events
-    assert records(data_dir) == 6
+    assert records(data_dir) == cells
 
 
 def gone(pids) -> bool:
@@ -130,26 +138,26 @@ def test_whatever_happens_the_same_command_goes_on(what, grid, data_dir, tmp_pat
     with cluster(tmp_path) as (address, _):
         said, _ = (again := launcher(grid, data_dir, "--scheduler", address)).communicate(timeout=240)
     assert again.returncode == 0 and "6 done" in said, said
-    assert_six_of_six(data_dir)
+    assert_all_done(data_dir, 6)
 
 
-def test_two_launchers_share_a_grid(grid, data_dir):
+def test_two_launchers_share_a_grid(small_grid, data_dir):
     "Each cell is computed by one of them, and both end with all of it done; another terminal can look on."
-    both = [launcher(grid, data_dir, *options) for options in ([], ["--workers", "1"])]
+    both = [launcher(small_grid, data_dir, *options) for options in ([], ["--workers", "1"])]
     wait_for(lambda: records(data_dir) >= 1 and running(data_dir) >= 1, 300, "the first record")
-    seen = json.loads(call("status", grid, "--data-dir", data_dir, "--json").stdout)
+    seen = json.loads(call("status", small_grid, "--data-dir", data_dir, "--json").stdout)
     said = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert_six_of_six(data_dir)
-    assert seen["cells"] == 6 and seen["done"] >= 1 and seen["done"] + seen["running"] + seen["missing"] == 6
-    assert "6 of 6 cells done" in call("status", grid, "--data-dir", data_dir).stdout
+    assert_all_done(data_dir, 4)
+    assert seen["cells"] == 4 and seen["done"] >= 1 and seen["done"] + seen["running"] + seen["missing"] == 4
+    assert "4 of 4 cells done" in call("status", small_grid, "--data-dir", data_dir).stdout
     picture = data_dir/"timeline.png"
-    assert call("status", grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0
+    assert call("status", small_grid, "--data-dir", data_dir, "--timeline", picture).returncode == 0
     assert picture.stat().st_size > 10_000
 
 
-def test_ctrl_c_stops_all_that_was_started(grid, data_dir):
-    command = launcher(grid, data_dir, "--workers", "2")
+def test_ctrl_c_stops_all_that_was_started(small_grid, data_dir):
+    command = launcher(small_grid, data_dir, "--workers", "2")
     wait_for(lambda: running(data_dir) == 2 or command.poll() is not None, 300, "two cells")
     started = family(command.pid)[1:]
     command.send_signal(signal.SIGINT)
@@ -201,11 +209,12 @@ def test_workers_see_one_gpu_each_and_import_no_torch(monkeypatch, data_dir):
     assert {outcome.reason for outcome in ended.values()} == {"GPU 3: 3, no torch", "GPU 5: 5, no torch"}
 
 
-def test_a_cell_that_takes_too_long_is_stopped(grid, data_dir):
-    done = call("grid", grid, "--data-dir", data_dir, "--time-limit", "0.03", env=dict(OMP_NUM_THREADS="1"))
+def test_a_cell_that_takes_too_long_is_stopped(tmp_path, data_dir):
+    two = smaller_tiny(tmp_path/"two.yaml", {}, dict(target=["mfeat"]))
+    done = call("grid", two, "--data-dir", data_dir, "--time-limit", "0.03", env=dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 1 and "longer than the limit of 1.8 s" in done.stdout + done.stderr
-    assert "6 failed" in call("status", grid, "--data-dir",
-                              data_dir).stdout and not list(data_dir.glob("runs/*/lock.*")) or records(data_dir) == 0
+    assert "2 failed" in call("status", two, "--data-dir", data_dir).stdout
+    assert not list(data_dir.glob("runs/*/lock.*")) and records(data_dir) == 0
 
 
 def test_the_slurm_job(tmp_path, monkeypatch):

@@ -70,7 +70,9 @@ def test_run(monkeypatch, tmp_path):
     assert (store.data_dir, store.contents, device, one.devices) == (tmp_path, True, "cpu", 2)
     assert ran[-1][1] == dict(again=True)
     (tmp_path/"mine.py").write_text("")
-    own = spec("--target", "mfeat", "--callbacks", f"{tmp_path}/mine.py:Odd")
+    own = spec("--target", "mfeat", "--callbacks", f"{tmp_path}/mine.py:Odd", "--score", "energy",
+               "--protocol", "leave-one-class-out")
+    assert (own.score, own.protocol) == ("energy", "leave-one-class-out")
     assert own.callbacks == (f"{tmp_path.resolve()}/mine.py:Odd",) and own.own.keys() == {"callbacks.mine.py:Odd"}
     two = spec("--target", "mfeat", "--method", "erm", "--extractors", "image=small-image", "--weights", "random",
                "--frozen-stems", "--frozen-bn", "eval", "--features", "stem", "--views", 2,
@@ -112,6 +114,8 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     moosa("status", "tiny.yaml", "--timeline", tmp_path/"t.png", "--data-dir", tmp_path,
           fails="no cell of tiny.yaml has been started")
     moosa("rescore", "tiny.yaml", "--data-dir", tmp_path, fails="no open-set run")
+    moosa("rescore", "tiny.yaml", "--score", "energi", "--data-dir", tmp_path, fails="Did you mean 'energy'")
+    moosa("rescore", "tiny.yaml", "--protocol", "source", "--data-dir", tmp_path, fails="source-quantile")
     moosa("report", "tiny.yaml", "--data-dir", tmp_path, fails="no cell of tiny.yaml is done")  # and no table is lost
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
     monkeypatch.setattr("moosa.runs.status.status_rows", lambda *_: [{"status": "done"}])
@@ -184,7 +188,7 @@ def test_study(monkeypatch, tmp_path):
 
 
 def test_list(tmp_path):
-    for what in ("methods", "scores", "extractors", "datasets"): assert "| name" in moosa("list", what)
+    for what in ("methods", "scores", "protocols", "extractors", "datasets"): assert "| name" in moosa("list", what)
     assert "there are no runs" in moosa("list", "runs", "--data-dir", tmp_path)
     (tmp_path/"runs"/"0123456789ab").mkdir(parents=True)
     assert "not done" in moosa("list", "runs", "--data-dir", tmp_path)

@@ -31,6 +31,7 @@ SIBLINGS = {
     "in-domain": {"digits-in-domain": 0},
 }
 # differ from others by a number
+TOGETHER = (("osdg",), ("osda", "open-partial", "in-domain"), ("closed",))  # settings whose cells make one grid
 ALIKE = {"sensitivity-entropy-min", "sensitivity-weights", "sensitivity-temperature", "sensitivity-unknown"}
 ELSEWHERE = {"utd-mhad", "utd-mhad-methods"}  # test_utd.py, which has stand-ins for their clips
 DOMAINS = dict(D1="human", D2="animal", D3="cartoon")
@@ -63,32 +64,35 @@ def folder(tmp_path_factory, generated, archives):
 
 @pytest.fixture(scope="module", params=[pytest.param("grids"), pytest.param("siblings", marks=pytest.mark.slow)])
 def finished(request, folder):
-    """Each setting's cells, run and reported, two settings at a time: the cells, and setting -> its grid, its report's
-    folder, results of the two commands.
+    """Cells of every setting, run and reported, two grids at a time: the grids whose cells they are, and setting -> its
+    cells, their grid's file, results of the two commands.
     """
     grids, first_seed = dict(grids=(GRIDS, 0), siblings=(SIBLINGS, 100))[request.param]
 
-    def run_and_report(setting: str):
-        specs = [load_grid(name).specs[cell] for name, cell in grids[setting].items()]
-        path = folder/f"{request.param}-{setting}.yaml"
-        path.write_text(yaml.safe_dump(dict(about=f"Reduced cells, {setting}",
-                                            cells=[reduced(s, seed) for seed, s in enumerate(specs, first_seed)]),
-                                       sort_keys=False))
-        options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 8 cells, beside other tests
+    def run_and_report(settings: tuple[str, ...]) -> dict:
+        specs = {s: [load_grid(name).specs[cell] for name, cell in grids[s].items()] for s in settings}
+        cells = {s: [reduced(spec, seed) for seed, spec in enumerate(specs[s], first_seed)] for s in settings}
+        path = folder/f"{request.param}-{'-'.join(settings)}.yaml"
+        about = f"Reduced cells, {', '.join(settings)}"
+        path.write_text(yaml.safe_dump(dict(about=about, cells=sum(cells.values(), [])), sort_keys=False))
+        options = dict(env=dict(OMP_NUM_THREADS="1"), timeout=1200)  # up to 11 cells, beside other tests
         ran = call("grid", path, "--data-dir", folder, **options)
-        return path, ran, call("report", path, "--data-dir", folder, "--out", path.with_suffix(""), **options)
+        reported = call("report", path, "--data-dir", folder, "--out", path.with_suffix(""), **options)
+        return {s: (cells[s], path, ran, reported) for s in settings}
 
-    with ThreadPoolExecutor(2) as pool: return grids, dict(zip(grids, pool.map(run_and_report, grids)))
+    with ThreadPoolExecutor(2) as pool: parts = list(pool.map(run_and_report, TOGETHER))
+    return grids, {setting: found for part in parts for setting, found in part.items()}
 
 
 @pytest.mark.parametrize("setting", GRIDS)
 def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
     grids, done = finished
-    path, ran, reported = done[setting]
+    cells, path, ran, reported = done[setting]
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert reported.returncode == 0, reported.stderr
     assert {"summary.md", "summary.csv", "report.ipynb"} <= {p.name for p in path.with_suffix("").iterdir()}
-    specs = load_grid(path).specs
+    specs = [spec for spec in load_grid(path).specs if spec.setting == setting]
+    assert len(specs) == len(cells)
     records = {r["hash"]: r for r in (json.loads(p.read_text()) for p in (folder/"runs").glob("*/record.json"))}
     for spec, (name, cell) in zip(specs, grids[setting].items()):
         whole, record = load_grid(name).specs[cell], records[spec_hash(spec)]

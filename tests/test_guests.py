@@ -12,6 +12,9 @@ from moosa.data.digits import AVDigits
 from moosa.data.loader import ClipList
 from moosa.data.settings import open_set_split
 from moosa.doors import declared_names, guest_named, load_guest
+from moosa.evaluation.openset import Predictions
+from moosa.evaluation.rescoring import by_choice
+from moosa.evaluation.sources import Sources
 from moosa.extractors.small import small_image, small_speech
 from moosa.methods.model import Model, random_outputs
 from moosa.methods.objectives import Objective
@@ -127,6 +130,31 @@ def test_a_guest_is_tried_before_a_run_starts(tmp_path):
                          (dict(extractors={"image": f"{tmp_path}/mine.py:g"}), "object in")):
         with pytest.raises(InputError, match=says):
             check_guests(spec_from(dict(target="mfeat", method=spec.method, **fields)))
+
+
+# --- scores and protocols --------------------------------------------------------------------------------------------
+
+def pretended(n: int, classes: int, seed: int) -> Predictions:
+    draw, labels = torch.Generator().manual_seed(seed), torch.arange(n) % classes
+    logits = 3*torch.eye(classes, 4)[labels] + torch.randn(n, 4, generator=draw)
+    return Predictions(logits, {}, labels, [f"{seed} {i}" for i in range(n)])
+
+
+def test_a_score_and_a_protocol_of_ones_own(tmp_path):
+    name = written(tmp_path, "def f(fused): return fused.max(dim=1).values\n\ndef half(confidence): "
+                             "return float(confidence.median())")
+    sources = Sources(pretended(60, 4, 1))
+    found = by_choice(name, name.replace(":f", ":half"), pretended(90, 6, 0), sources)
+    built_in = by_choice("max_logit", "source-quantile", pretended(90, 6, 0), sources)
+    assert found["chosen threshold-free"] == built_in["chosen threshold-free"]
+    assert found["chosen"]["threshold"] > built_in["chosen"]["threshold"]
+    for text, says in (("def f(fused): return fused", "returned a tensor"), ("def f(fused): return 0", "returned int"),
+                       ("def f(fused): return fused[:, 0]/0", "NaN or infinite"), ("f = 1", "is not a function"),
+                       ("def f(fussed): return 0", "nothing is offered for"), ("def f(fused): 1/0", "line 5")):
+        with pytest.raises(InputError, match=says):
+            by_choice(written(tmp_path, text), "source-quantile", pretended(90, 6, 0), sources)
+    with pytest.raises(InputError, match="Did you mean 'energy'"):
+        check_guests(spec_from(dict(target="mfeat", score="energi")))
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------

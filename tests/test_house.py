@@ -47,7 +47,7 @@ def test_installed_metadata_comes_from_settings():
 
     def name(requirement): return re.split(r"[<>=;\[ ]", requirement)[0].lower()
 
-    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements")
+    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements", "backbones_requirements")
               for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted
     assert installed.version == meta["version"]

@@ -1,6 +1,7 @@
 """Every method trains on both data sets that need no download by hand, and a run can be made of it by its name."""
 import pytest
 import torch
+import yaml
 from conftest import call
 
 from moosa.runs.experiment import build_learner, open_experiment
@@ -44,17 +45,18 @@ def test_on_generated_clips(name, generated):
 
 def test_by_name_on_the_command_line(data_dir):
     done = call("run", "--dataset", "av-digits", "--target", "mfeat", "--method", "coral+outliers", "--epochs", 1,
-                "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
+                "--train-share", .1, "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
-    folder = run_folder(spec_from(dict(dataset="av-digits", target="mfeat", method="coral+outliers", epochs=1)),
-                        data_dir)
+    asked = dict(dataset="av-digits", method="coral+outliers", epochs=1, train_share=.1)
+    folder = run_folder(spec_from({**asked, "target": "mfeat"}), data_dir)
     parts = load_predictions(folder)
     assert all(len(e) == len(p.labels) and e.isfinite().all() for p in parts.values() for e in p.embeddings.values())
     assert len(parts["target"].embeddings) == 2
-    (data_dir/"one.yaml").write_text(
-        "about: One run\nbase: {dataset: av-digits, method: coral+outliers, epochs: 1}\naxes: {target: [mfeat]}\n")
+    assert len(parts["train"].labels) == 128 and (parts["train"].labels < 8).all()
+    (data_dir/"one.yaml").write_text(yaml.safe_dump(dict(about="One run", base=asked, axes=dict(target=["mfeat"]))))
     rescored = call("rescore", data_dir/"one.yaml", "--data-dir", data_dir)
     assert rescored.returncode == 0 and "mahalanobis" in rescored.stdout, rescored.stderr
+    assert all(name in rescored.stdout for name in ("vim", "react", "ash", "gradnorm", "kl_matching"))
     assert "agreement" not in rescored.stdout  # coral trains no head but the fused one
     kept = (folder/"scores.csv").stat().st_mtime_ns
     reported = call("report", data_dir/"one.yaml", "--data-dir", data_dir, "--out", data_dir/"out")

@@ -29,7 +29,8 @@ CASES = ["moosa/osdg", "moosa/osda", "erm/osdg", "simmmdg/osdg", "rna-net/osdg",
          "cmrf/osdg", "dann/osda", "mm-sada/osda", "osbp/osda", "erm+gmp/osdg", "moosa+gmp/osdg"]
 ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "3", "--hyper", "jigsaw_samples=4"]
+ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "3", "--train-share", "0.3", "--hyper",
+        "jigsaw_samples=4"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import psutil
 import pytest
 from conftest import MOOSA, ROOT, call
 
-ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "4", "--hyper", "jigsaw_samples=4"]
+ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "4", "--train-share", "0.3", "--hyper",
+        "jigsaw_samples=4"]
 KEPT = ("predictions.safetensors", "clips.csv", "model.safetensors")
 
 
@@ -76,21 +77,17 @@ def test_a_grid_killed_again_and_again(tmp_path, archives):
     assert len(found[0]) == 6 and found[0] == found[1]
 
 
-@pytest.mark.parametrize("after_epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_and_resumed_equals_unbroken(tmp_path, archives, after_epochs):
+def test_killed_and_resumed_equals_unbroken(tmp_path, archives):
+    "Killed twice: the command with all that it started, and its kernel alone, of which the command tells."
     folders = [tmp_path/"unbroken", tmp_path/"killed"]
     for folder in folders:
         (folder/"raw").mkdir(parents=True)
         (folder/"raw"/"av-digits").symlink_to(archives)
     assert call(*ARGS, "--data-dir", folders[0]).returncode == 0
-    kill_during_training(folders[1], after_epochs, wait=random.uniform(0, 0.3))
+    kill_during_training(folders[1], 1, wait=random.uniform(0, 0.3))
     assert not list(folders[1].glob("runs/*/record.json")), "the run was over before it was killed"
+    code, stderr = kill_during_training(folders[1], 2, wait=0, only_kernel=True)
+    assert code == 1 and "process died" in stderr and "Traceback" not in stderr, stderr
+    assert list(folders[1].glob("runs/*/error.json")) and not list(folders[1].glob("runs/*/record.json"))
     assert call(*ARGS, "--data-dir", folders[1]).returncode == 0
     assert results(folders[0]) == results(folders[1])
-
-
-def test_a_dead_kernel_is_reported(data_dir):
-    code, stderr = kill_during_training(data_dir, 1, wait=0, only_kernel=True)
-    assert code == 1 and "process died" in stderr and "Traceback" not in stderr, stderr
-    assert list(data_dir.glob("runs/*/error.json")) and not list(data_dir.glob("runs/*/record.json"))
-    assert call(*ARGS, "--data-dir", data_dir).returncode == 0  # goes on from the last whole epoch

@@ -23,10 +23,12 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
+from moosa.runs.notebook import without_iri_grammar
+
+with without_iri_grammar(): import nbformat
 import smalldocs.site
 import yaml
-from nbdev import doclinks, processors, serve_drv
+from nbdev import config, doclinks, processors, serve_drv
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +87,7 @@ def sidebar(contents: list, keep) -> list:
 
 # --- from a notebook to a page ---------------------------------------------------------------------------------------
 
+config._load_toml = functools.cache(config._load_toml)  # nbdev reads pyproject.toml for every cell
 line_of = doclinks._lineno
 
 

@@ -14,6 +14,7 @@ import typer
 
 from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
 from ..core import InputError, Store, clone_folder, data_parameter, experiments_folder, project_root
+from ..doors import in_full
 from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
@@ -122,7 +123,8 @@ def _print_status(seen: dict):
 def rescore_command(
     grid: GridName = OWN_GRID,
     score: Annotated[list[str] | None, typer.Option(help=(
-        "Only by this score; may be given several times. Default: all that are built in."))] = None,
+        "Only by this score, e.g. energy or mine.py:score; may be given several times. Default: all built-in ones."
+    ))] = None,
     protocol: Annotated[list[str] | None, typer.Option(help=(
         "Only with thresholds by this protocol; may be given several times. Default: all that are built in."))] = None,
     data_dir: DataDir = None,
@@ -130,9 +132,11 @@ def rescore_command(
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
      "`moosa report` then shows all that were computed.")
     from moosa.results.alternatives import rescore_grid, scores_table
-    from moosa.runs.grid import load_grid
+    from moosa.runs.grid import grid_path, load_grid
 
-    rescored = rescore_grid(load_grid(grid), data_dir, scores=score or (), protocols=protocol or ())
+    scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
+                         for names in (score, protocol))
+    rescored = rescore_grid(load_grid(grid), data_dir, scores=scores, protocols=protocols)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))

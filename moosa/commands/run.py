@@ -58,7 +58,7 @@ def print_results(
     print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437
-PROTOCOLS = ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision")
+PROTOCOLS = ("oracle", "oracle-exact", "source-quantile", "own source-quantile", "own decision", "chosen")
 
 
 def result_lines(
@@ -69,7 +69,9 @@ def result_lines(
     for protocol in PROTOCOLS:
         if r := results.get(protocol):  # closed: nothing is unknown; few methods have a score of their own
             lines.append(_line(protocol, ("OS*", r["OS*"]), ("UNK", r["UNK"]), ("HOS", r["HOS"])))
-    if own := results.get("own threshold-free"): lines.append(_line("own, no threshold", ("AUROC", own["AUROC"])))
+    for way in ("own", "chosen"):
+        if free := results.get(f"{way} threshold-free"):
+            lines.append(_line(f"{way}, no threshold", ("AUROC", free["AUROC"])))
     known = results["accuracy"]["fused"]
     if "threshold-free" in results:
         auroc = results["threshold-free"]["AUROC"]

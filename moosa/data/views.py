@@ -8,8 +8,8 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['SCALES', 'UNEVEN', 'RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'ArrayRecipe',
            'sample_indices', 'resize', 'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames',
-           'spectrogram', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData', 'window_of_frames',
-           'pictures', 'still']
+           'spectrogram', 'at_rate', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData',
+           'window_of_frames', 'pictures', 'still']
 
 # %% ../../nbs/data/11_views.ipynb #11c136b1
 import random
@@ -84,6 +84,13 @@ class SoundRecipe:
     samples: int = 160000  # ten seconds; shorter sounds are repeated
     noise: float = 0.05  # training: uniform in -noise..noise is added to every bin
     masked_rows: int = 9  # training: so many neighbouring frequencies are set to 0
+
+    def see(self,
+        wave: np.ndarray,  # (n,) in -1..1, at `rate`
+        draws: Draws | None = None,  # None: evaluation
+    ) -> np.ndarray:  # (1, 257, 1004) float32; of a recipe that inherits, something else
+        "Return what the network gets."
+        return spectrogram(wave, self, draws)[None]
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,18 @@ def spectrogram(
         picture[row:row + recipe.masked_rows] = 0
     return picture.astype(np.float32)
 
-# %% ../../nbs/data/11_views.ipynb #44b10821
+# %% ../../nbs/data/11_views.ipynb #b61ca41f
+def at_rate(
+    wave: np.ndarray,  # (n,)
+    found: int,  # its samples per second
+    wanted: int,
+) -> np.ndarray:  # (about n*wanted/found,)
+    "Return a sound with another number of samples per second; one above `found` holds no higher pitch than before."
+    from scipy.signal import resample_poly
+
+    return wave if found == wanted or not len(wave) else resample_poly(wave, wanted, found)
+
+# %% ../../nbs/data/11_views.ipynb #bfa234d4
 def to_size(
     x: np.ndarray,
     axis: int,
@@ -291,7 +309,7 @@ def load_clip(
             found[m] = view_frames(medium.read(dataset.file_numbers(seen[m], medium)), recipe, draws)
         elif isinstance(recipe, SoundRecipe):
             wave = medium.read(*dataset.sound_window(clip, seen, media))
-            found[m] = spectrogram(wave, recipe, draws)[None]
+            found[m] = recipe.see(at_rate(wave, getattr(medium, "rate", recipe.rate), recipe.rate), draws)
         elif isinstance(recipe, ArrayRecipe): found[m] = _array_of(medium, recipe, draws)
         else: found[m] = medium.read()
     return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, one_of
+from ..core import InputError
+from ..doors import check_name, load_guest
 from .asked import Unfit, asked_for, call_with, place_of
 from .openset import Predictions, source_quantile_threshold
 from .scores import find_score, held_out, scores_of
@@ -142,10 +143,13 @@ PROTOCOLS = {
 
 
 def find_protocol(
-    name: str,  # in PROTOCOLS
+    name: str,  # in PROTOCOLS, or a guest's, which is imported
 ) -> Protocol:
     "Return the protocol of that name; raise `InputError` if there is none."
-    return PROTOCOLS[one_of("protocol", name, PROTOCOLS)]
+    guest = check_name("protocol", name, PROTOCOLS)
+    if guest is None: return PROTOCOLS[name]
+    found = load_guest(guest)
+    return found if isinstance(found, Protocol) else Protocol(found, guest.where)
 
 # %% ../../nbs/evaluation/10_protocols.ipynb #7494d681
 class Evidence:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import InputError, one_of
+from ..core import InputError
+from ..doors import check_name, load_guest
 from .asked import Unfit, asked_for, call_with, place_of
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
@@ -108,10 +109,13 @@ SCORES = {
 
 
 def find_score(
-    name: str,  # in SCORES
+    name: str,  # in SCORES, or a guest's, which is imported
 ) -> Score:
     "Return the score of that name; raise `InputError` if there is none."
-    return SCORES[one_of("score", name, SCORES)]
+    guest = check_name("score", name, SCORES)
+    if guest is None: return SCORES[name]
+    found = load_guest(guest)
+    return found if isinstance(found, Score) else Score(found, guest.where)
 
 # %% ../../nbs/evaluation/09_scores.ipynb #a489722d
 def lacking(
@@ -127,9 +131,11 @@ def lacking(
         if kind in needs and (not found[0] or found[0] != found[1]):
             return (f"the target has {kind} of {', '.join(found[0]) or 'no modality'}, source validation of "
                     f"{', '.join(found[1]) or 'no modality'}; expected the same modalities, at least one")
-    if "head" in needs and sources.head is None: return "the run's weights, with the fused head, are not there"
+    if "head" in needs and sources.head is None:
+        return "the run's weights are not there, or its method reads logits otherwise than by the fused head"
     if "train" in needs and sources.train is None:
-        return "the run kept nothing of its training clips (runs of before these were kept have none)"
+        return ("the run kept nothing of its training clips (nor did any before they were kept, nor one whose "
+                "features are kept in several random views)")
     return ""
 
 

@@ -120,7 +120,7 @@ def play_clips(
         loaded = data.load(data.clips[data.clips["clip"] == clip.clip], experiment.spec.modalities)
         sounds = [m for m in experiment.spec.modalities if isinstance(data.recipes.get(m), SoundRecipe)]
         gif = animation({m: pictures(loaded[m][0], data.recipes[m]) for m in films}
-                        | {m: spectrogram_picture(loaded[m][0]) for m in sounds})
+                        | {m: spectrogram_picture(loaded[m][0]) for m in sounds if loaded[m].ndim == 4})  # no waves
         row = [ipywidgets.HTML(f"<b>{in_html(clip.domain)}</b>: {in_html(', '.join([*films, *sounds]))}"),
                ipywidgets.Image(value=gif, format="gif", layout=ipywidgets.Layout(align_self="flex-start"))]
         for m in sounds:

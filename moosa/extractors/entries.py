@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'FROZEN_BN', 'STEM_DTYPES', 'AUDIO_TAILS', 'KINDS', 'DTYPES', 'SMALL_RGB', 'SMALL_FLOW',
-           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'AUTO', 'SMALL_STEMS', 'PUBLISHED', 'Entry', 'Checkpoint', 'weights_path',
-           'check_extractor', 'find_extractor', 'tail_start']
+           'EXTRACTORS', 'DEFAULT_EXTRACTOR', 'AUTO', 'SMALL_STEMS', 'PUBLISHED', 'LIBRARIES', 'Entry', 'Checkpoint',
+           'weights_path', 'Backbone', 'backbone_of', 'check_extractor', 'find_extractor', 'tail_start']
 
 # %% ../../nbs/extractors/00_entries.ipynb #5addf46c
 import re
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import moosa.extractors
-from ..core import InputError, brief, data_folder, find_object, one_of
+from ..core import InputError, brief, data_folder, find_object, one_of, user_path
 from ..doors import check_name, load_guest
 from ..words import without_folder
 from ..data.views import FLOW, RGB, SOUND
@@ -34,7 +34,7 @@ class Entry:
     factory: str | Callable  # makes one; or where it is, 'package.module:function'
     modality: str  # that it is made for; others may use it, too
     recipe: object  # how it looks at a clip, see data.views; None: as the data set gives it
-    weights: str | None  # where a pre-trained stem comes from: 'published', 'packaged' or None
+    weights: str | None  # where a pre-trained stem comes from: 'published', 'packaged', 'library' or None
     example: tuple[int, ...] = ()  # the shape of a clip's data, where the network is made for that
 
     @property
@@ -103,6 +103,46 @@ def weights_path(
     "Where a published file is kept, whether it is there or not."
     return data_folder(data_dir)/"weights"/PUBLISHED[one_of("weights", name, PUBLISHED)].filename
 
+# %% ../../nbs/extractors/00_entries.ipynb #532218d4
+LIBRARIES = ("timm", "transformers")  # whose networks can be asked for
+
+
+@dataclass(frozen=True)
+class Backbone:
+    "A network of a library, as it was asked for."
+    library: str  # one of LIBRARIES
+    place: str  # its name there, or a folder
+    revision: str = ""  # of the hub's repository; '': its newest, as it was first fetched
+    last: int = 0  # so many blocks are the tail; 0: none, all of it is the stem
+
+    @property
+    def folder(self) -> Path | None:  # None: it is on the hub
+        return user_path(self.place).resolve() if self.place[0] in "./~" else None
+
+    @property
+    def full_name(self) -> str:
+        "The same name, wherever one stands: with the folder's whole path."
+        revision, last = f"@{self.revision}"*bool(self.revision), f"+last{self.last}"*bool(self.last)
+        return f"{self.library}:{self.folder or self.place}{revision}{last}"
+
+# %% ../../nbs/extractors/00_entries.ipynb #11cfd6dd
+_BACKBONE = re.compile(rf"({'|'.join(LIBRARIES)}):(?P<place>[./~].*?|[\w-][\w.-]*(/[\w.-]+)?)"
+                       r"(@(?P<revision>[\w./-]+))?(\+last(?P<last>[1-9]\d*))?")
+
+
+def backbone_of(
+    name: str,  # of an extractor
+) -> Backbone | None:  # None: it is no network of a library
+    "Return what a name asks a library for; raise `InputError` if it names a library, and nothing that it could have."
+    library = name.partition(":")[0]
+    if library not in LIBRARIES or ":" not in name: return None
+    found = _BACKBONE.fullmatch(name)
+    if not found or found["revision"] and found["place"][0] in "./~":
+        raise InputError(f"extractors: {brief(name)} names no network. Expected {library}:NAME or "
+                         f"{library}:NAME@REVISION as the hub has it, or a folder such as {library}:./mine; with "
+                         f"+last2 behind it, if the last two blocks are to be trained.")
+    return Backbone(library, found["place"], found["revision"] or "", int(found["last"] or 0))
+
 # %% ../../nbs/extractors/00_entries.ipynb #2abf2f0d
 def check_extractor(
     name: str,  # a key of EXTRACTORS, or a guest's
@@ -110,6 +150,7 @@ def check_extractor(
     """Return what a name stands for, if that is known without running anybody's code.
 
     Raise `InputError` if it is no such name."""
+    if backbone_of(name): return None  # its files say what it is
     return None if check_name("extractors", name, EXTRACTORS) else EXTRACTORS[name]
 
 # %% ../../nbs/extractors/00_entries.ipynb #795182f5
@@ -119,6 +160,7 @@ def find_extractor(
     """Return what a name stands for; raise `InputError` if there is no such thing.
 
     Only what opens a run's data or builds its model asks."""
+    if backbone := backbone_of(name): return find_object("moosa.extractors.backbones:entry_of")(backbone)
     guest = check_name("extractors", name, EXTRACTORS)
     if guest is None: return EXTRACTORS[name]
     make = load_guest(guest)
@@ -133,6 +175,7 @@ def tail_start(
     audio_tail: str = "random",  # of vggsound: or 'from_checkpoint'
 ) -> str:
     "Where the weights of a tail come from, in words."
+    if backbone_of(name): return f"weights of {name}" if weights == "pretrained" else "random weights"
     if check_extractor(name) is None: return f"as {without_folder(name)} makes it"
     published = weights == "pretrained" and find_extractor(name).weights == "published"
     if name == "vggsound": published = published and audio_tail == "from_checkpoint"

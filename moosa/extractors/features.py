@@ -25,7 +25,7 @@ from ..data.loader import ClipList, eval_batches
 from ..data.views import SoundRecipe, View
 from .base import Extractor
 from .cache import Shard, code_hash, finish, make_shard, open_shard, write_piece
-from .entries import DTYPES, KINDS
+from .entries import DTYPES, KINDS, LIBRARIES
 
 # %% ../../nbs/extractors/09_features.ipynb #d532bb96
 VIEW_SEED = 0  # draws the random views, whatever the run's seed
@@ -46,15 +46,23 @@ def network_hash(
             digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
-
+# %% ../../nbs/extractors/09_features.ipynb #ead0f102
 def computing_modules(
     dataset,
     *parts: torch.nn.Module,  # stem, or stem and tail
+    recipe=None,  # how the clips are looked at
 ) -> list[str]:
     "Names of the modules whose code decides the numbers: of reading, looking, and of the network's own classes."
-    classes = [*type(dataset).__mro__, *(type(m) for part in parts for m in part.modules())]
-    modules = {c.__module__ for c in classes}
-    return sorted({*COMPUTING, *(m for m in modules if m.split(".")[0] not in ("torch", "builtins"))})
+    classes = [*type(dataset).__mro__, *type(recipe).__mro__, *(type(m) for part in parts for m in part.modules())]
+    modules = {_as_module(c.__module__) for c in classes}
+    return sorted({*COMPUTING, *modules} - {""})
+
+
+def _as_module(name: str) -> str:  # '' for torch's own
+    "A module; a library's networks are known by its version, without a look at its code."
+    package = name.split(".")[0]
+    if package in LIBRARIES: return f"{package}=={importlib.metadata.version(package)}"
+    return "" if package in ("torch", "builtins") else name
 
 # %% ../../nbs/extractors/09_features.ipynb #658b278f
 def recipe_facts(recipe) -> list:  # plain JSON
@@ -135,7 +143,7 @@ class FrozenShards:
         "Return where features are kept: a shard named by all that its numbers depend on."
         clips, extractor, recipe = self.lists[number], self.extractors[modality], self._recipe(modality)
         parts = parts_kept(extractor, self.kind)
-        modules = computing_modules(self.dataset, *parts)
+        modules = computing_modules(self.dataset, *parts, recipe=recipe)
         about = dict(
             modality=modality, domain=str(clips.domain.iloc[0]), part=str(clips.part.iloc[0]), kind=self.kind,
             view=view if is_random(recipe) else 0, view_seed=VIEW_SEED, dtype=self.dtype,

@@ -57,12 +57,13 @@ def create_extractor(
     if needs_shape(name) and "shape" not in options:
         raise InputError(f"extractors: {name} is made for the shape of the data; "
                          f"give one, e.g. shape={entry.example or (6, 128)}.")
-    extractor = entry.make(**{k: v for k, v in options.items() if k in known})
+    start = {"weights": one_of("weights", weights, WEIGHTS)} if entry.weights == "library" else {}
+    extractor = entry.make(**{k: v for k, v in options.items() if k in known}, **start)
     check_own(name, extractor)
     if name != AUTO: extractor.name = name
     if "stem_dtype" in options: extractor.stem_dtype = options["stem_dtype"]
     extractor.starts = "random"
-    if one_of("weights", weights, WEIGHTS) == "random" or entry.weights is None: return extractor
+    if one_of("weights", weights, WEIGHTS) == "random" or entry.weights in (None, "library"): return extractor
     if entry.weights == "packaged": load_small_stem(name, extractor)
     else: load_published(name, extractor, weights_path(name, data_dir), audio_tail)
     place = SMALL_STEMS if entry.weights == "packaged" else weights_path(name, data_dir)

@@ -11,6 +11,7 @@ __all__ = ['NO_FORMULAS', 'ROLES', 'NO_TERMS', 'FINEST', 'PROTOCOLS', 'RULE_STYL
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -163,7 +164,8 @@ def plot_pairs(
     unknown = [*range(C, C + len(split.classes.unknown))][:columns//2]
     shown = [*range(C)][:columns - len(unknown)] + unknown
     size = (0.8*len(shown) + .4, 0.8*len(domains)*len(modalities) + .4)
-    fig, axes = new_figure(len(domains)*len(modalities), len(shown), size, squeeze=False)
+    fig, axes = plt.subplots(len(domains)*len(modalities), len(shown), figsize=size, layout="constrained",
+                             squeeze=False)  # not `new_figure`: grids of axes that are off would take half a second
     for ax in axes.flat: ax.set_axis_off()
     for i, domain in enumerate(domains):
         _draw_domain(axes[i*len(modalities):(i + 1)*len(modalities)], experiment, domain, shown, seed)
@@ -188,7 +190,6 @@ def _draw_domain(axes, experiment: Experiment, domain: str, shown: Sequence[int]
     loaded = experiment.dataset.load(clips, modalities) if len(clips) else {}
     for row, modality in zip(axes, modalities):
         for x, label in zip(loaded.get(modality, ()), clips.label):
-            row[shown.index(label)].grid(False)
             experiment.dataset.draw(modality, x, row[shown.index(label)])
         row[0].text(-.15, .5, f"{in_figure(domain, 20)}\n{in_figure(modality, 20)}", transform=row[0].transAxes,
                     rotation=90, ha="right", va="center", fontsize=7)

@@ -25,7 +25,7 @@ from ..data.loader import ClipList, Pairs
 from ..data.settings import AdaptationSplit, Split, split_classes
 from ..data.twins import check_apart
 from ..data.views import ArrayRecipe
-from ..extractors.entries import check_extractor
+from ..extractors.entries import backbone_of, check_extractor
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.fitted import fitted, recipe_record
 from ..extractors.registry import create_extractor, is_drawn, needs_shape, takes_shape
@@ -88,6 +88,14 @@ class Experiment:
         shards = wanted_shards(*self._seen())
         names = sorted(shard.place.name for group in shards.values() for shard in group.values())
         return facts | {"computed_now": computed, "shards": names}
+
+    def train_as_evaluated(self) -> ClipList | None:
+        """Return the source training clips as evaluation sees them.
+
+        None if only random views of them are kept as features: others are not computed for it."""
+        s, recipes = self.spec, self.dataset.recipes
+        random = s.features != "live" and s.views > 1 and any(recipes.get(m) for m in s.modalities)
+        return None if random else self.train.source if isinstance(self.train, Pairs) else self.train
 
     def _seen(self) -> tuple:
         "The data set as it is trained on; clips that need views for training; clips that are seen as evaluation does."
@@ -264,7 +272,8 @@ def extractors_record(
     spec, found = experiment.spec, {}
     for m, extractor in learner.model.extractors.items():
         starts = getattr(extractor, "starts", "random")
-        if check_extractor(spec.extractors[m]) is None:
+        if backbone_of(spec.extractors[m]): starts = f"{spec.weights}: {extractor.name}"
+        elif check_extractor(spec.extractors[m]) is None:
             options = extractor_options(spec, m, experiment.shapes)
             starts = {True: "random", False: "the guest's own, whatever the seed", None: "as the guest makes it"}[
                 is_drawn(spec.extractors[m], **options)]

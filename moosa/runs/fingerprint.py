@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['CHEAP', 'look', 'recall', 'note', 'file_facts', 'contents_hash', 'fingerprint_of', 'data_facts',
-           'weights_facts', 'weights_file', 'open_listed', 'clips_of', 'list_facts', 'places_of', 'identity', 'changes',
-           'file_changes']
+           'weights_facts', 'library_facts', 'weights_file', 'open_listed', 'clips_of', 'list_facts', 'places_of',
+           'identity', 'changes', 'file_changes']
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #577921a0
 import hashlib
@@ -19,7 +19,8 @@ from pathlib import Path
 from ..core import (InputError, Store, StoreLike, data_folder, file_sha256, later, open_store, read_json,
                         stable_hash, write_json)
 from ..data.catalogue import create_dataset, dataset_class
-from ..extractors.entries import EXTRACTORS, SMALL_STEMS, weights_path
+from ..extractors.entries import EXTRACTORS, SMALL_STEMS, Backbone, backbone_of, weights_path
+from ..extractors.hub import files_of, identity_of
 from .spec import Spec
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #73c03b64
@@ -134,13 +135,22 @@ def data_facts(
                          for m in spec.modalities}
     return {"made": made, "lists": lists, "files": files}
 
-
+# %% ../../nbs/runs/03_fingerprint.ipynb #5be10ab0
 def weights_facts(spec: Spec, store: Store) -> dict[str, dict]:
-    "Return what is known of the files of pre-trained weights, by modality."
-    if spec.weights != "pretrained": return {}
-    paths = {m: weights_file(name, store.data_dir) for m, name in spec.extractors.items()}
-    return {m: store.once(("weights", path), _facts, store, path.parent, [path], float("inf"))
-            for m, path in paths.items() if path}
+    "Return what is known of the files that networks start from, by modality."
+    facts, pretrained = {}, spec.weights == "pretrained"
+    for m, name in spec.extractors.items():
+        if backbone := backbone_of(name):
+            facts[m] = store.once(("weights", name, pretrained), library_facts, backbone, store, pretrained)
+        elif pretrained and (path := weights_file(name, store.data_dir)):
+            facts[m] = store.once(("weights", path), _facts, store, path.parent, [path], float("inf"))
+    return {m: found for m, found in facts.items() if found}
+
+
+def library_facts(backbone: Backbone, store: Store, pretrained: bool) -> dict[str, object]:
+    "Return what is known of a library's network: its folder's files, or the commit of the hub's repository."
+    if not backbone.folder: return identity_of(backbone)
+    return _facts(store, backbone.folder, files_of(backbone.folder, pretrained), float("inf"))
 
 # %% ../../nbs/runs/03_fingerprint.ipynb #ad1a1e98
 def _facts(store: Store, root: Path, places: Iterable[Path], cheap: float = CHEAP) -> dict[str, object]:

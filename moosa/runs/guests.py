@@ -17,7 +17,7 @@ from ..core import InputError, user_path
 from ..data.catalogue import DATASETS
 from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option
 from ..words import without_folder
-from ..extractors.entries import EXTRACTORS
+from ..extractors.entries import EXTRACTORS, backbone_of
 from ..methods.catalogue import PLAIN
 
 # %% ../../nbs/runs/00_guests.ipynb #0d63159c
@@ -59,11 +59,14 @@ def guests_of(
     return {where: guest for where, guest in found.items() if guest}
 
 
-BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS}  # field -> names
+# Field -> names. Of scores and protocols the usual ones: others are looked for where torch is imported anyway.
+BUILT_IN = {"method": PLAIN, "dataset": DATASETS, "extractors": EXTRACTORS, "score": ("max_softmax",),
+            "protocol": ("source-quantile",)}
 
 
 def _known(field: str, name: str) -> bool:
-    "Built-in names come first. A data set may be a path, which may have a colon."
+    "Built-in names come first. A data set may be a path, which may have a colon; so has a network of a library."
+    if field == "extractors" and backbone_of(name): return True
     return name in BUILT_IN.get(field, ()) or field == "dataset" and os.path.exists(user_path(name))
 
 # %% ../../nbs/runs/00_guests.ipynb #7338416c

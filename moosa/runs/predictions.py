@@ -77,8 +77,8 @@ def _predictions(
 # %% ../../nbs/runs/08_predictions.ipynb #f72afce4
 def load_head(
     run_dir: str | Path,  # the run's
-) -> nn.Module | None:  # (N, sum of D) joined embeddings -> (N, C), in evaluation mode; None: the weights are not there
-    "Return a run's fused head; raise `InputError` if the weights are damaged."
+) -> nn.Module | None:  # (N, sum of D) joined embeddings -> (N, C), in evaluation mode; None: there is none
+    "Return a run's fused head, of weights that are there; raise `InputError` if they are damaged."
     run_dir = Path(run_dir)
     path = run_dir/"model.safetensors"
     if not path.exists(): return None
@@ -86,9 +86,10 @@ def load_head(
     try:
         with safe_open(path, "pt") as weights:
             kept = {name: weights.get_tensor(name) for name in weights.keys() if name.startswith("fused.")}
+        if not {"fused.0.weight", "fused.3.weight"} <= kept.keys(): return None
         first, last = kept["fused.0.weight"], kept["fused.3.weight"]
         head = fused_head(first.shape[1], len(last), len(first))
         head.load_state_dict({name.removeprefix("fused."): x for name, x in kept.items()})
-    except (SafetensorError, KeyError, RuntimeError, OSError) as e:
-        raise InputError(f"model {path} is damaged, or has no fused head: {e}.") from e
+    except (SafetensorError, RuntimeError, OSError) as e:
+        raise InputError(f"model {path} is damaged: {e}.") from e
     return head.eval()

@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -24,6 +25,7 @@ from pathlib import Path
 import moosa
 from ..core import (InputError, StoreLike, clone_folder, file_sha256, later, open_store, read_json, read_table,
                         write_json)
+from ..extractors.entries import LIBRARIES
 from .fingerprint import changes, fingerprint_of
 from .lock import Busy, holder
 from .spec import SCHEMA, Spec, fields_hash, spec_hash
@@ -39,6 +41,7 @@ def environment() -> dict[str, object]:
     packages = ("torch", "numpy", "scikit-learn", "lightning-fabric")
     return {"moosa": moosa.__version__, "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
+            **{name: importlib.metadata.version(name) for name in LIBRARIES if name in sys.modules},
             "machine": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, **git_state()}
 

@@ -15,7 +15,7 @@ from ..extractors.entries import find_extractor
 from .lists import check_data
 from .notebook import Job, execute_run, notebook_parameters
 from .record import finished, forget, run_folder
-from .spec import Spec
+from .spec import LATER, Spec
 from ..training.shares import DEVICES, check_shared
 
 # %% ../../nbs/runs/15_run.ipynb #10e35524
@@ -24,11 +24,14 @@ def check_guests(
 ):
     "Import what a spec names of its own: better now than in its notebook. Raise `InputError` if it is no good."
     for name in spec.extractors.values(): find_extractor(name)
-    if not spec.own: return
-    from moosa.methods.own import find_hyper, find_method  # here: they need torch, and what is built in does not
+    if not spec.own and all(getattr(spec, name) == LATER[name] for name in ("score", "protocol")): return
+    from moosa.evaluation.protocols import find_protocol  # here: they need torch, and what is built in does not
+    from moosa.evaluation.scores import find_score
+    from moosa.methods.own import find_hyper, find_method
     from moosa.training.callbacks import find_callback
 
     for name in spec.callbacks: find_callback(name)
+    find_score(spec.score), find_protocol(spec.protocol)
     method, hyper = find_method(spec.method), find_hyper(spec.method, spec.hyper, spec.setting)
     translates = method.translates and getattr(hyper, "alpha_trans", 1) != 0
     check_rules(spec.method, spec.missing, method.trains_heads, translates, len(spec.modalities))

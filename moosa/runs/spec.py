@@ -23,7 +23,7 @@ from ..data.catalogue import dataset_class
 from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                      check_extractor, tail_start)
+                                       Entry, backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
@@ -76,6 +76,10 @@ class Spec:
     lr: float | None = None  # Adam's learning rate
     weight_decay: float | None = None  # added to the gradient (L2), as published
     callbacks: tuple[str, ...] = ()  # guests that are called beside training
+    # how clips of the target are told to be unknown, in numbers beside the published ones: a score, and how its
+    # threshold is chosen
+    score: str = "max_softmax"
+    protocol: str = "source-quantile"
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -232,7 +236,8 @@ def resolve_extractors(
     for m in given: one_of("extractors", m, modalities)
     names = {m: given.get(m) or preset.get(m) or DEFAULT_EXTRACTOR.get(m, AUTO) for m in modalities}
     for name in names.values(): check_extractor(name)
-    return names
+    libraries = {m: backbone.full_name for m, name in names.items() if (backbone := backbone_of(name))}
+    return {**names, **libraries}
 
 # %% ../../nbs/runs/02_spec.ipynb #d6300e05
 def resolve_stems(
@@ -241,8 +246,8 @@ def resolve_stems(
 ) -> dict[str, object]:  # weights, unfrozen, features
     "Return where stems start, and which are trained although the others are frozen."
     entries = {m: check_extractor(spec.extractors[m]) for m in spec.modalities}  # None: a guest's
-    bare = [m for m, entry in entries.items() if entry is None or entry.weights is None]
     weights = spec.weights or preset["weights"]
+    bare = [m for m, entry in entries.items() if _is_bare(spec.extractors[m], entry, weights)]
     if weights == "pretrained" and all(entry and entry.weights is None for entry in entries.values()):
         if spec.weights:
             raise InputError("weights: 'pretrained' was asked for, but there are none for "
@@ -258,6 +263,12 @@ def resolve_stems(
         unfrozen = () if told else tuple(m for m in bare if spec.extractors[m] != "identity")
     live = spec.features is None and unfrozen  # features of stems that are trained cannot be kept
     return dict(weights=weights, unfrozen=unfrozen, features="live" if live else spec.features)
+
+
+def _is_bare(name: str, entry: Entry | None, weights: str) -> bool:
+    "Does a stem start at random, as far as its name says? A guest's is taken to."
+    if backbone_of(name): return weights == "random"
+    return entry is None or entry.weights is None
 
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
 def resolve_options(given: Mapping[str, str], options: Mapping[str, tuple]) -> dict[str, str]:  # option -> value
@@ -322,7 +333,8 @@ def resolve_numbers(
 
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
-LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (), "unfrozen": ()}
+LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
+         "score": "max_softmax", "protocol": "source-quantile", "unfrozen": ()}
 
 
 def spec_hash(

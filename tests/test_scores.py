@@ -1,0 +1,137 @@
+"""Scores and protocols by name: what is kept of them beside a run, what is added, and what a run has not got."""
+import ast
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save
+from test_stale import SMALL, finish
+
+from moosa.core import InputError
+from moosa.evaluation.protocols import PROTOCOLS, Protocol
+from moosa.evaluation.scores import SCORES, Score
+from moosa.evaluation.sources import pretend, pretend_sources
+from moosa.results.alternatives import ROOMS, read_scores, rescore_grid, rescore_run, scores_table, sources_of
+from moosa.runs.grid import expand
+from moosa.runs.predictions import save_predictions
+from moosa.runs.record import run_folder
+
+NEW = {"react", "ash", "gradnorm", "vim"}  # of what runs did not keep before
+
+
+def margin(fused):
+    first, second = fused.softmax(dim=1).topk(2, dim=1).values.T
+    return first - second
+
+
+def lowest(confidence): return confidence.min()
+
+
+@pytest.fixture
+def guests(monkeypatch):
+    "A score and a protocol that are not built in."
+    monkeypatch.setitem(SCORES, "margin", Score(margin, "these tests"))
+    monkeypatch.setitem(PROTOCOLS, "lowest", Protocol(lowest, "these tests"))
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    "A run of before embeddings and training clips were kept; a grid with it alone."
+    grid = expand("small", SMALL | {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0]}})
+    finish(grid.specs[0], tmp_path)
+    return grid, run_folder(grid.specs[0], tmp_path)
+
+
+def test_a_run_of_before_has_the_scores_that_it_had(old_run, tmp_path):
+    grid, place = old_run
+    said = []
+    scores = set(rescore_grid(grid, tmp_path, report=said.append).score)
+    assert scores == {"max_softmax", "max_logit", "energy", "entropy", "kl_matching"}
+    for name in NEW | {"knn", "mahalanobis", "agreement"}:
+        assert any(f"score {name}: " in line and "in 1 run(s)" in line for line in said), name
+    kept = (place/"scores.csv").stat().st_mtime_ns
+    rescore_run(place)
+    assert (place/"scores.csv").stat().st_mtime_ns == kept  # reasons are kept, too
+
+
+def test_named_scores_limit_and_add(old_run, tmp_path, guests, monkeypatch):
+    grid, place = old_run
+    only = rescore_grid(grid, tmp_path, scores=["margin"], protocols=["lowest"], report=print)
+    assert set(only.score) == {"margin"} and set(read_scores(place/"scores.csv").score) == {"margin"}
+    assert list(scores_table(only))[-2:] == ["HOS, lowest", "n"] and "source-quantile" not in set(only.group)
+    both = rescore_grid(grid, tmp_path, scores=["margin", "energy"], report=print)
+    assert set(both.score) == {"margin", "energy"} and {"lowest", "source-quantile"} <= set(both.group)
+    shown = rescore_grid(grid, tmp_path, compute=False)
+    assert set(shown.score) == {"margin", "energy"}
+    whole = rescore_grid(grid, tmp_path, report=lambda line: None)
+    assert {"margin", "energy", "entropy"} <= set(whole.score)
+    monkeypatch.delitem(SCORES, "margin")  # its file is gone
+    assert "margin" not in set(read_scores(place/"scores.csv").score)
+    with pytest.raises(InputError, match="score: 'margin' is not known"):
+        rescore_grid(grid, tmp_path, scores=["margin"])
+    with pytest.raises(InputError, match="protocol: 'low'"): rescore_grid(grid, tmp_path, protocols=["low"])
+
+
+def test_a_score_that_fails_is_told_and_nothing_is_kept(old_run, tmp_path, monkeypatch):
+    grid, place = old_run
+    monkeypatch.setitem(SCORES, "wrong", Score(lambda fused: fused.argmax(1)/0*0., "these tests"))
+    said = []
+    assert not len(rescore_grid(grid, tmp_path, scores=["wrong"], report=said.append))
+    assert "score wrong" in said[0] and "test_scores.py:" in said[0] and "NaN" in said[0]
+    assert not (place/"scores.csv").exists()
+
+
+def test_a_guests_file_is_part_of_what_is_kept(old_run, tmp_path, monkeypatch):
+    _, place = old_run
+    file, space = tmp_path/"mine.py", {}
+
+    def write(power: int):
+        file.write_text(f"def mine(fused): return fused.softmax(1).pow({power}).sum(1)\n")
+        exec(compile(file.read_text(), file, "exec"), space)
+        monkeypatch.setitem(SCORES, "mine", Score(space["mine"], "these tests"))
+
+    def auroc(compute=True):
+        found = rescore_run(place, compute, ["mine"])
+        return None if found is None else found.value[found.number == "AUROC"].item()
+
+    write(2)
+    first = auroc()
+    write(-1)
+    assert auroc(compute=False) is None and auroc() != first
+
+
+def test_what_a_run_keeps_comes_back(old_run, tmp_path):
+    _, place = old_run
+    made = pretend_sources(60, hidden=8)
+    head = {f"fused.{name}": x for name, x in made.head.state_dict().items()}
+    (place/"record.json").write_text((place/"record.json").read_text().replace("clips.csv", "gone.csv")
+                                     .replace("predictions.safetensors", "gone.safetensors"))  # others are put there
+    (place/"model.safetensors").write_bytes(save(head))
+    with torch.no_grad():
+        lists = {"validation": made.validation, "train": made.train, "target": pretend(50)}
+        for p in lists.values(): p.fused = made.head(torch.cat(list(p.embeddings.values()), dim=1))
+    save_predictions(place, **lists)
+    target, sources = sources_of(place)
+    assert len(target.labels) == 50 and len(sources.train.labels) == 120 and not sources.trained_heads
+    assert all(torch.equal(x, made.head.state_dict()[name]) for name, x in sources.head.state_dict().items())
+    assert NEW <= set(rescore_run(place).query("group == 'threshold-free'").score)
+    for p in lists.values(): p.fused = p.fused.flip(1)  # a method that reads its logits in another way
+    save_predictions(place, **lists)
+    assert sources_of(place)[1].head is None
+
+
+def test_rooms_are_all_that_scores_are_made_of():
+    def imports(room: str) -> set[str]:
+        tree = ast.parse(Path(__import__(room, fromlist=["x"]).__file__).read_text())
+        return {f"moosa.evaluation.{node.module}" for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.level == 1}
+
+    assert {room for name in ROOMS for room in imports(name)} <= set(ROOMS)
+
+
+def test_scores_are_told_apart_in_a_table():
+    numbers = pd.DataFrame([dict(case="erm", task="t", seed=s, data="made up", score=name, group=group, number="HOS",
+                                 value=.5) for name in SCORES for group in ("oracle", "mine") for s in range(2)])
+    table = scores_table(numbers)
+    assert list(table) == ["HOS, oracle", "HOS, mine", "n"] and len(table) == len(SCORES)
