@@ -57,8 +57,8 @@ class Spec:
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
     weights: str | None = None  # of the stems: 'pretrained' or 'random'; None, here and below: the data set's preset
     frozen_stems: bool | None = None  # train only tails and heads
-    # modalities whose stems are trained all the same; None: those that have no pre-trained weights, where
-    # frozen_stems is the preset's and not yours
+    # modalities whose stems are trained all the same; None: those without pre-trained weights, where it is not you
+    # who asks for frozen stems, or for features of theirs
     unfrozen: tuple[str, ...] | None = None
     frozen_bn: str | None = None  # of frozen stems in training: 'train' (published for video and flow) or 'eval'
     audio_tail: str = "random"  # of vggsound, as published; or 'from_checkpoint'
@@ -259,7 +259,7 @@ def resolve_stems(
         if not frozen: raise InputError("unfrozen: all stems are trained here. Leave it out, or set frozen_stems=True.")
     unfrozen = spec.unfrozen
     if unfrozen is None:
-        told = spec.frozen_stems is not None or not frozen
+        told = spec.frozen_stems is not None or spec.features not in (None, "live") or not frozen
         unfrozen = () if told else tuple(m for m in bare if spec.extractors[m] != "identity")
     live = spec.features is None and unfrozen  # features of stems that are trained cannot be kept
     return dict(weights=weights, unfrozen=unfrozen, features="live" if live else spec.features)
