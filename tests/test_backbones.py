@@ -12,8 +12,10 @@ from torch import nn
 
 from conftest import call
 from moosa.core import InputError, open_store, read_json
+from moosa.data.badclip import BadClip
 from moosa.data.folder import FolderData
 from moosa.data.sounds import write_sound
+from moosa.data.views import View
 from moosa.extractors.backbones import FAMILIES, Rest, example
 from moosa.extractors.entries import check_extractor, find_extractor, tail_start
 from moosa.extractors.features import computing_modules
@@ -184,6 +186,22 @@ def test_sound_files_through_the_recipes(tmp_path):
         x = data.load(data.clips.iloc[:2], ["audio"])["audio"]
         assert x.shape == (2, *shape) and torch.isfinite(x).all()
     assert log_mel(chirp(1), 16000, 128).shape == (98, 128)
+
+
+@torch.no_grad()
+def test_picture_files_of_any_size(saved, tmp_path):
+    lines, rng = ["clip,domain,class,image"], np.random.default_rng(0)
+    for name, shape in {"a": (3, 20, 24), "b": (1, 40, 33)}.items():
+        np.save(tmp_path/f"{name}.npy", rng.random(shape))
+        lines.append(f"{name},d,x,{name}.npy")
+    np.save(tmp_path/"c.npy", np.full((3, 8, 8), 255.))
+    (tmp_path/"manifest.csv").write_text("\n".join([*lines, "c,d,x,c.npy"]))
+    network = f"transformers:{saved('vit')}"
+    data = FolderData(tmp_path, recipes={"image": find_extractor(network).recipe})
+    x = data.load(data.clips.iloc[:2], ["image"])["image"]
+    assert x.shape == (2, 3, 1, 32, 32) and create_extractor(network).eval()(x).shape == (2, 24)
+    assert data.load(data.clips.iloc[:2], ["image"], View(0, 0))["image"].shape == x.shape
+    with pytest.raises(BadClip, match=r"c\.npy.*is no picture: expected"): data.load(data.clips.iloc[2:], ["image"])
 
 
 # --- names, and what they stand for ----------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ def test_data(data_dir, tmp_path):
 
     assert "av-digits" in moosa("data", "list")
     assert moosa("data", "get", "av-digits", "--data-dir", data_dir).count("here already") == 3
+    moosa("data", "get", "av-digits", "--from", data_dir, "--data-dir", data_dir, fails="is not taken from a folder")
     for i, name in enumerate(f"{d}/{c}/{n}.wav" for d in "ab" for c in "xy" for n in (1, 2)):
         (tmp_path/"own"/name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path/"own"/name, np.random.default_rng(i).normal(size=16000)/9, 16000)

@@ -47,7 +47,8 @@ def test_installed_metadata_comes_from_settings():
 
     def name(requirement): return re.split(r"[<>=;\[ ]", requirement)[0].lower()
 
-    wanted = {name(line) for key in ("requirements", "dev_requirements", "slurm_requirements", "backbones_requirements")
+    kinds = ("requirements", *(f"{extra}_requirements" for extra in ("dev", "slurm", "files", "backbones")))
+    wanted = {name(line) for key in kinds
               for line in meta[key].splitlines() if line.strip()}
     assert {name(r) for r in installed.requires} == wanted
     assert installed.version == meta["version"]

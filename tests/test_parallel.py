@@ -73,7 +73,7 @@ def record_of(data_dir):
 def started(command, data_dir) -> subprocess.Popen:
     "A run that has saved its first epoch."
     process = subprocess.Popen(command, env=ENV, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not list(data_dir.glob("runs/*/checkpoint/checkpoint.json")):
         assert time.time() < deadline and process.poll() is None, process.communicate()[0]
         time.sleep(.02)

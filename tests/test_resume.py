@@ -25,7 +25,7 @@ def kill_during_training(data_dir, after_epochs: int, wait: float, only_kernel: 
     process = subprocess.Popen([MOOSA, *ARGS, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE,
                                text=True, start_new_session=True)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while time.time() < deadline and process.poll() is None:
         if len(list(data_dir.glob("runs/*/checkpoint/checkpoint.json"))) and any(
             p.name >= f"epoch-{after_epochs - 1:04d}" for p in data_dir.glob("runs/*/checkpoint/epoch-*")):

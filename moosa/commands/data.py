@@ -32,11 +32,11 @@ def data_list():
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="As in `moosa data list`.")],
-    source: Annotated[Path | None, typer.Option(
-        "--from", **PATH, help="Take the files from this folder, or zip, in place of the network (utd-mhad).")] = None,
+    source: Annotated[Path | None, typer.Option("--from", **PATH, help=(
+        "Take the files from this folder, or zip, in place of the network."))] = None,
     data_dir: DataDir = None,
 ):
-    "Fetch a data set. What is there already, and whole, is not fetched again."
+    "Fetch a data set, or say where it is had. What is there already, and whole, is not fetched again."
     from moosa.data.catalogue import DATASETS
 
     get = DATASETS[one_of("dataset", name, DATASETS)].get

@@ -76,7 +76,8 @@ WHO_SEES_WHAT = dict(
 # %% ../../nbs/commands/03_fields.ipynb #4405d12e
 NETWORKS = dict(
     hyper=pairs("A hyper-parameter of the method, name=value; may be repeated.", "mask_ratio=0.7"),
-    extractors=pairs("modality=name, e.g. video=slowfast or video=nets.py:tiny; may be repeated. "
+    extractors=pairs("modality=name, e.g. video=slowfast, video=nets.py:tiny, video=transformers:OWNER/NAME or "
+                     "video=timm:NAME; may be repeated. "
                      "Default: the data set's preset, here and below.", "video=slowfast"),
     weights=one(str | None, "Of the stems: pretrained or random."),
     frozen_stems=one(bool | None, "Train only tails and heads, or stems, too.", None, "--frozen-stems/--trained-stems"),

@@ -22,6 +22,7 @@ PROBLEMS = {"missing": "there is no such file", "empty": "there is nothing in it
             "truncated": "it ends before its own header says", "too-short": "fewer frames than are needed",
             "mismatch": "it does not fit the clip's other files",
             "format": "sampling rate or channels are not the expected ones", "silent": "there is no sound in it",
+            "no-part": "there is no such row or array in it",
             "not-finite": "a number in it is NaN, infinite, or too large for single precision"}
 
 

@@ -15,17 +15,19 @@ from pathlib import Path
 
 from ..core import InputError, brief, later, user_path
 from ..doors import check_name, load_guest
-from . import digits, epic, folder as folder_data, hac, minihac, utd
+from . import digits, epic, epic_clips, folder as folder_data, hac, hust, minihac, sentiment, utd
 from .dataset import DataSet
 
 # %% ../../nbs/data/30_catalogue.ipynb #a6e6b731
 pd = later("pandas")
 
 # %% ../../nbs/data/30_catalogue.ipynb #b27727c4
-DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic,
+DATASETS = {"av-digits": digits, "mini-hac": minihac, "hac": hac, "epic": epic, "epic-clips": epic_clips,
+            "hust-motor": hust, "sentiment": sentiment, "sentiment-2": sentiment,
             "utd-mhad": utd}  # name -> module with get(folder)
 _CLASSES = {"av-digits": digits.AVDigits, "mini-hac": minihac.MiniHac, "hac": hac.Hac, "epic": epic.Epic,
-            "utd-mhad": utd.UtdMhad}
+            "epic-clips": epic_clips.EpicClips, "hust-motor": hust.HustMotor, "sentiment": sentiment.Sentiment,
+            "sentiment-2": sentiment.SentimentTwo, "utd-mhad": utd.UtdMhad}
 
 
 def dataset_rows() -> list[dict[str, str]]:  # one per data set: name, modalities, what it is

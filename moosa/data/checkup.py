@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .badclip import BadClip
+from .badclip import BadClip, check_file
 from .films import VideoFile
-from .media import ArrayFile, FlowFiles, FlowFolders, FrameFolder
+from .media import ArrayFile, FlowFiles, FlowFolders, FrameFolder, PictureFilm
 from .sounds import SoundFile
 from .views import FrameRecipe
 
@@ -36,6 +36,7 @@ ADVICE = {
     "size": "none needed: pictures are scaled; use larger ones if there are",
     "gray": "none needed if the film is black-and-white; else extract it again",
     "variable-rate": "re-encode at a constant rate if sound is used: the stretch of sound is found by frame number",
+    "no-part": "write the name of a row or an array that is in the file after #, or add it to the file",
     "not-finite": "make the file anew: NaN or infinity in one clip spoils the whole model",
 }
 ADVICE |= {
@@ -138,11 +139,12 @@ def look_at_length(
 def look_at_film(
     chart: Chart,
     modality: str,
-    film: VideoFile,
+    film: VideoFile | PictureFilm,
 ) -> np.ndarray | None:  # its first, middle and last frame; None: it is bad
     "Decode a few frames, and see whether they are evenly spaced."
     with chart.watching(modality):
         n = film.frames
+        for file in film.files: check_file(file)
         frames = film.read(sorted({0, n//2, n - 1}))
         if not film.even:
             detail = f"the time between frames varies; {film.fps:.1f} per second on average."
@@ -269,7 +271,7 @@ def examine_clip(
 
 def look_at_frames(chart: Chart, modality: str, medium, dataset) -> np.ndarray | None:
     "Return a few frames of whatever holds frames; None: it is bad."
-    if isinstance(medium, VideoFile): return look_at_film(chart, modality, medium)
+    if isinstance(medium, VideoFile | PictureFilm): return look_at_film(chart, modality, medium)
     if isinstance(medium, FlowFiles): return look_at_flow(chart, modality, medium)
     length = dataset.clip_length(medium)
     look_at_length(chart, modality, medium.path, length, dataset.recipes.get(modality))

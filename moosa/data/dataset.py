@@ -74,6 +74,7 @@ class DataSet(Described):
     chosen_options: Mapping[str, str] = {}  # which of its `options` this object was opened with
     recipes: Mapping[str, object] = {}  # modality -> how it is looked at; without one, its arrays are taken as they are
     root: Path = Path("/")  # the folder that its files lie below
+    lacking: Mapping[str, str] = {}  # domains without any clip here -> what is missing of them, and what to do
     remarks = None  # what there is to say about how it was read: `Remarks` of data.files
 
     def load(self,

@@ -21,7 +21,7 @@ from ..core import InputError, one_of, write_table
 from .checkup import ADVICE, COLUMNS, Finding, examine_clip, free_axes
 from .files import passed_sentence
 from .badclip import BadClip
-from .media import ArrayFile, FlowFiles, FlowFolders
+from .media import ArrayFile, FlowFiles, FlowFolders, PictureFile
 from .sounds import FilmSound, SoundFile
 from .processes import ProcessDied, alone, each
 from .twins import places, twins
@@ -170,6 +170,7 @@ def check_before(
 def _may_hold_nan(medium) -> bool:
     # To look into films would mean to decode them all; one with a NaN in its sound is named when its turn has come.
     if isinstance(medium, FilmSound): return False
+    if isinstance(medium, PictureFile): return medium.path.suffix.lower() in (".tif", ".tiff")
     if not isinstance(medium, SoundFile): return isinstance(medium, ArrayFile)
     try: return medium.info.subtype in ("FLOAT", "DOUBLE")
     except BadClip: return True  # its turn to be complained of
@@ -182,7 +183,8 @@ def summary(
     "Return how many clips there are."
     clips = dataset.clips.assign(name=[dataset.classes[c] for c in dataset.clips["class"]])
     bad = clips[clips["clip"].isin(findings[findings.level == "error"]["clip"])]
-    axes = {"domain": dataset.domains, "part": ("train", "validation"), "class": dataset.classes}
+    parts = dict.fromkeys(("train", "validation", *dataset.test_parts))
+    axes = {"domain": dataset.domains, "part": tuple(parts), "class": dataset.classes}
     cells = pd.MultiIndex.from_product(axes.values(), names=axes)
 
     def count(rows): return rows.groupby(["domain", "part", "name"]).size().reindex(cells, fill_value=0).to_numpy()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'NETWORKS', 'ARRAY_OPTIONS', 'FROM_NOTHING', 'not_your_own', 'has_signs',
-           'how_to_check', 'sort_files', 'place_in_table', 'sound_inside', 'read_folders', 'check_tree', 'whole_rows',
-           'random_parts', 'FolderData']
+           'how_to_check', 'sort_files', 'place_in_table', 'is_media', 'sound_inside', 'read_folders', 'check_tree',
+           'whole_rows', 'random_parts', 'FolderData']
 
 # %% ../../nbs/data/19_folder.ipynb #af9eabef
 from collections import defaultdict
@@ -22,11 +22,12 @@ from .epic import Epic
 from .files import Remarks, Tree, composed, passed_sentence, walk
 from .films import VideoFile
 from .hac import Hac
+from .arrays import array_of, split_cell
 from .manifest import KINDS, Complaints, FileCheck, Spellings, kind_of, read_manifest
-from .media import ArrayFile, FlowFiles
+from .media import ArrayFile, FlowFiles, PictureFile, PictureFilm, film_of, is_picture
 from .minihac import MiniHac
 from .settings import hold_out
-from .sounds import FilmSound, SoundFile, has_sound
+from .sounds import CODED_ENDINGS, CodedSound, FilmSound, SoundFile, has_sound
 from .views import FLOW, RGB, SCALES, SOUND, UNEVEN, ArrayRecipe, MediaData
 
 # %% ../../nbs/data/19_folder.ipynb #1b7d6c9f
@@ -73,7 +74,7 @@ def how_to_check(folder: Path, kind: type) -> str:
             f"`{command}` checks it then.")
 
 # %% ../../nbs/data/19_folder.ipynb #df6deb61
-COLUMN = {VideoFile: "video", SoundFile: "audio", ArrayFile: "array"}
+COLUMN = {VideoFile: "video", SoundFile: "audio", PictureFile: "image", ArrayFile: "array"}
 
 
 def sort_files(
@@ -85,13 +86,14 @@ def sort_files(
     clips, spelled, used = {}, Spellings(), set()
     strange, depths = [], defaultdict(list)
     for file in tree.files:
-        known, depth = file.suffix.lower() in KINDS, len(file.parts)
+        known, depth = is_media(file), len(file.parts)
+        if known and depth == 4 and is_picture(file.name): file, depth = file.parent, 3  # a film as pictures
         if known and depth == 3:
-            used.update(file.parents)
+            used.update([file, *file.parents])
             name, column, about = place_in_table(file, spelled)
             row = clips.setdefault(name, about)
-            if column in row: complaints.add(str(file), f"the clip has {row[column]} already")
-            row[column] = file.as_posix()
+            earlier = row.setdefault(column, file.as_posix())
+            if earlier != file.as_posix(): complaints.add(str(file), f"the clip has {earlier} already")
         elif known: depths[depth].append(file)
         elif depth > 2: strange.append(file)
         else: remarks.passed[f"*{file.suffix.lower()}" if file.suffix else file.name] += 1
@@ -106,14 +108,22 @@ def sort_files(
 
 
 def place_in_table(
-    file: Path,  # domain/class/file
+    file: Path,  # domain/class/file, or a folder of pictures
     spelled: Spellings,
 ) -> tuple[str, str, dict[str, str]]:  # clip, column, and the clip's domain and class
     "Return where a file stands in a data set's table."
     domain, label = spelled.of("domain", file.parts[0]), spelled.of("class", file.parts[1])
-    stem, column = composed(file.stem), COLUMN[kind_of(file.name)]
+    stem, column = composed(file.stem if is_media(file) else file.name), COLUMN[kind_of(file.name)]
     if column == "video" and stem.endswith(("_flow_x", "_flow_y")): stem, column = stem[:-7], stem[-6:]
     return f"{domain}/{label}/{stem}", column, {"domain": domain, "class": label}
+
+# %% ../../nbs/data/19_folder.ipynb #0f8a95d8
+def is_media(
+    file: Path,  # as `Tree` has it
+) -> bool:
+    "Return whether a file is a clip's, by its ending; above the domains, pictures and tables in text are no clip's."
+    ending = file.suffix.lower()
+    return ending in KINDS and not (len(file.parts) == 1 and (ending == ".csv" or KINDS[ending] is PictureFile))
 
 # %% ../../nbs/data/19_folder.ipynb #8b83c2f5
 def sound_inside(
@@ -128,7 +138,7 @@ def sound_inside(
     return bool(first) and all(has_sound(root/film) for film in first.values())
 
 # %% ../../nbs/data/19_folder.ipynb #64a769e1
-MODALITIES = dict(video=("video",), flow=("flow_x", "flow_y"), audio=("audio",), array=("array",))  # -> columns
+MODALITIES = dict(video=("video",), flow=("flow_x", "flow_y"), audio=("audio",), image=("image",), array=("array",))
 
 
 def read_folders(
@@ -181,13 +191,13 @@ def random_parts(
     validation = hold_out(clips, seed)
     return ["validation" if name in validation else "train" for name in clips["clip"]]
 
-# %% ../../nbs/data/19_folder.ipynb #8f93c288
+# %% ../../nbs/data/19_folder.ipynb #c0595d4a
 RECIPES = {VideoFile: RGB, FlowFiles: FLOW, SoundFile: SOUND}  # how each is looked at; all else are arrays
 NETWORKS = {VideoFile: "small-video", FlowFiles: "small-flow", SoundFile: "small-audio"}  # all else: by its shape
 ARRAY_OPTIONS = {"scale": SCALES, "uneven": UNEVEN}
 FROM_NOTHING = dict(lr=1e-3, weights="random", frozen_stems=False)  # for networks that start at random
 
-
+# %% ../../nbs/data/19_folder.ipynb #8f93c288
 class FolderData(MediaData):
     "Clips of your own, from a manifest or from folders."
     options = {"audio_format": ("strict", "convert")}  # the default first; and ARRAY_OPTIONS, where there are arrays
@@ -227,14 +237,21 @@ class FolderData(MediaData):
         self.clips = table[first + [column for column in table if column not in first]]
 
     def beside_files(self, clip) -> list[str]:
-        "Return nothing: a row names files, and these are looked at themselves."
-        return []
+        "Return which parts of files the clip's are; the files are looked at themselves."
+        cells = [getattr(clip, m) for m, kind in self.kinds.items() if kind is ArrayFile]
+        return [cell for cell in cells if split_cell(cell)[1] is not None]
 
-    def media(self, clip, modality: str) -> VideoFile | FlowFiles | SoundFile | ArrayFile:
+    def media(self, clip, modality: str) -> VideoFile | PictureFilm | FlowFiles | SoundFile | ArrayFile:
         "Return what holds a modality of a clip."
         kind = self.kinds[one_of("modality", modality, self.modalities)]
         if kind is FlowFiles: return FlowFiles(*(self.root/getattr(clip, f"{modality}_{axis}") for axis in "xy"))
-        path = self.root/getattr(clip, modality)
-        if kind is not SoundFile: return kind(path)
-        if KINDS[path.suffix.lower()] is VideoFile: return FilmSound(path)
-        return SoundFile(path, convert=self.audio_format == "convert")
+        file, part = split_cell(getattr(clip, modality), clip.clip)
+        path = self.root/file
+        if kind is VideoFile: return film_of(path)
+        if kind is ArrayFile: return array_of(path, part, modality)
+        return self._sound(path) if kind is SoundFile else kind(path)
+
+    def _sound(self, path: Path) -> SoundFile:
+        ending, convert = path.suffix.lower(), self.audio_format == "convert"
+        if KINDS[ending] is VideoFile: return FilmSound(path)
+        return CodedSound(path, convert=convert) if ending in CODED_ENDINGS else SoundFile(path, convert=convert)

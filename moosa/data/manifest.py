@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['KINDS', 'CALLED', 'OTHER_NAME', 'ABOUT_CLIP', 'RESERVED', 'Complaints', 'why_not', 'absence', 'kind_of',
-           'unfit', 'modality_columns', 'check_header', 'Spellings', 'FileCheck', 'read_manifest', 'read_lines',
-           'check_names']
+__all__ = ['KINDS', 'CALLED', 'OTHER_NAME', 'ABOUT_CLIP', 'RESERVED', 'Complaints', 'why_not', 'not_frames', 'absence',
+           'kind_of', 'unfit', 'modality_columns', 'check_header', 'Spellings', 'FileCheck', 'read_manifest',
+           'read_lines', 'check_names']
 
 # %% ../../nbs/data/18_manifest.ipynb #bada7a5e
 import csv
@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..core import InputError, later
-from .files import Remarks, composed
+from .files import Remarks, composed, passed_over
 from .container import FILM_ENDINGS
+from .arrays import HOLDERS, split_cell
 from .films import VideoFile
-from .media import ArrayFile, FlowFiles
-from .sounds import SoundFile
+from .media import PICTURE_ENDINGS, ArrayFile, FlowFiles, PictureFile, is_picture
+from .sounds import CODED_ENDINGS, SoundFile
 
 # %% ../../nbs/data/18_manifest.ipynb #63b112e0
 pd = later("pandas")
@@ -63,8 +64,9 @@ class Complaints:
 # %% ../../nbs/data/18_manifest.ipynb #f07e546c
 KINDS = {  # ending -> what it is
     **dict.fromkeys(FILM_ENDINGS, VideoFile),
-    **dict.fromkeys((".wav", ".flac"), SoundFile),
-    ".npy": ArrayFile,
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".opus", *CODED_ENDINGS), SoundFile),
+    **dict.fromkeys(PICTURE_ENDINGS, PictureFile),
+    **dict.fromkeys((".npy", *HOLDERS), ArrayFile),
 }
 
 
@@ -78,15 +80,33 @@ def why_not(
     place = PurePosixPath(file)
     if place.is_absolute() or ".." in place.parts:
         return f"{file!r} leads out of the data folder {root}; expected a path relative to it"
-    if place.suffix.lower() not in KINDS:
+    path, ending = root/file, place.suffix.lower()
+    if KINDS.get(ending, VideoFile) is VideoFile and os.path.isdir(path):
+        if problem := not_frames(path, (root, *homes)): return f"{file!r} is a folder {problem}"
+    elif ending not in KINDS:
         return f"{file!r} is not a file that can be read; expected an ending of {', '.join(KINDS)}"
-    path = root/file
-    if not path.is_file(): return absence(path)
+    elif not path.is_file(): return absence(path)
     real = path.resolve()
     if any(real.is_relative_to(home) for home in (root, *homes)): return None
     return f"{path} is a link to {real}, outside the data folder; copy the file"
 
+# %% ../../nbs/data/18_manifest.ipynb #1985aa42
+def not_frames(
+    folder: Path,
+    homes: Sequence[Path],  # folders that the pictures may lie in, resolved
+) -> str | None:
+    "Return why a folder is not the frames of a film; None if it holds pictures and nothing else that counts."
+    with os.scandir(folder) as entries: links = {entry.name: entry.is_symlink() for entry in entries}
+    names = sorted(links)
+    strange = [name for name in names if not is_picture(name) and not passed_over(name)]
+    expected = f"expected a file, or a folder of pictures ({', '.join(PICTURE_ENDINGS)}), which is a film"
+    if strange: return f"that holds {strange[0]!r}; {expected} and has nothing beside them"
+    for name in names:
+        if not links[name] or any((folder/name).resolve().is_relative_to(home) for home in homes): continue
+        return f"that holds {name!r}, a link that leads out of the data folder; copy the file"
+    return None if any(map(is_picture, names)) else f"without a picture in it; {expected}"
 
+# %% ../../nbs/data/18_manifest.ipynb #32b14ae4
 def absence(
     path: Path,  # that is no file
 ) -> str:
@@ -101,7 +121,7 @@ def absence(
             "Write what the file's name has, or rename it")
 
 # %% ../../nbs/data/18_manifest.ipynb #00e3be55
-CALLED = {VideoFile: "a film", SoundFile: "a sound", ArrayFile: "an array"}
+CALLED = {VideoFile: "a film", SoundFile: "a sound", PictureFile: "a picture", ArrayFile: "an array"}
 OTHER_NAME = ("features of another network belong in a column of another name, e.g. features; "
               "--extractors features=identity takes them as they are")
 
@@ -110,8 +130,9 @@ def kind_of(
     file: str,
     modality: str = "",  # that it is to hold
 ) -> type:
-    "Return which class of data.media reads a file, by its ending; of a film in the modality audio, its sound is read."
-    kind = KINDS[PurePosixPath(file).suffix.lower()]
+    """Return which class of data.media reads a file, by its ending; one of another ending is a folder of frames. Of a
+    film in the modality audio, its sound is read."""
+    kind = KINDS.get(PurePosixPath(file).suffix.lower(), VideoFile)
     return SoundFile if kind is VideoFile and modality == "audio" else kind
 
 
@@ -130,7 +151,8 @@ def unfit(
     wanted = {"video": VideoFile, "audio": SoundFile}.get(modality, kind)
     if kind is wanted: return None
     endings = [ending for ending in KINDS if kind_of(f"clip{ending}", modality) is wanted]
-    belongs = OTHER_NAME if kind is ArrayFile else "a sound belongs in the column audio"
+    belongs = {ArrayFile: OTHER_NAME, PictureFile: "a picture belongs in a column of another name, e.g. image"}
+    belongs = belongs.get(kind, "a sound belongs in the column audio")
     return f"{found}; expected {CALLED[wanted]} in the column {modality} ({', '.join(endings)}); {belongs}"
 
 # %% ../../nbs/data/18_manifest.ipynb #99ffe59f
@@ -217,7 +239,10 @@ class FileCheck:
 
     def _problem(self, modality: str, columns: Sequence[str], file: str) -> str | None:
         if not file: return "the clip lacks this modality; every clip needs a file for each"
+        file, _ = split_cell(file)
         if problem := why_not(self.root, file, self.homes) or unfit(modality, columns, file): return problem
+        if kind_of(file, modality) is SoundFile and (self.root/file).is_dir():
+            return f"{file!r} is a folder of pictures, which have no sound; expected a sound or a film"
         kind = self.kinds.setdefault(modality, kind_of(file, modality))
         if kind is kind_of(file, modality): return None
         return (f"{file!r} is {CALLED[kind_of(file)]}, the files before are each {CALLED[kind]}; "

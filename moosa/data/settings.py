@@ -282,7 +282,9 @@ def split_by_setting(
     source_classes: Mapping[str, Sequence[str]] = {},  # open-partial: source -> the known classes that it shows
     target_classes: Sequence[str] = (),  # open-partial: the known classes that the target shows
 ) -> Split:
-    "The lists of a setting."
+    "The lists of a setting; raise `InputError` if a domain that is asked for has no clip here."
+    for domain in (*sources, target):
+        if domain in dataset.lacking: raise InputError(f"{dataset.name}, {domain}: {dataset.lacking[domain]}")
     clips, classes = dataset.clips, dataset.classes
     match one_of("setting", setting, SETTINGS):
         case "osdg" | "closed": return open_set_split(clips, classes, sources, target, unknown, dataset.test_parts)

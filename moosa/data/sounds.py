@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['write_sound', 'SoundFile', 'has_sound', 'pictures_of', 'FilmSound']
+__all__ = ['CODED_ENDINGS', 'write_sound', 'SoundFile', 'has_sound', 'pictures_of', 'FilmSound', 'CodedSound']
 
 # %% ../../nbs/data/04_sounds.ipynb #d1deeb39
 import re
@@ -60,11 +60,14 @@ class SoundFile:
         # a stream's header has the largest number there is
         if cut and int(cut[1]) < 0xFFFFFFF0:
             raise BadClip(self.path, "truncated", f"its header says {cut[1]} bytes of sound, {cut[2]} are there.")
-        if not self.convert and (info.samplerate, info.channels) != (self.rate, 1):
-            raise BadClip(self.path, "format", f"{info.samplerate} Hz, {info.channels} channel(s); expected "
-                                               f"{self.rate} Hz, 1 channel. Convert the file, or ask for "
-                                               f"audio_format=convert, which resamples and averages channels.")
+        self._hold_to_format(info.samplerate, info.channels)
         return info
+
+    def _hold_to_format(self, rate: int, channels: int):
+        if self.convert or (rate, channels) == (self.rate, 1): return
+        raise BadClip(self.path, "format", f"{rate} Hz, {channels} channel(s); expected {self.rate} Hz, 1 channel. "
+                                           "Convert the file, or ask for audio_format=convert, which resamples and "
+                                           "averages channels.")
 
     @property
     def seconds(self) -> float: return self.info.frames/self.info.samplerate
@@ -78,13 +81,18 @@ class SoundFile:
 
         rate = self.info.samplerate
         first, last = (None if t is None else min(max(round(t*rate), 0), self.info.frames) for t in (start, stop))
-        try: wave, _ = soundfile.read(str(self.path), start=first or 0, stop=last, always_2d=True)
+        skipped = (first or 0) if self.info.format == "MP3" else 0  # its frames need those before them
+        begin = (first or 0) - skipped
+        try: wave, _ = soundfile.read(str(self.path), start=begin, stop=last, always_2d=True)
         except soundfile.SoundFileError as e:
             raise BadClip(self.path, "truncated", f"samples {first} to {last} cannot be read.") from e
-        wave = check_numbers(self.path, wave.mean(axis=1))  # files in floating point may hold NaN
+        promised = (self.info.frames if last is None else last) - begin
+        if promised - len(wave) > rate//10:  # an mp3 is cut off at any frame, and its header may be a little off
+            raise BadClip(self.path, "truncated", f"its header says {promised} samples, {len(wave)} are there.")
+        wave = check_numbers(self.path, wave[skipped:].mean(axis=1))  # files in floating point may hold NaN
         return wave if rate == self.rate else _resample(wave, rate, self.rate)
 
-
+# %% ../../nbs/data/04_sounds.ipynb #f8b87830
 def _resample(wave, found, wanted):
     from scipy.signal import resample_poly
 
@@ -162,3 +170,22 @@ class FilmSound(SoundFile):
         wave, rate = self._wave
         first, last = (None if t is None else min(max(round(t*rate), 0), len(wave)) for t in (start, stop))
         return _resample(check_numbers(self.path, wave[first:last].astype(np.float64)), rate, self.rate)
+
+# %% ../../nbs/data/04_sounds.ipynb #030424ae
+CODED_ENDINGS = (".m4a", ".aac")
+
+
+class CodedSound(FilmSound):
+    "A sound file that only FFmpeg reads."
+
+    @cached_property
+    def _wave(self) -> tuple[np.ndarray, int]:  # (n,) float32; samples per second
+        with open_container(self.path) as file:
+            stream = file.streams.best("audio")
+            if not stream: raise BadClip(self.path, "silent", "there is no sound in it.")
+            self._hold_to_format(stream.rate, stream.channels)
+            promised = float(stream.duration*stream.time_base) if stream.duration else 0
+            if file.format.name == "aac": promised = 0  # it has no header: FFmpeg guesses
+        wave, rate = super()._wave
+        if len(wave)/rate > promised - 0.1: return wave, rate
+        raise BadClip(self.path, "truncated", f"its header says {promised:.1f} s, {len(wave)/rate:.1f} s are there.")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAME', 'EQUAL', 'HEAD', 'ALLOWED', 'Place', 'places', 'place_of', 'by_file', 'Disk', 'groups', 'kind',
-           'pairs_of', 'finding', 'glance', 'digests', 'equal_files', 'equal_arrays', 'holds_nothing', 'twins',
-           'outline', 'look_alikes', 'check_apart']
+           'pairs_of', 'finding', 'glance', 'digests', 'equal_files', 'equal_arrays', 'holds_nothing', 'equal_parts',
+           'twins', 'outline', 'look_alikes', 'check_apart']
 
 # %% ../../nbs/data/20_twins.ipynb #5b59c883
 import hashlib
@@ -24,7 +24,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core import InputError, file_sha256
-from .media import FlowFolders, FrameFolder
+from .badclip import BadClip
+from .media import ArrayFile, FlowFolders, FrameFolder, PictureFilm
 from .sounds import SoundFile
 from .processes import cpus
 from .views import FrameRecipe, SoundRecipe
@@ -54,6 +55,11 @@ def place_of(dataset, clip, modality: str) -> Place:
     medium = dataset.media(clip, modality)
     if isinstance(medium, SoundFile):
         return Place(clip, modality, (medium.path,), tuple(dataset.sound_window(clip, {}, {})))
+    if isinstance(medium, ArrayFile): return Place(clip, modality, (medium.path,), (medium.part,))
+    if isinstance(medium, PictureFilm):
+        files = tuple(medium.files)
+        some = tuple(dict.fromkeys((files[0], files[len(files)//2], files[-1]))) if files else ()
+        return Place(clip, modality, some, (len(files),), together=True)
     if not isinstance(medium, FrameFolder | FlowFolders): return Place(clip, modality, tuple(medium.files))
     folders = [medium] if isinstance(medium, FrameFolder) else [medium.u, medium.v]
     numbers = dataset.file_numbers(np.arange(max(medium.frames, 0)), medium).tolist()
@@ -234,6 +240,21 @@ def holds_nothing(
     spread = (x.amax(1) - x.amin(1)).max().item()
     return spread <= ALLOWED.get(type(recipe), 0)
 
+# %% ../../nbs/data/20_twins.ipynb #30ad6f41
+def equal_parts(
+    dataset,  # one that is made of files
+    found: Iterable[Place],
+) -> list[list[Place]]:
+    "Return places whose arrays are equal, among those that are parts of a larger file: rows of a table, for example."
+    def contents(place):
+        medium = dataset.media(place.clip, place.modality)
+        if getattr(medium, "part", None) is None: return None
+        try: array = medium.read()
+        except BadClip: return None  # the doctor says so elsewhere
+        return place.modality, array.shape, hashlib.sha256(array.tobytes()).digest()
+
+    return [group for group in groups(found, contents) if len({(place.files, place.stretch) for place in group}) > 1]
+
 # %% ../../nbs/data/20_twins.ipynb #b876800a
 def twins(
     dataset,
@@ -251,7 +272,8 @@ def twins(
     else:
         disk, found = Disk(), places(dataset, clips, modalities)
         same = groups(by_file(found), disk.identity)
-        equal = equal_files(found if opened is None else places(dataset, some, modalities), disk, workers)
+        looked_at = found if opened is None else places(dataset, some, modalities)
+        equal = equal_files(looked_at, disk, workers) + equal_parts(dataset, looked_at)
     findings = {}
     for shared, what in ((same, SAME), (equal, EQUAL)):
         for group in shared:

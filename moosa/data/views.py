@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['SCALES', 'UNEVEN', 'RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'ArrayRecipe',
            'sample_indices', 'resize', 'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames',
-           'spectrogram', 'at_rate', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData',
+           'spectrogram', 'at_rate', 'as_film', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData',
            'window_of_frames', 'pictures', 'still']
 
 # %% ../../nbs/data/11_views.ipynb #11c136b1
@@ -243,7 +243,19 @@ def at_rate(
 
     return wave if found == wanted or not len(wave) else resample_poly(wave, wanted, found)
 
-# %% ../../nbs/data/11_views.ipynb #bfa234d4
+# %% ../../nbs/data/11_views.ipynb #531f4144
+def as_film(
+    picture: np.ndarray,  # (1 or 3, H, W) in 0..1
+    path,  # where it was read
+) -> np.ndarray:  # (1, H, W, 3) uint8
+    "Return a picture as a film of one frame; raise `BadClip` for an array that is none."
+    if picture.ndim != 3 or len(picture) not in (1, 3) or picture.min() < 0 or picture.max() > 1:
+        raise BadClip(path, "mismatch", f"an array of shape {picture.shape}, from {picture.min():g} to "
+                                        f"{picture.max():g}, is no picture: expected (1 or 3, height, width) in 0..1.")
+    bytes_ = np.round(255*picture.transpose(1, 2, 0)).astype(np.uint8)
+    return np.repeat(bytes_, 3//len(picture), axis=2)[None]
+
+# %% ../../nbs/data/11_views.ipynb #bb6220ae
 def to_size(
     x: np.ndarray,
     axis: int,
@@ -302,7 +314,9 @@ def load_clip(
     # sound last, video first
     for m in sorted(modalities, key=lambda m: (isinstance(dataset.recipes.get(m), SoundRecipe), m != "video")):
         recipe, draws, medium = dataset.recipes.get(m), view and view.draws(clip.clip, m), dataset.media(clip, m)
-        if isinstance(recipe, FrameRecipe):
+        if isinstance(recipe, FrameRecipe) and not hasattr(medium, "frames"):
+            found[m] = view_frames(as_film(medium.read(), medium.path), recipe, draws)
+        elif isinstance(recipe, FrameRecipe):
             if (n := dataset.clip_length(medium)) < 1:
                 raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
             seen[m], media[m] = sample_indices(recipe, n, draws), medium

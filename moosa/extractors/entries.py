@@ -58,6 +58,9 @@ EXTRACTORS = {
     "mlp": Entry("moosa.extractors.shapes:mlp", "", None, None, (512,)),
     "identity": Entry("moosa.extractors.shapes:identity", "", None, None, (512,)),
     "auto": Entry("moosa.extractors.shapes:auto", "", None, None, (6, 128)),
+    "motor-cnn": Entry("moosa.extractors.signals:motor_cnn", "vibration", None, None),
+    "motor-encoder": Entry("moosa.extractors.signals:motor_encoder", "vibration", None, None),
+    "late-transformer": Entry("moosa.extractors.signals:late_transformer", "text", None, None, (50, 768)),
 }
 
 # %% ../../nbs/extractors/00_entries.ipynb #2680f168
