@@ -89,12 +89,12 @@ def vim(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     head: nn.Module,
     train: Predictions,  # with embeddings
-    principal: int | None = None,  # dimensions of the principal space; None: half of all
+    principal: int | None = None,  # dimensions of the principal space; None: half of all, or of the training clips
 ) -> torch.Tensor:  # (N,)
     "Return the energy minus the logit of what is outside (Wang et al., 2022)."
     body, last = last_layer(head)
     h, known = body(joined(embeddings)), body(joined(train.embeddings))
-    principal = h.shape[1]//2 if principal is None else principal
+    if principal is None: principal = max(1, min(known.shape)//2)
     if not 0 < principal < h.shape[1]:
         raise InputError(f"vim: {principal} principal dimensions; expected 1 to {h.shape[1] - 1}.")
     origin = -torch.linalg.pinv(last.weight) @ last.bias

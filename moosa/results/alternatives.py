@@ -24,7 +24,7 @@ from ..core import InputError, StoreLike, open_store, read_table, stable_hash, w
 from ..doors import check_name, source_of
 from ..evaluation.openset import Predictions
 from ..evaluation.protocols import PROTOCOLS, find_protocol
-from ..evaluation.rescoring import is_left_out, rescore
+from ..evaluation.rescoring import LEFT_OUT, is_left_out, rescore
 from ..evaluation.scores import SCORES, find_score
 from ..evaluation.sources import Sources
 from ..extractors.cache import code_hash
@@ -160,7 +160,9 @@ def rescore_grid(
             numbers = pd.DataFrame([dict(score=None, group=None, number=None, value=np.nan)])
         parts.append(numbers.assign(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset)))
     if compute:
-        for (score, _, reason), runs in reasons.items(): report(f"{without_folder(score)}, in {runs} run(s): {reason}")
+        for (score, _, text), runs in reasons.items():
+            why = text.removeprefix(LEFT_OUT).removeprefix(f"score {score}: ")
+            report(f"not scored in {runs} run(s): {without_folder(score)}: {why}")
     return numbers_or_none(parts, "score")
 
 
@@ -234,7 +236,8 @@ def plot_rescored(
 ) -> Figure:
     "Return means of each case by each score, with standard errors. Hollow: not all seeds have every task."
     cases, colours = list(rescored.case.unique()), styles(list(rescored.score.dropna().unique()))
-    size = (4.3*len(numbers) + 1.6, .34*len(cases) + 1.3)
+    step = min(.09, .8/max(len(colours), 1))  # the marks of a case keep apart from the next case's
+    size = (4.3*len(numbers) + 1.6, max(.34, .05*len(colours))*len(cases) + 1.3)
     fig, axes = new_figure(1, len(numbers), size, sharey=True, squeeze=False)
     for ax, (heading, group, number) in zip(axes.flat, numbers):
         for j, case in enumerate(cases):
@@ -242,7 +245,7 @@ def plot_rescored(
             for i, (score, colour) in enumerate(colours.items()):
                 values, expected = mean_of_tasks(cells[cells.score == score], cells, group, number)
                 if values.empty: continue
-                y = abreast(j, i, len(colours), .09)
+                y = abreast(j, i, len(colours), step)
                 error = values.sem() if len(values) > 1 else None
                 ax.errorbar(values.mean(), y, xerr=error, color=colour, capsize=0, lw=1)
                 mark_mean(ax, values.mean(), y, colour, whole=len(values) == expected, ms=4)
