@@ -71,6 +71,9 @@ WHO_SEES_WHAT = dict(
                 "or published (by position in the lists)."),
     missing=names("How the test does without a modality: any of translate,zero,drop; may be repeated. "
                   "Default: all that the method can."),
+    missing_in_training=one(str, "At a clip of your own data that lacks a modality, in training and in the test: stop; "
+                            "skip it; zero (its embedding is zeros); mask (zero, and terms and scores leave it out).",
+                            "stop"),
     modalities=names("In the order of concatenation, e.g. image,speech; may be repeated. Default: all."))
 
 # %% ../../nbs/commands/03_fields.ipynb #4405d12e

@@ -18,7 +18,7 @@ import numpy as np
 
 from .badclip import BadClip, check_file
 from .films import VideoFile
-from .media import ArrayFile, FlowFiles, FlowFolders, FrameFolder, PictureFilm
+from .media import ArrayFile, FlowFiles, FlowFolders, FrameFolder, NoFile, PictureFilm
 from .sounds import SoundFile
 from .views import FrameRecipe
 
@@ -44,6 +44,7 @@ ADVICE |= {
     "twice": "take one of the two clips out: it counts twice",
     "spelling": "write the name in one way; or choose names that differ by more",
     "no-clip": "none needed if the folder is empty on purpose; else see whether copying was finished",
+    "hole": "give the file, or say what runs do with such clips: missing_in_training=skip, zero or mask",
     "changed": "make or fetch the file again: it is not the one that was listed",
 }
 COLUMNS = ["clip", "modality", "file", "level", "problem", "detail"]
@@ -251,6 +252,7 @@ def examine_clip(
     films, sounds, shapes = {}, {}, {}
     for m in modalities:
         medium, recipe = dataset.media(clip, m), dataset.recipes.get(m)
+        if isinstance(medium, NoFile): continue
         if isinstance(medium, SoundFile):
             lasts = look_at_sound(chart, m, medium, dataset.sound_window(clip, {}, {}))
             if lasts is not None: sounds[m] = medium, lasts

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Described', 'DataSet']
+__all__ = ['Described', 'DataSet', 'presence', 'count_holes', 'hole_sentence']
 
 # %% ../../nbs/data/09_dataset.ipynb #44a26623
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +76,7 @@ class DataSet(Described):
     root: Path = Path("/")  # the folder that its files lie below
     lacking: Mapping[str, str] = {}  # domains without any clip here -> what is missing of them, and what to do
     remarks = None  # what there is to say about how it was read: `Remarks` of data.files
+    fills_holes: bool = False  # does `load` give zeros where a clip lacks a modality? Then it is asked for all
 
     def load(self,
         clips: pd.DataFrame,  # B rows of the table
@@ -92,6 +93,13 @@ class DataSet(Described):
         "Return `load` for a list of clips that is read again and again. Who can look them up once does so here."
         return partial(_load_rows, self, clips, modalities)
 
+    def present(self,
+        clips: pd.DataFrame,  # B rows of the table
+        modality: str,
+    ) -> Sequence[bool]:  # B
+        "Return which clips have a modality: all, unless a data set says otherwise. `load` is asked for no others."
+        return [True]*len(clips)
+
     def draw(self,
         modality: str,
         x,  # one clip's data, as `load` gives it: a tensor without the batch dimension
@@ -105,3 +113,35 @@ class DataSet(Described):
 
 def _load_rows(dataset: DataSet, clips: pd.DataFrame, modalities: Sequence[str], rows: Sequence[int], view=None):
     return dataset.load(clips.iloc[rows], modalities, view)
+
+# %% ../../nbs/data/09_dataset.ipynb #b21bdae0
+def presence(
+    dataset: DataSet,
+    clips: pd.DataFrame,  # N rows of its table
+    modalities: Sequence[str],
+) -> dict[str, list[bool]]:  # modality that some of the clips lack -> N: does a clip have it?
+    "Return who has what, where something is missing."
+    found = {m: list(map(bool, dataset.present(clips, m))) for m in modalities}
+    return {m: there for m, there in found.items() if not all(there)}
+
+# %% ../../nbs/data/09_dataset.ipynb #34f167ae
+def count_holes(
+    dataset: DataSet,
+    clips: pd.DataFrame,  # some rows of its table
+    modalities: Sequence[str],
+) -> dict[str, dict[str, object]]:  # domain with a hole -> clips, lack (modality -> how many lack it), none (lack all)
+    "Return how many clips of each domain lack which modality."
+    lacking, found = ~pd.DataFrame(presence(dataset, clips, modalities), index=clips.index, dtype=bool), {}
+    for domain, rows in lacking.groupby(clips["domain"]):
+        lack = {m: int(count) for m, count in rows.sum().items() if count}
+        none = rows.all(axis=1).sum() if len(rows.columns) == len(modalities) else 0
+        if lack: found[domain] = dict(clips=len(rows), lack=lack, none=int(none))
+    return found
+
+# %% ../../nbs/data/09_dataset.ipynb #894acf57
+def hole_sentence(
+    counts: Mapping[str, object],  # of a domain, from `count_holes`
+) -> str:
+    "Say how many clips lack what, without a full stop."
+    lacking = ", ".join(f"{count} lack {m}" for m, count in counts["lack"].items())
+    return f"{lacking}; {counts['none']} lack all of these" if counts["none"] else lacking

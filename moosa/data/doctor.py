@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUT_POINTS', 'examine', 'examine_clips', 'add_changed', 'playable', 'check_before', 'summary', 'disk_use',
-           'cache_estimate', 'report', 'write_findings']
+           'cache_estimate', 'report', 'write_findings', 'holes_found']
 
 # %% ../../nbs/data/22_doctor.ipynb #f3e4d353
 import copy
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, one_of, write_table
 from .checkup import ADVICE, COLUMNS, Finding, examine_clip, free_axes
+from .dataset import count_holes, hole_sentence, presence
 from .files import passed_sentence
 from .badclip import BadClip
-from .media import ArrayFile, FlowFiles, FlowFolders, PictureFile
+from .media import ArrayFile, FlowFiles, FlowFolders, NoFile, PictureFile
 from .sounds import FilmSound, SoundFile
 from .processes import ProcessDied, alone, each
 from .twins import places, twins
@@ -44,6 +45,7 @@ def examine(
     if sample is not None and sample < len(clips): clips = clips.sample(sample, random_state=seed).sort_index()
     table = examine_clips(dataset, clips, chosen, workers) if dataset.in_files else pd.DataFrame(columns=COLUMNS)
     remarks = [("", "", *found) for found in dataset.remarks.findings] if dataset.remarks else []
+    remarks += holes_found(dataset, clips, chosen)
     bad = set(table[table.level == "error"]["clip"])
     compared = twins(dataset, chosen, None if sample is None else clips, workers, bad)
     table = pd.DataFrame([*table.to_numpy().tolist(), *remarks, *compared], columns=COLUMNS)
@@ -211,7 +213,7 @@ def disk_use(
 def _places(medium) -> list[Path]:
     if isinstance(medium, FlowFiles): return [medium.x.path, medium.y.path]
     if isinstance(medium, FlowFolders): return [medium.u.path, medium.v.path]
-    return [medium.path]
+    return [] if isinstance(medium, NoFile) else [medium.path]
 
 # %% ../../nbs/data/22_doctor.ipynb #69d0c917
 def _sizes(place: Path) -> list[int]:
@@ -251,7 +253,7 @@ def report(
     examined = findings.attrs.get("examined", len(dataset.clips))
     modalities = findings.attrs.get("modalities", dataset.modalities)
     parts = [f"{dataset.name}: {len(dataset.clips)} clips, {examined} examined ({', '.join(modalities)})"]
-    parts += _kinds(findings)
+    parts += [*_kinds(findings), *_holes(dataset, modalities)]
     if dataset.remarks: parts.append(passed_sentence(dataset.remarks.passed))
     if out: parts.append(f"All findings: {out}")
     parts.append(_counts(summary(dataset, findings)))
@@ -267,6 +269,8 @@ def write_findings(findings: pd.DataFrame, out: str | Path):
 def _kinds(findings: pd.DataFrame) -> list[str]:
     "A verdict, and a paragraph per kind of problem: errors first, the most frequent first."
     if len(findings) == 0: return ["No problem was found."]
+    findings = findings[findings.problem != "hole"]  # they have a paragraph of their own
+    if len(findings) == 0: return ["Nothing is wrong with the files that are there."]
     errors, warnings = (findings[findings.level == level] for level in ("error", "warning"))
     stop, go_on = (f"in {found['clip'].nunique()} clip(s), which would" for found in (errors, warnings))
     parts = [f"{len(errors)} error(s) {stop} stop a run or make its numbers wrong; "
@@ -279,6 +283,27 @@ def _kinds(findings: pd.DataFrame) -> list[str]:
                      f"       {one['file']}\n"
                      f"  what to do: {ADVICE[problem]}")
     return parts
+
+# %% ../../nbs/data/22_doctor.ipynb #7cd7d69b
+def holes_found(
+    dataset,
+    clips: pd.DataFrame,  # rows of its clips
+    modalities: Sequence[str],
+) -> list[tuple]:  # clip, modality, file, level, problem, detail
+    "Return a line for each modality that a clip lacks."
+    found = []
+    for m, there in presence(dataset, clips, modalities).items():
+        lacking = clips["clip"][[not has for has in there]]
+        found += [(clip, m, "", "warning", "hole", f"the clip lacks {m}.") for clip in lacking]
+    return found
+
+
+def _holes(dataset, modalities: Sequence[str]) -> list[str]:
+    "A paragraph, if clips lack a modality."
+    counts = count_holes(dataset, dataset.clips, modalities)
+    if not counts: return []
+    lines = [f"- {domain}: of {row['clips']} clips {hole_sentence(row)}" for domain, row in counts.items()]
+    return ["\n".join(["Clips that lack a modality:", *lines, f"  what to do: {ADVICE['hole']}"])]
 
 # %% ../../nbs/data/22_doctor.ipynb #8261febd
 def _counts(table: pd.DataFrame) -> str:

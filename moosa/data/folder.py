@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'NETWORKS', 'ARRAY_OPTIONS', 'FROM_NOTHING', 'not_your_own', 'has_signs',
            'how_to_check', 'sort_files', 'place_in_table', 'is_media', 'sound_inside', 'read_folders', 'check_tree',
-           'whole_rows', 'random_parts', 'FolderData']
+           'whole_rows', 'random_parts', 'preset_for', 'FolderData']
 
 # %% ../../nbs/data/19_folder.ipynb #af9eabef
 from collections import defaultdict
@@ -24,7 +24,7 @@ from .films import VideoFile
 from .hac import Hac
 from .arrays import array_of, split_cell
 from .manifest import KINDS, Complaints, FileCheck, Spellings, kind_of, read_manifest
-from .media import ArrayFile, FlowFiles, PictureFile, PictureFilm, film_of, is_picture
+from .media import ArrayFile, FlowFiles, NoFile, PictureFile, PictureFilm, film_of, is_picture
 from .minihac import MiniHac
 from .settings import hold_out
 from .sounds import CODED_ENDINGS, CodedSound, FilmSound, SoundFile, has_sound
@@ -197,6 +197,16 @@ NETWORKS = {VideoFile: "small-video", FlowFiles: "small-flow", SoundFile: "small
 ARRAY_OPTIONS = {"scale": SCALES, "uneven": UNEVEN}
 FROM_NOTHING = dict(lr=1e-3, weights="random", frozen_stems=False)  # for networks that start at random
 
+
+def preset_for(
+    kinds: Mapping[str, type],  # modality -> class of data.media
+) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
+    "Return how to train on such files unless told otherwise, and the options that their arrays, if any, bring along."
+    preset = dict(extractors={m: NETWORKS.get(kind, "auto") for m, kind in kinds.items()})
+    known = RECIPES.keys() & kinds.values()
+    if not known: preset |= FROM_NOTHING
+    return preset, {} if known == set(kinds.values()) else ARRAY_OPTIONS
+
 # %% ../../nbs/data/19_folder.ipynb #8f93c288
 class FolderData(MediaData):
     "Clips of your own, from a manifest or from folders."
@@ -223,14 +233,11 @@ class FolderData(MediaData):
         self.name, self.modalities = str(path), tuple(self.kinds)
         self.classes, self.domains = (tuple(sorted(table[c].unique())) for c in ("class", "domain"))
         self.about = f"{len(table)} clips of your own, {len(self.classes)} classes, {len(self.domains)} domain(s)"
-        arrays = ArrayRecipe(one_of("scale", scale, SCALES), uneven)
-        self.recipes = {m: RECIPES.get(kind, arrays) for m, kind in self.kinds.items()} | dict(recipes or {})
-        self.preset = dict(extractors={m: NETWORKS.get(kind, "auto") for m, kind in self.kinds.items()})
-        known = RECIPES.keys() & self.kinds.values()
-        if not known: self.preset |= FROM_NOTHING
-        if known < set(self.kinds.values()):
-            self.options = self.options | ARRAY_OPTIONS
-            self.chosen_options |= dict(scale=scale, uneven=uneven)
+        how = dict(scale=one_of("scale", scale, SCALES), uneven=uneven)
+        self.recipes = {m: RECIPES.get(kind, ArrayRecipe(**how)) for m, kind in self.kinds.items()} | dict(recipes or {})
+        self.preset, more = preset_for(self.kinds)
+        self.options = self.options | more
+        if more: self.chosen_options |= how
         if "part" not in table: table["part"] = random_parts(table, seed)
         table["class"] = table["class"].map(self.classes.index)
         first = ["clip", "domain", "class", "part"]
@@ -241,9 +248,14 @@ class FolderData(MediaData):
         cells = [getattr(clip, m) for m, kind in self.kinds.items() if kind is ArrayFile]
         return [cell for cell in cells if split_cell(cell)[1] is not None]
 
-    def media(self, clip, modality: str) -> VideoFile | PictureFilm | FlowFiles | SoundFile | ArrayFile:
+    def present(self, clips: pd.DataFrame, modality: str) -> list[bool]:
+        "Return which clips have a file of the modality."
+        return (clips[modality if modality in clips else f"{modality}_x"] != "").tolist()
+
+    def media(self, clip, modality: str) -> VideoFile | PictureFilm | FlowFiles | SoundFile | ArrayFile | NoFile:
         "Return what holds a modality of a clip."
         kind = self.kinds[one_of("modality", modality, self.modalities)]
+        if not getattr(clip, modality, "") and not getattr(clip, f"{modality}_x", ""): return NoFile()
         if kind is FlowFiles: return FlowFiles(*(self.root/getattr(clip, f"{modality}_{axis}") for axis in "xy"))
         file, part = split_cell(getattr(clip, modality), clip.clip)
         path = self.root/file

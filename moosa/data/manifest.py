@@ -212,7 +212,7 @@ class Spellings:
 
 
 class FileCheck:
-    "Looks whether each clip has a file for each modality, of the kind that the others have."
+    "Looks at the files of each clip: are they there, and of the kind that the others have? A clip may lack a modality."
 
     def __init__(self,
         root: Path,  # the data folder, resolved
@@ -228,17 +228,20 @@ class FileCheck:
         where: str,  # it is written
     ):
         "Look at a clip's files."
-        for modality, columns in self.modalities.items():
+        there = {m: columns for m, columns in self.modalities.items() if any(row[column] for column in columns)}
+        if not there: self.complaints.add(where, f"the clip has no file; expected one of {', '.join(self.modalities)}")
+        for modality, columns in there.items():
             for column in columns:
                 if problem := self._problem(modality, columns, row[column]):
                     self.complaints.add(f"{where}, column {column}", problem)
 
     def media(self) -> dict[str, type]:
         "Return which class of data.media reads each modality."
-        return {m: FlowFiles if len(self.modalities[m]) == 2 else kind for m, kind in self.kinds.items()}
+        known = {m: self.kinds[m] for m in self.modalities if m in self.kinds}  # as listed, whoever was seen first
+        return {m: FlowFiles if len(self.modalities[m]) == 2 else kind for m, kind in known.items()}
 
     def _problem(self, modality: str, columns: Sequence[str], file: str) -> str | None:
-        if not file: return "the clip lacks this modality; every clip needs a file for each"
+        if not file: return f"it is empty, but the clip has the other half of {modality}; expected both, or none"
         file, _ = split_cell(file)
         if problem := why_not(self.root, file, self.homes) or unfit(modality, columns, file): return problem
         if kind_of(file, modality) is SoundFile and (self.root/file).is_dir():
@@ -275,6 +278,9 @@ def read_manifest(
         files.look(row, f"line {number}")
         rows.append(row)
     if not lines[1:]: complaints.add("line 2", "there is no clip; expected a line per clip")
+    complaints.stop()
+    for m in modalities:
+        if m not in files.kinds: complaints.add("line 1", f"no clip has a file of {m}; leave the column out")
     complaints.stop()
     spelled.say(remarks)
     return pd.DataFrame(rows), files.media()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PICTURE_ENDINGS', 'write_video', 'read_picture', 'cut_off', 'PictureFilm', 'is_picture', 'by_number',
-           'film_of', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'plain_numbers', 'PictureFile',
-           'PROBLEMS', 'BadClip', 'check_file', 'check_numbers', 'FILM_ENDINGS', 'VideoFile', 'video_info', 'FilmSound',
-           'SoundFile', 'has_sound', 'write_sound']
+           'film_of', 'FlowFiles', 'to_flow', 'FrameFolder', 'FlowFolders', 'ArrayFile', 'plain_numbers', 'NoFile',
+           'PictureFile', 'PROBLEMS', 'BadClip', 'check_file', 'check_numbers', 'FILM_ENDINGS', 'VideoFile',
+           'video_info', 'FilmSound', 'SoundFile', 'has_sound', 'write_sound']
 
 # %% ../../nbs/data/05_media.ipynb #419137f3
 import os
@@ -284,6 +284,11 @@ def plain_numbers(
     if not array.size: raise BadClip(path, "empty", f"its array of shape {array.shape} holds no number.")
     with np.errstate(over="ignore", invalid="ignore"): single = array.astype(np.float32)
     return check_numbers(path, single)
+
+# %% ../../nbs/data/05_media.ipynb #1d85b592
+class NoFile:
+    "In place of what a clip lacks."
+    files = ()
 
 # %% ../../nbs/data/05_media.ipynb #c1fb363f
 class PictureFile(ArrayFile):

@@ -217,10 +217,12 @@ def equal_arrays(
     modalities: Sequence[str],
 ) -> list[list[Place]]:
     "Return places whose arrays are equal."
-    contents, rows = {}, list(clips.itertuples())
+    contents = {}
     for m in modalities:
-        for start in range(0, len(clips), 256):
-            arrays = dataset.load(clips.iloc[start:start + 256], [m])[m].contiguous().numpy()
+        there = clips[list(dataset.present(clips, m))]
+        rows = list(there.itertuples())
+        for start in range(0, len(there), 256):
+            arrays = dataset.load(there.iloc[start:start + 256], [m])[m].contiguous().numpy()
             for row, array in zip(rows[start:], arrays):
                 contents[Place(row, m, ())] = m, hashlib.sha256(array.tobytes()).digest()
     return groups(contents, contents.get)

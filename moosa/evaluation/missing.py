@@ -32,9 +32,11 @@ def subsets(
 # %% ../../nbs/evaluation/04_missing.ipynb #e9773689
 def mean_norms(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D), of source validation clips
-) -> dict[str, float]:  # modality -> mean length
+    there: Mapping[str, torch.Tensor] = {},  # modality that clips lack -> (N,) bool, is it there?
+) -> dict[str, float]:  # modality -> mean length; 0 if no clip has it
     "Return how long the embeddings of each modality usually are."
-    return {m: e.norm(dim=1).mean().item() for m, e in embeddings.items()}
+    seen = {m: e[there[m]] if m in there else e for m, e in embeddings.items()}
+    return {m: e.norm(dim=1).mean().item() if len(e) else 0.0 for m, e in seen.items()}
 
 
 def translate(
@@ -42,9 +44,11 @@ def translate(
     absent: str,  # the modality to guess
     translators: nn.ModuleDict,  # 's2t' -> network
     norm: float,  # length of the guess
-) -> torch.Tensor:  # (B, D of the absent modality)
+    there: Mapping[str, torch.Tensor] = {},  # present modality that clips lack -> (B,) bool: is it there?
+) -> torch.Tensor:  # (B, D of the absent modality); zeros for clips that have nothing to guess from
     "Return a guess of an absent embedding from the present ones."
     guesses = [F.normalize(translators[f"{m}2{absent}"](e), dim=1) for m, e in present.items()]
+    guesses = [guess*there[m][:, None] if m in there else guess for m, guess in zip(present, guesses)]
     return norm*F.normalize(torch.stack(guesses).mean(dim=0), dim=1)
 
 # %% ../../nbs/evaluation/04_missing.ipynb #a3b824cb
@@ -55,14 +59,17 @@ def fused_logits(
     translators: nn.ModuleDict | None = None,  # for translate
     norms: Mapping[str, float] = {},  # for translate, from `mean_norms`
     read: Callable | None = None,  # how a method reads logits from outputs; None: the fused head says them
+    there: Mapping[str, torch.Tensor] = {},  # modality that clips lack -> (B,) bool: is it there?
 ) -> torch.Tensor:  # (B, C)
     "Return what the model says if only `present` is there."
     some = next(iter(present.values()))
 
     def fill(m: str) -> torch.Tensor:  # (B, D)
-        if m in present: return present[m]
+        others = {other: e for other, e in present.items() if other != m}
+        if m in present and (m not in there or rule == "zero" or not others): return present[m]
         if rule == "zero": return some.new_zeros(len(some), model.dims[m])
-        return translate(present, m, translators, norms[m])
+        guess = translate(others, m, translators, norms[m], there)
+        return torch.where(there[m][:, None], present[m], guess) if m in present else guess
 
     filled = {m: fill(m) for m in model.dims}
     return read(model.classify(filled)) if read else model.fused(joined(filled))
@@ -70,10 +77,15 @@ def fused_logits(
 # %% ../../nbs/evaluation/04_missing.ipynb #8440c678
 def dropped_logits(
     present: Mapping[str, torch.Tensor],  # modality -> (N, C) logits of those that are there
+    there: Mapping[str, torch.Tensor] = {},  # modality that clips lack -> (N,) bool: is it there?
 ) -> torch.Tensor:  # (N, C), logarithms of probabilities
-    "Return the vote of the unimodal heads: the log of their mean probability."
+    "Return the vote of the unimodal heads: the log of their mean probability; even where no head sees anything."
     votes = torch.stack([x.log_softmax(dim=1) for x in present.values()])
-    return votes.logsumexp(dim=0) - torch.tensor(float(len(present))).log()
+    if not there: return votes.logsumexp(dim=0) - torch.tensor(float(len(present))).log()
+    every = torch.ones(votes.shape[1], dtype=torch.bool)
+    may = torch.stack([there.get(m, every) for m in present])[..., None]  # (heads, N, 1)
+    vote = votes.masked_fill(~may, float("-inf")).logsumexp(dim=0) - may.sum(dim=0).log()
+    return torch.where(may.any(dim=0), vote, torch.tensor(float(votes.shape[2])).log().neg())
 
 # %% ../../nbs/evaluation/04_missing.ipynb #782ede65
 BATCH = 1024  # clips at once: a few tens of megabytes, however long the list
@@ -87,12 +99,14 @@ def filled_logits(
     translators: nn.ModuleDict | None,
     norms: Mapping[str, float],  # from `mean_norms`
     read: Callable | None = None,  # as for `fused_logits`
+    there: Mapping[str, torch.Tensor] = {},  # modality that clips lack -> (N,) bool: is it there?
 ) -> torch.Tensor:  # (N, C) on the CPU
     "Return `fused_logits` of many clips, batch by batch, on the model's device."
     weight, parts = next(model.parameters()), []
     for i in range(0, len(embeddings[present[0]]), BATCH):
         batch = {m: embeddings[m][i:i + BATCH].to(weight) for m in present}  # its device, and its number of bits
-        parts.append(fused_logits(model, batch, rule, translators, norms, read).float().cpu())
+        has = {m: rows[i:i + BATCH].to(weight.device) for m, rows in there.items()}
+        parts.append(fused_logits(model, batch, rule, translators, norms, read, has).float().cpu())
     return torch.cat(parts)
 
 # %% ../../nbs/evaluation/04_missing.ipynb #444a293a
@@ -120,9 +134,10 @@ def missing_logits(
     asked, found = [(rule, present) for rule in rules for present in subsets(list(model.dims))], {}
     silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for rule, present in tqdm(asked, desc="missing modalities", leave=False, disable=silent):
-        if rule == "drop": logits = dropped_logits({m: predictions.logits[m] for m in present})
+        there = predictions.present
+        if rule == "drop": logits = dropped_logits({m: predictions.logits[m] for m in present}, there)
         elif len(present) == len(model.dims): logits = predictions.fused
-        else: logits = filled_logits(model, predictions.embeddings, present, rule, translators, norms, read)
+        else: logits = filled_logits(model, predictions.embeddings, present, rule, translators, norms, read, there)
         found[f"{rule}/{'+'.join(present)}"] = logits
     return found
 
@@ -136,7 +151,7 @@ def with_missing(
     target: Predictions,  # of the target, with embeddings
 ) -> tuple[Predictions, Predictions]:  # validation and target
     "Return both predictions with `missing` filled in, for every rule and every subset of the modalities."
-    norms = mean_norms(validation.embeddings)
+    norms = mean_norms(validation.embeddings, validation.present)
     translators = objective.terms["translation"].task.translators if "translate" in rules else None
     read = objective.hooks.read if objective.hooks.overrides("read") else None
     with in_evaluation(model, objective):

@@ -222,6 +222,8 @@ class Predictions:
     embeddings: dict[str, torch.Tensor] = field(default_factory=dict)  # modality -> (N, D); saved in half precision
     # 'RULE/PRESENT', e.g. 'zero/video+audio' -> (N, C) logits with only those modalities
     missing: dict[str, torch.Tensor] = field(default_factory=dict)
+    # modality that some clips lack -> (N,) bool: is it there? Empty: all have all, or holes count as zeros
+    present: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_known(self) -> int:
@@ -233,6 +235,19 @@ class Predictions:
         "Are there unknown clips?"
         return bool((self.labels >= self.num_known).any())
 
+    def having(self, modality: str) -> torch.Tensor:  # (N,) bool
+        "Return which clips have a modality; the fused head counts as one that all have."
+        return self.present.get(modality, torch.ones(len(self.labels), dtype=torch.bool))
+
+    @property
+    def voices(self) -> dict[str, torch.Tensor]:  # modality -> (N, C) logits
+        "Logits of the unimodal heads; of an absent modality, the logarithm of what all others say on average."
+        if not self.present: return self.logits
+        there = torch.stack([self.having(m) for m in ("fused", *self.logits)])[..., None]
+        votes = torch.stack([x.log_softmax(dim=1) for x in (self.fused, *self.logits.values())])
+        mean = votes.masked_fill(~there, float("-inf")).logsumexp(dim=0) - there.sum(dim=0).log()
+        return {m: torch.where(has, x, mean) for has, (m, x) in zip(there[1:], self.logits.items())}
+
 # %% ../../nbs/evaluation/01_openset.ipynb #b3261a29
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:
     "Return the predictions of several lists of clips as those of one, in their order; all parts have the same heads."
@@ -241,7 +256,7 @@ def join_predictions(parts: Sequence[Predictions]) -> Predictions:
 
     fused, labels = (torch.cat([getattr(p, kind) for p in parts]) for kind in ("fused", "labels"))
     clips = [name for p in parts for name in p.clips]
-    return Predictions(fused, rows("logits"), labels, clips, rows("embeddings"), rows("missing"))
+    return Predictions(fused, rows("logits"), labels, clips, rows("embeddings"), rows("missing"), rows("present"))
 
 # %% ../../nbs/evaluation/01_openset.ipynb #40f808f6
 def check_logits(
@@ -268,8 +283,9 @@ def known_accuracy(
     labels = predictions.labels[known].numpy()
     accuracy = {}
     for head, x in {"fused": predictions.fused, **predictions.logits}.items():
-        right = (x.argmax(dim=1) == predictions.labels)[known].numpy()
-        accuracy[head] = _mean(right) if over == "clips" else _class_mean(right, labels)
+        there = predictions.having(head)[known].numpy()
+        right = (x.argmax(dim=1) == predictions.labels)[known].numpy()[there]
+        accuracy[head] = _mean(right) if over == "clips" else _class_mean(right, labels[there])
     return accuracy
 
 # %% ../../nbs/evaluation/01_openset.ipynb #3a4aae8a

@@ -178,7 +178,7 @@ def scores_of(
 ) -> torch.Tensor:  # (N,)
     "Return what a score says of some clips; their labels are not looked at."
     fn, what = find_score(name).fn, f"score {name}"
-    offered = dict(fused=clips.fused, logits=clips.logits, embeddings=clips.embeddings,
+    offered = dict(fused=clips.fused, logits=clips.voices, embeddings=clips.embeddings,
                    head=sources.head, reference=reference, train=sources.train)
     return check_scores(call_with(fn, offered, what, FORM), len(clips.fused), f"{what} ({place_of(fn)})")
 

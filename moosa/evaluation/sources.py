@@ -38,7 +38,8 @@ def rows(
         logits={m: x[which] for m, x in predictions.logits.items()},
         labels=predictions.labels[which],
         clips=[predictions.clips[i] for i in which.tolist()],
-        embeddings={m: e[which] for m, e in predictions.embeddings.items()})
+        embeddings={m: e[which] for m, e in predictions.embeddings.items()},
+        present={m: there[which] for m, there in predictions.present.items()})
 
 # %% ../../nbs/evaluation/06_sources.ipynb #35e69913
 def without_class(
@@ -50,7 +51,7 @@ def without_class(
     kept = [c for c in range(C) if c != left_out]
     renamed = torch.where(labels == left_out, C - 1, labels - (labels > left_out).long())
     logits = {m: x[:, kept] for m, x in predictions.logits.items()}
-    return Predictions(predictions.fused[:, kept], logits, renamed, predictions.clips, predictions.embeddings)
+    return replace(predictions, fused=predictions.fused[:, kept], logits=logits, labels=renamed, missing={})
 
 # %% ../../nbs/evaluation/06_sources.ipynb #c6ae9545
 class Columns(nn.Module):

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from ..data.loader import ClipList
 from ..data.views import FrameRecipe, SoundRecipe, pictures
 from ..runs.experiment import Experiment
 from ..results.style import new_figure
@@ -48,7 +49,7 @@ def plot_strips(
     if not modalities: return None
     sounds = [m for m in experiment.spec.modalities if m not in modalities]
     clips = sample_clips(experiment, seed)
-    loaded = experiment.dataset.load(clips, experiment.spec.modalities)
+    loaded = ClipList(experiment.dataset, clips, experiment.spec.modalities).load(range(len(clips)))
     rows = len(clips)*len(modalities)
     size = (1.25*(moments + 2.2*bool(sounds)), 1.25*rows + .3)
     fig, axes = new_figure(rows, moments + (2 if sounds else 0), size, squeeze=False)
@@ -117,13 +118,15 @@ def play_clips(
     shown = []
     for clip in sample_clips(experiment, seed).itertuples():
         data = experiment.dataset
-        loaded = data.load(data.clips[data.clips["clip"] == clip.clip], experiment.spec.modalities)
+        table = data.clips[data.clips["clip"] == clip.clip]
+        loaded = ClipList(data, table, experiment.spec.modalities).load([0])
         sounds = [m for m in experiment.spec.modalities if isinstance(data.recipes.get(m), SoundRecipe)]
         gif = animation({m: pictures(loaded[m][0], data.recipes[m]) for m in films}
                         | {m: spectrogram_picture(loaded[m][0]) for m in sounds if loaded[m].ndim == 4})  # no waves
         row = [ipywidgets.HTML(f"<b>{in_html(clip.domain)}</b>: {in_html(', '.join([*films, *sounds]))}"),
                ipywidgets.Image(value=gif, format="gif", layout=ipywidgets.Layout(align_self="flex-start"))]
         for m in sounds:
+            if not all(data.present(table, m)): continue
             sound = data.media(clip, m)
             player = ipywidgets.Output()
             player.append_display_data(Audio(sound.read(), rate=sound.rate))

@@ -85,6 +85,8 @@ def data_hash(
 
     An absent file counts as absent; it is complained of when it is read."""
     if not dataset.in_files:
+        clips = clips[list(dataset.present(clips, modality))]
+        if len(clips) == 0: return stable_hash([], 16)
         data = dataset.load(clips, [modality])[modality]
         return hashlib.sha256(data.contiguous().numpy().tobytes()).hexdigest()[:16]
     stats = []
@@ -191,6 +193,7 @@ def gather(
 # %% ../../nbs/extractors/09_features.ipynb #5323b500
 class FrozenFeatures(FrozenShards):
     "A data set seen through frozen stems, or whole frozen extractors."
+    fills_holes = True  # with zeros
 
     def __init__(self, *of, **how):  # as for FrozenShards
         super().__init__(*of, **how)
@@ -206,6 +209,10 @@ class FrozenFeatures(FrozenShards):
     ) -> dict[str, object]:  # modality -> tensor (B, ...) float32, or a tuple of tensors
         "Features of a batch. Raises `InputError` if they were not computed."
         return self.reader(clips, modalities)(range(len(clips)), view)
+
+    def present(self, clips: pd.DataFrame, modality: str) -> Sequence[bool]:
+        "Return which clips have a modality. The features of others are zeros."
+        return self.dataset.present(clips, modality)
 
     def reader(self,
         clips: pd.DataFrame,  # some clips of the data set
@@ -263,12 +270,15 @@ def compute_shards(
         found = {m: [] for m in modalities}
         for _ in range(rows[0], rows[1], min(BATCH, PIECE)):
             batch = next(batches)
-            for m in modalities: found[m].append(run_network(features, m, batch.data[m], device))
+            for m in modalities: found[m].append(run_network(features, m, batch.data[m], device, batch.present.get(m)))
             if bar is not None: bar.update(len(batch.clips))
         names = clips["clip"].iloc[slice(*rows)].tolist()
         for m, parts in found.items():
             write_piece(shards[m], rows, [np.concatenate(column) for column in zip(*parts)], names)
-    for shard in shards.values(): finish(shard, pieces, clips["clip"].tolist(), made_with(device))
+    for m, shard in shards.items():
+        lacking = clips["clip"][[not has for has in features.present(clips, m)]].tolist()
+        absent = {"absent": lacking} if lacking else {}  # their rows are zeros
+        finish(shard, pieces, clips["clip"].tolist(), made_with(device) | absent)
     return sum(last - first for first, last in missing)
 
 
@@ -290,12 +300,23 @@ def _batches_of(
 
 # %% ../../nbs/extractors/09_features.ipynb #ba98a9fe
 @torch.no_grad()
-def run_network(features: FrozenFeatures, modality: str, x: torch.Tensor, device) -> list[np.ndarray]:
-    "What is kept of a batch, each (B, ...)."
+def run_network(
+    features: FrozenFeatures,
+    modality: str,
+    x: torch.Tensor,  # (B, ...)
+    device,
+    there: torch.Tensor | None = None,  # (B,) bool, the clips that have the modality; None: all
+) -> list[np.ndarray]:  # each (B, ...)
+    "Return what is kept of a batch: zeros where a clip lacks the modality."
     e = features.extractors[modality].to(device).eval()
-    out = e.features(x.to(device))
+    some = x if there is None else x[there if there.any() else slice(1)]  # one is needed for the shape
+    out = e.features(some.to(device))
     if features.kind == "embedding": out = e.from_features(out)
-    return [t.float().cpu().numpy() for t in (out if isinstance(out, tuple) else (out,))]
+    found = [t.float().cpu().numpy() for t in (out if isinstance(out, tuple) else (out,))]
+    if there is None: return found
+    whole = [np.zeros((len(there), *a.shape[1:]), a.dtype) for a in found]
+    for zeros, a in zip(whole, found): zeros[there.numpy()] = a[:int(there.sum())]
+    return whole
 
 # %% ../../nbs/extractors/09_features.ipynb #5f95d54b
 def made_with(device) -> dict:

@@ -85,8 +85,10 @@ def fitted(
     data_dir: str | Path | None = None,  # the data folder; None: the project's
 ) -> ArrayRecipe:
     "Return the recipe of a modality with all that is found in training clips, or was found before."
-    train, recipe = train.sort_values("clip"), dataset.recipes[modality]
+    recipe = dataset.recipes[modality]
     if recipe.sizes is not None: return recipe
+    train = train[list(dataset.present(train, modality))].sort_values("clip")
+    if len(train) == 0: raise InputError(f"modality {modality}: no training clip of the sources has it.")
     modules = {c.__module__ for c in type(dataset).__mro__ if c.__module__.startswith("moosa.")}
     code = code_hash(sorted({"moosa.data.media", "moosa.data.checkup", "moosa.extractors.fitted", *modules}))
     about = [asdict(recipe), train["clip"].tolist(), data_hash(dataset, train, modality),

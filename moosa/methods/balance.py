@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..extractors.base import ByName
 from .catalogue import GmpHyper
 from .method import Method
-from .model import Outputs, small_classifier
+from .model import Outputs, picked, small_classifier
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/18_balance.ipynb #508c8733
@@ -74,15 +74,19 @@ class Balance(Term):
         self.classifiers = ByName({m: small_classifier(d, domains) for m, d in dims.items()})
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        kept = {m: [] for m in outputs.embeddings}
-        domains = {m: self.classifiers[m](_Aside.apply(e, kept[m])) for m, e in outputs.embeddings.items()}
-        heads = self.unimodal_logits(outputs)
-        sure = {m: _right(heads[m], labels)*_right(domains[m], outputs.domains) for m in heads}
+        kept, heads = {m: [] for m in outputs.seen}, self.unimodal_logits(outputs)
+        sure, losses, probed = {}, [], []
+        for m in kept:
+            rows = outputs.having(m)
+            domain = picked(self.classifiers[m](_Aside.apply(outputs.embeddings[m], kept[m])), rows)
+            head, of_class, of_domain = picked(heads[m], rows), picked(labels, rows), picked(outputs.domains, rows)
+            sure[m] = _right(head, of_class)*_right(domain, of_domain)
+            losses.append(F.cross_entropy(domain, of_domain))
+            if self.probes: probed.append(F.cross_entropy(head, of_class))
         for m, factor in damping(sure, self.alpha).items():
-            if outputs.embeddings[m].requires_grad: outputs.embeddings[m].register_hook(self.balanced(factor, kept[m]))
-        losses = [F.cross_entropy(x, outputs.domains) for x in domains.values()]
-        if self.probes: losses += [F.cross_entropy(x, labels) for x in heads.values()]
-        return torch.stack(losses).sum()
+            hook = self.balanced(factor, kept[m], outputs.having(m))
+            if outputs.embeddings[m].requires_grad: outputs.embeddings[m].register_hook(hook)
+        return torch.stack(losses + probed).sum()
 
     def unimodal_logits(self, outputs: Outputs) -> dict[str, torch.Tensor]:  # modality -> (B, C)
         "Return what the unimodal heads say; as probes, with no way back to the embeddings."
@@ -92,9 +96,11 @@ class Balance(Term):
     def balanced(self,
         factor: torch.Tensor,  # of the other terms' gradient, 0..1
         kept: list[torch.Tensor],  # gradients of the domain classifier, once they are there
+        there: torch.Tensor | None = None,  # (B,) bool, the clips that have the modality; None: all
     ) -> Callable:  # gradient -> gradient
         "Return a hook that puts both gradients together."
         def hook(gradient: torch.Tensor) -> torch.Tensor:
+            if there is not None: gradient = gradient*there[:, None]
             if not kept: return factor*gradient
             return without_conflict(factor*gradient, -self.domain_weight*sum(kept))
 

@@ -18,7 +18,7 @@ from .catalogue import CmrfHyper
 from .contrast import Projection, supcon
 from .erm import HeadsCE
 from .method import expect_several
-from .model import Outputs
+from .model import Outputs, mean_of, picked, who
 from .objectives import Objective, Term
 from .teacher import MovingAverage
 
@@ -29,6 +29,12 @@ class Placed:
     here: torch.Tensor  # (B, d) unit vectors, by the network's projection
     taught: torch.Tensor  # (B, d) unit vectors, by the teacher's
     right: torch.Tensor  # (B,) the teacher's probability of the right class, 0..1
+
+    def rows(self,
+        kept: torch.Tensor | None,  # (B,) bool; None: all of them
+    ) -> "Placed":
+        "Return those of some clips."
+        return Placed(picked(self.here, kept), picked(self.taught, kept), picked(self.right, kept))
 
 
 def distance_between(
@@ -64,11 +70,13 @@ class SharedSpace(Term):
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         if self.training: self.teacher.follow(self.projections)
-        z = {m: self.projections[m](e) for m, e in outputs.embeddings.items()}
-        contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temperature)
-        places = self.placed(z, outputs.teacher, labels)
-        flat = [distance_between(places[a], places[b], self.alpha) for a, b in combinations(z, 2)]
-        return contrast + self.flatten*torch.stack(flat).mean()
+        z = {m: self.projections[m].of(e, outputs.having(m)) for m, e in outputs.embeddings.items()}
+        contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temperature, there=who(outputs))
+        places, flat = self.placed(z, outputs.teacher, labels), []
+        for a, b in combinations(z, 2):
+            first, second = (places[m].rows(outputs.having(a, b)) for m in (a, b))
+            if len(first.here): flat.append(distance_between(first, second, self.alpha))
+        return contrast + self.flatten*mean_of(flat, outputs)
 
     @torch.no_grad()
     def placed(self, z: Mapping[str, torch.Tensor], teacher: Outputs, labels: torch.Tensor) -> dict[str, Placed]:

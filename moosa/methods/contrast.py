@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .model import on_present
+
 # %% ../../nbs/methods/03_contrast.ipynb #53a9a50f
 def halves(
     embedding: torch.Tensor,  # (B, D)
@@ -26,11 +28,14 @@ def supcon(
     labels: torch.Tensor | None = None,  # (B,); None: each clip is its own class
     temperature: float = 0.1,
     base_temperature: float = 0.07,  # scales the loss by temperature/base_temperature
+    there: torch.Tensor | None = None,  # (B, views) bool, the views that there are; None: all
 ) -> torch.Tensor:  # scalar
-    "Return the supervised contrastive loss over all views of all clips (ref 4.5)."
+    "Return the supervised contrastive loss over all views of all clips (ref 4.5); 0 if there is a single one."
     batch, views, _ = features.shape
     labels = torch.arange(batch, device=features.device) if labels is None else labels
     z, owner = features.flatten(0, 1), labels.repeat_interleave(views)
+    if there is not None: z, owner = z[there.flatten()], owner[there.flatten()]
+    if len(z) < 2: return z.sum()*0
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T/temperature).masked_fill(itself, float("-inf"))
     log_probability = similarity.log_softmax(dim=1).masked_fill(itself, 0)
@@ -53,6 +58,14 @@ class Projection(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, out), length 1
         return F.normalize(self.head(x), dim=1)
+
+    def of(self,
+        x: torch.Tensor,  # (B, dim)
+        there: torch.Tensor | None,  # (B,) bool, the clips to look at; None: all
+    ) -> torch.Tensor:  # (B, out)
+        "Return the projections of the clips that are there, and zeros for the others."
+        last = self.head[-1].weight
+        return on_present(self, self, x, there, last.new_zeros(len(last)))
 
 # %% ../../nbs/methods/03_contrast.ipynb #57964932
 def split_distance(

@@ -14,7 +14,7 @@ import torch
 from .catalogue import CoralHyper
 from .erm import FusedCE
 from .method import gate
-from .model import Outputs, joined
+from .model import Outputs, joined, mean_of
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/12_coral.ipynb #6638f710
@@ -34,9 +34,11 @@ class DomainCovariances(Term):
     compares = True
 
     def forward(self, outputs: Outputs, labels: torch.Tensor, target: Outputs | None = None) -> torch.Tensor:
-        whole = joined(outputs.embeddings)
-        groups = [whole[outputs.domains == d] for d in outputs.domains.unique()]
-        return correlation_alignment(groups if target is None else [*groups, joined(target.embeddings)])
+        source = outputs.whole
+        whole = joined(source.embeddings)
+        groups = [whole[source.domains == d] for d in source.domains.unique()]
+        if target is not None: groups.append(joined(target.whole.embeddings))
+        return correlation_alignment(groups) if groups else mean_of([], outputs)
 
 # %% ../../nbs/methods/12_coral.ipynb #4bce51d2
 def coral(

@@ -16,7 +16,7 @@ from ..extractors.base import ByName
 from .catalogue import DannHyper
 from .erm import FusedCE
 from .method import gate
-from .model import Outputs, joined, small_classifier
+from .model import Outputs, joined, mean_of, small_classifier
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/13_dann.ipynb #faf1d29b
@@ -41,7 +41,7 @@ class DomainAdversary(Term):
 
     def __init__(self,
         dims: Mapping[str, int],  # name of a set of embeddings -> D
-        of: Callable[[Outputs], Mapping[str, torch.Tensor]],  # outputs -> these sets: name -> (B, D)
+        of: Callable[[Outputs], Mapping[str, torch.Tensor]],  # outputs -> these sets: name -> (n, D)
     ):
         super().__init__()
         self.of, self.classifiers = of, ByName({name: small_classifier(d, 2) for name, d in dims.items()})
@@ -52,10 +52,11 @@ class DomainAdversary(Term):
                              "set setting=osda.")
         losses = []
         for name, net in self.classifiers.items():
-            both = [self.of(o)[name] for o in (outputs, target)]
+            both = [self.of(o).get(name, ()) for o in (outputs, target)]
+            if not all(map(len, both)): continue  # where clips have holes: nobody of one side has it
             domain = torch.cat([torch.full((len(x),), i, device=x.device) for i, x in enumerate(both)])
             losses.append(F.cross_entropy(net(reverse_gradient(torch.cat(both))), domain))
-        return torch.stack(losses).mean()
+        return mean_of(losses, outputs)
 
 # %% ../../nbs/methods/13_dann.ipynb #1931c900
 def dann(
@@ -64,6 +65,6 @@ def dann(
     seed: int = 0,  # the run's; without effect
 ) -> Objective:
     "Return ERM and a domain classifier to be fooled. It raises `InputError` without target clips."
-    whole = DomainAdversary({"joined": sum(dims.values())}, lambda o: {"joined": joined(o.embeddings)})
+    whole = DomainAdversary({"joined": sum(dims.values())}, lambda o: {"joined": joined(o.whole.embeddings)})
     terms = dict(classification=FusedCE(), domains=whole)
     return Objective(terms, dict(classification=1, domains=hyper.domain_weight), gate(hyper))

@@ -25,9 +25,12 @@ def entropy_weights(
     heads: Sequence[torch.Tensor],  # logits (B, C) of each head, the fused one last
     temperature: float = 1.0,  # high: equal weights; low: the surest head takes all
     detach: bool = False,  # no gradient through the weights (deviates from the published code)
+    there: torch.Tensor | None = None,  # (B, heads) bool: has the clip what the head looks at? None: always
 ) -> torch.Tensor:  # (B, heads), rows sum to 1
-    "Return how a weight of one is shared among the heads, by their certainty (ref 4.1)."
-    weights = (-torch.stack([entropy(h) for h in heads], dim=1)/temperature).softmax(dim=1)
+    "Return how a weight of one is shared among the heads that are there, by their certainty (ref 4.1)."
+    certainty = -torch.stack([entropy(h) for h in heads], dim=1)/temperature
+    if there is not None: certainty = certainty.masked_fill(~there, float("-inf"))
+    weights = certainty.softmax(dim=1)
     return weights.detach() if detach else weights
 
 # %% ../../nbs/methods/02_entropy.ipynb #b843a546
@@ -36,10 +39,11 @@ def entropy_weighted_ce(
     labels: torch.Tensor,  # (B,) in 0..C-1
     temperature: float = 1.0,  # of the weights
     detach: bool = False,  # no gradient through the weights
+    there: torch.Tensor | None = None,  # (B, heads) bool, as for the weights
 ) -> torch.Tensor:  # scalar
     "Return the cross entropy of all heads, weighted clip by clip (ref 4.1)."
     losses = torch.stack([F.cross_entropy(h, labels, reduction="none") for h in heads], dim=1)
-    return (entropy_weights(heads, temperature, detach)*losses).sum(dim=1).mean()
+    return (entropy_weights(heads, temperature, detach, there)*losses).sum(dim=1).mean()
 
 # %% ../../nbs/methods/02_entropy.ipynb #12f80568
 def entropy_minimisation(

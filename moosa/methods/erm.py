@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .catalogue import EntMinHyper, ErmHyper
 from .entropy import entropy_minimisation
 from .method import gate
-from .model import Outputs
+from .model import Outputs, said
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/07_erm.ipynb #9a1e5f1e
@@ -31,14 +31,14 @@ class HeadsCE(Term):
     supervised = True
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        return torch.stack([F.cross_entropy(h, labels) for h in outputs.heads]).mean()
+        return torch.stack([F.cross_entropy(logits, y) for logits, y in said(outputs, labels)]).mean()
 
 # %% ../../nbs/methods/07_erm.ipynb #ea27a029
 class EntropyMin(Term):
     "Mean entropy of all heads (ref 4.2)."
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return entropy_minimisation(outputs.heads)
+        return entropy_minimisation([logits for logits, _ in said(outputs)])
 
 # %% ../../nbs/methods/07_erm.ipynb #f1924949
 def erm(

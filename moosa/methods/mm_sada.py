@@ -15,7 +15,7 @@ from .catalogue import MmSadaHyper
 from .dann import DomainAdversary
 from .erm import FusedCE
 from .method import expect_several, gate
-from .model import Outputs, small_classifier
+from .model import Outputs, mean_of, small_classifier
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/14_mm_sada.ipynb #6740bba9
@@ -40,7 +40,9 @@ class Correspondence(Term):
         self.classifier = small_classifier(sum(dims.values()), 2)
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        rows, together = mismatch(outputs.embeddings)
+        whole = outputs.whole
+        if not len(whole.fused): return mean_of([], outputs)
+        rows, together = mismatch(whole.embeddings)
         return F.cross_entropy(self.classifier(rows), together)
 
 # %% ../../nbs/methods/14_mm_sada.ipynb #a9d84e49
@@ -51,7 +53,7 @@ def mm_sada(
 ) -> Objective:
     "Return MM-SADA; raise `InputError` for a single modality. It raises one, too, without target clips."
     expect_several(dims, "mm-sada compares modalities")
-    domains = DomainAdversary(dims, lambda o: o.embeddings)
+    domains = DomainAdversary(dims, lambda o: o.seen)
     terms = dict(classification=FusedCE(), domains=domains, correspondence=Correspondence(dims))
     weights = dict(classification=1, domains=hyper.domain_weight, correspondence=hyper.correspondence_weight)
     return Objective(terms, weights, gate(hyper))

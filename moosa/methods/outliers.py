@@ -14,7 +14,7 @@ import torch
 from .catalogue import OutliersHyper
 from .entropy import entropy
 from .method import Method
-from .model import Outputs
+from .model import Outputs, mean_of
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/17_outliers.ipynb #87230242
@@ -44,7 +44,9 @@ class OutlierEntropy(Term):
         self.share = share
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return -entropy(outputs.classify(exchange(outputs.embeddings, self.share)).fused).mean()
+        whole = outputs.whole
+        if not len(whole.fused): return mean_of([], outputs)
+        return -entropy(outputs.classify(exchange(whole.embeddings, self.share)).fused).mean()
 
 # %% ../../nbs/methods/17_outliers.ipynb #505e1b1d
 def add_outliers(

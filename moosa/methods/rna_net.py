@@ -14,12 +14,12 @@ import torch
 from .catalogue import RnaHyper
 from .erm import FusedCE
 from .method import expect_several
-from .model import Outputs
+from .model import Outputs, mean_of
 from .objectives import Objective, Term
 
 # %% ../../nbs/methods/10_rna_net.ipynb #b88499b7
 def norm_alignment(
-    embeddings: Sequence[torch.Tensor],  # (B, D) for each of two or more modalities
+    embeddings: Sequence[torch.Tensor],  # (B, D) for each of two or more modalities; B may differ
     eps: float = 1e-8,  # keeps the quotient finite
 ) -> torch.Tensor:  # scalar, 0 or above
     "Return how far the mean norms of the modalities are apart, relatively."
@@ -31,7 +31,8 @@ class NormAlignment(Term):
     "Difference of the modalities' norms."
 
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return norm_alignment(list(outputs.embeddings.values()))
+        seen = list(outputs.seen.values())
+        return norm_alignment(seen) if len(seen) > 1 else mean_of([], outputs)
 
 # %% ../../nbs/methods/10_rna_net.ipynb #0cb682ac
 def rna_net(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from .catalogue import SimmmdgHyper
 from .erm import FusedCE
-from .moosa import Contrastive, OnEmbeddings, SplitDistance
+from .moosa import Contrastive, SplitDistance, Translation
 from .objectives import Objective
 from ..pretext.translation import MaskedTranslation
 
@@ -30,6 +30,6 @@ def simmmdg(
         contrastive=hyper.alpha_contrast,
         split_distance=hyper.explore_loss_coeff)
     if len(dims) > 1:
-        terms["translation"] = OnEmbeddings(MaskedTranslation(dims, hyper.trans_hidden_num, mask_ratio=0.0))
+        terms["translation"] = Translation(MaskedTranslation(dims, hyper.trans_hidden_num, mask_ratio=0.0))
         weights["translation"] = hyper.alpha_trans
     return Objective(terms, weights)

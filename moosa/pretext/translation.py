@@ -6,7 +6,7 @@
 __all__ = ['draw_masks', 'translator', 'MaskedTranslation']
 
 # %% ../../nbs/pretext/01_translation.ipynb #09e2b2f5
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import torch
@@ -56,15 +56,19 @@ class MaskedTranslation(nn.Module):
     def directions(self,
         embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
         masks: Mapping[str, torch.Tensor] | None = None,  # modality -> (B, D) bool, True = hidden; None: drawn here
-    ) -> dict[str, torch.Tensor]:  # 's2t' -> scalar, in [0, 2]
+        there: Callable | None = None,  # two modalities -> (B,) bool, the clips that have both; or None: all
+    ) -> dict[str, torch.Tensor]:  # 's2t' -> scalar, in [0, 2]; none where no clip has both
         "Return the loss of each direction: the mean distance of translation and embedding, both at length 1."
         masks = draw_masks(embeddings, self.mask_ratio) if masks is None else masks
         masked = {m: e.masked_fill(masks[m], 0) for m, e in embeddings.items()}
         unit = {m: F.normalize(e, dim=1) for m, e in embeddings.items()}
         losses = {}
         for s, t in permutations(embeddings, 2):
-            translated = F.normalize(self.translators[f"{s}2{t}"](masked[s]), dim=1)
-            losses[f"{s}2{t}"] = (translated - unit[t]).norm(dim=1).mean()
+            rows = there(s, t) if there else None
+            if rows is not None and not rows.any(): continue
+            given, goal = (masked[s], unit[t]) if rows is None else (masked[s][rows], unit[t][rows])
+            translated = F.normalize(self.translators[f"{s}2{t}"](given), dim=1)
+            losses[f"{s}2{t}"] = (translated - goal).norm(dim=1).mean()
         return losses
 
     def forward(self,

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from ..data.loader import ClipList
 from ..data.settings import AdaptationSplit, Split
 from ..evaluation.openset import Predictions, hos_curve, max_softmax, published_sweep
 from .style import GREY, KNOWN, UNKNOWN, abreast, legend_beside, new_figure, title, wrapped
@@ -187,7 +188,7 @@ def _draw_domain(axes, experiment: Experiment, domain: str, shown: Sequence[int]
     source = split.test if domain == split.target else split.train
     clips = source[(source.domain == domain) & source.label.isin(shown)]
     clips = clips.groupby("label").sample(1, random_state=seed).sort_values("label")
-    loaded = experiment.dataset.load(clips, modalities) if len(clips) else {}
+    loaded = ClipList(experiment.dataset, clips, modalities).load(range(len(clips))) if len(clips) else {}
     for row, modality in zip(axes, modalities):
         for x, label in zip(loaded.get(modality, ()), clips.label):
             experiment.dataset.draw(modality, x, row[shown.index(label)])

@@ -33,7 +33,7 @@ from ..methods.model import Model
 from ..methods.own import find_method
 from ..methods.registry import create_objective
 from .fingerprint import fingerprint_of, identity
-from .lists import make_split, open_dataset
+from .lists import holes_record, make_split, open_dataset, tables_of
 from .lock import hold
 from .notebook import make_folder
 from .record import finished, read_history, read_record, run_folder
@@ -59,6 +59,7 @@ class Experiment:
     skipped: pd.DataFrame  # clips that cannot be read: columns clip, modality, file, problem, detail
     fingerprint: Mapping[str, object] = field(default_factory=dict)  # of data, weights, code, when it was opened
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of one clip, for networks made for them
+    holes: Mapping[str, object] = field(default_factory=dict)  # how many clips lack which modality, see runs.lists
 
     def config(self,
         workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
@@ -118,8 +119,7 @@ def open_experiment(
         concerned = dataset.clips.domain.isin([*spec.sources, spec.target])
         dataset.clips, skipped = playable(dataset, dataset.clips[concerned], spec.modalities)
     split = make_split(spec, dataset)
-    lists = {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
-    check_apart(dataset, lists, spec.modalities)
+    check_apart(dataset, tables_of(split), spec.modalities)
     dataset.recipes = {**dataset.recipes, **array_recipes(spec, dataset, split, store)}
     shapes = shapes_of(spec, dataset, split)
     seen = seen_dataset(spec, dataset, store, shapes)
@@ -128,7 +128,8 @@ def open_experiment(
     if isinstance(split, AdaptationSplit) and method.adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)
         train = Pairs(train, unlabelled, shuffled=spec.pairing == "shuffled")
-    return Experiment(spec, dataset, split, train, validation, test, skipped, fingerprint, shapes)
+    holes = holes_record(spec, dataset)
+    return Experiment(spec, dataset, split, train, validation, test, skipped, fingerprint, shapes, holes)
 
 
 def seen_dataset(
@@ -171,7 +172,7 @@ def shapes_of(
 ) -> dict[str, tuple[int, ...]]:  # modality -> shape; only of those that `wants_shape` names
     "Return the shape of one clip, by loading the first that is trained on."
     if not (wanted := wants_shape(spec)): return {}
-    found = dataset.load(split.train.iloc[:1], wanted)
+    found = ClipList(dataset, split.train.iloc[:1], wanted).load([0])
     return {m: tuple(x.shape[1:]) for m, x in found.items()}
 
 # %% ../../nbs/runs/11_experiment.ipynb #082bdeeb
@@ -208,7 +209,8 @@ def build_learner(
     if shapes is None: shapes = open_experiment(spec, store).shapes if wants_shape(spec) else {}
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
     takes = {"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features]
-    model = Model(build_extractors(spec, store, shapes), num_known, takes=takes)
+    masks = spec.missing_in_training == "mask"
+    model = Model(build_extractors(spec, store, shapes), num_known, takes=takes, masks=masks)
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../../nbs/runs/11_experiment.ipynb #1e94cde8

@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['open_dataset', 'make_split', 'check_data', 'check_cells']
+__all__ = ['open_dataset', 'split_of', 'make_split', 'without_holes', 'tables_of', 'check_whole', 'holes_record',
+           'hole_lines', 'check_data', 'check_cells']
 
 # %% ../../nbs/runs/10_lists.ipynb #08b9b4ff
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ..core import InputError, Store, StoreLike, open_store
+from ..core import InputError, Store, StoreLike, later, open_store
 from ..data.catalogue import absence_of, create_dataset
-from ..data.dataset import DataSet
+from ..data.dataset import DataSet, count_holes, hole_sentence, presence
 from ..data.settings import Split, split_by_setting, subsample
 from ..data.views import ArrayRecipe
 from ..extractors.entries import check_extractor, find_extractor
 from .record import first_few
 from .spec import Spec, spec_hash
+
+# %% ../../nbs/runs/10_lists.ipynb #c9002456
+pd = later("pandas")
 
 # %% ../../nbs/runs/10_lists.ipynb #b63ed255
 def open_dataset(
@@ -41,14 +46,73 @@ def _for(name: str, recipe: ArrayRecipe) -> ArrayRecipe:
     return recipe if check_extractor(name) else replace(recipe, layout="file")
 
 
+def split_of(spec: Spec, dataset: DataSet) -> Split:
+    "Return the lists of a spec, whatever its clips lack; raise `InputError` where they cannot be made."
+    split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown,
+                             spec.source_classes, spec.target_classes)
+    return replace(split, train=subsample(split.train, spec.train_share, spec.seed))
+
+# %% ../../nbs/runs/10_lists.ipynb #7c43183b
 def make_split(
     spec: Spec,  # resolved
     dataset: DataSet,
 ) -> Split:
-    "Return the lists of a spec; raise `InputError` where they cannot be made. No clip is opened."
-    split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown,
-                             spec.source_classes, spec.target_classes)
-    return replace(split, train=subsample(split.train, spec.train_share, spec.seed))
+    """Return the lists of a spec; raise `InputError` where they cannot be made, or if a clip lacks a modality and the
+    spec does not say what to do with it. No clip is opened."""
+    split = split_of(spec, without_holes(spec, dataset))
+    if spec.missing_in_training == "stop": check_whole(spec, dataset, tables_of(split))
+    return split
+
+
+def without_holes(spec: Spec, dataset: DataSet) -> DataSet:
+    "Return the data set with the clips that a spec's lists are made of."
+    there = pd.DataFrame(presence(dataset, dataset.clips, spec.modalities), index=dataset.clips.index)
+    if there.empty or spec.missing_in_training == "stop": return dataset
+    every = len(there.columns) == len(spec.modalities)  # else each clip has the one that nobody lacks
+    has = there.all(axis=1) if spec.missing_in_training == "skip" else there.any(axis=1) | (not every)
+    kept = copy.copy(dataset)
+    kept.clips = dataset.clips[has].reset_index(drop=True)
+    return kept
+
+
+def tables_of(split: Split) -> dict[str, pd.DataFrame]:  # train, validation, test; unlabelled, in adaptation
+    "Return the lists of a split by their names."
+    return {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
+
+# %% ../../nbs/runs/10_lists.ipynb #5530c264
+def check_whole(spec: Spec, dataset: DataSet, lists: Mapping[str, pd.DataFrame]):
+    "Raise `InputError` if a clip of a list lacks a modality of the spec."
+    clips = pd.concat(list(lists.values())).drop_duplicates("clip").reset_index(drop=True)
+    there = presence(dataset, clips, spec.modalities)
+    if not there: return
+    lacking = {m: clips["clip"][[not has for has in there[m]]].tolist() for m in there}
+    lines = [f"{m}: {len(names)} clip(s), {first_few(names, 3)}" for m, names in lacking.items()]
+    count = len(set().union(*lacking.values()))
+    raise InputError("\n  ".join([
+        f"missing_in_training: {count} of the {len(clips)} clips of this run lack a modality.", *lines,
+        "Give the files (`moosa data check` names all), or say what training and the test do with such clips: "
+        "--missing-in-training skip (leave them out), zero (zeros in place of the embedding) or mask (zeros, and "
+        "terms and scores know who is there)."]))
+
+
+def holes_record(
+    spec: Spec,  # resolved
+    dataset: DataSet,  # with all its clips
+) -> dict[str, object]:  # rule; lists: list -> domain -> clips, lack, none. Empty: no clip lacks anything
+    "Return for the record how many clips of which list lack which modality, counted before any is left out."
+    if not presence(dataset, dataset.clips, spec.modalities): return {}
+    lists = tables_of(split_of(spec, dataset))
+    counts = {name: count_holes(dataset, clips, spec.modalities) for name, clips in lists.items()}
+    counts = {name: of_domains for name, of_domains in counts.items() if of_domains}
+    return dict(rule=spec.missing_in_training, lists=counts) if counts else {}
+
+
+def hole_lines(
+    holes: Mapping[str, object],  # from `holes_record`
+) -> list[str]:  # none: no clip lacks anything
+    "Return a sentence for each list and domain with holes."
+    return [f"missing_in_training={holes['rule']}; {name}, {domain}: of {row['clips']} clips {hole_sentence(row)}."
+            for name, domains in holes.get("lists", {}).items() for domain, row in domains.items()]
 
 # %% ../../nbs/runs/10_lists.ipynb #9ca9a3ee
 def check_data(

@@ -40,7 +40,7 @@ def save_predictions(
 def _keyed(p: Predictions) -> dict[str, torch.Tensor]:
     "Tensors by what they are. Half the digits of embeddings do for distances."
     embeddings = {m: e.half() if e.abs().max() < 6e4 else e for m, e in p.embeddings.items() if len(e)}
-    named = {"logits": p.logits, "missing": p.missing, "embeddings": embeddings}
+    named = {"logits": p.logits, "missing": p.missing, "embeddings": embeddings, "present": p.present}
     return {"labels": p.labels, "fused": p.fused,
             **{f"{kind}/{name}": x for kind, those in named.items() for name, x in those.items()}}
 
@@ -72,7 +72,8 @@ def _predictions(
                          f"but there are {len(labels)} labels. Delete {folder} to compute the run anew.")
     embeddings = {m: e.float() for m, e in found.get("embeddings", {}).items()}
     missing = dict(sorted(found.get("missing", {}).items()))
-    return Predictions(found["fused"][""], dict(found.get("logits", {})), labels, clips, embeddings, missing)
+    return Predictions(found["fused"][""], dict(found.get("logits", {})), labels, clips, embeddings, missing,
+                       dict(found.get("present", {})))
 
 # %% ../../nbs/runs/08_predictions.ipynb #f72afce4
 def load_head(

@@ -71,6 +71,9 @@ class Spec:
     on_bad_clip: str = "stop"  # at a clip that cannot be read, or 'skip' it and say so in the record
     # how to do without a modality in the test: any of translate, zero, drop; None: all that the method can
     missing: tuple[str, ...] | None = None
+    # at a clip that lacks a modality, in training and in the test: 'stop'; 'skip' it; 'zero', its embedding is zeros;
+    # or 'mask', which is zero, and terms and scores know who is there
+    missing_in_training: str = "stop"
     epochs: int | None = None  # passes over the source clips
     batch_size: int | None = None  # source clips in a step, of all processes together
     lr: float | None = None  # Adam's learning rate
@@ -116,7 +119,8 @@ def resolve(
 # %% ../../nbs/runs/02_spec.ipynb #49290619
 PAIRINGS = ("shuffled", "published")
 CHOICES = {"precision": PRECISIONS, "weights": WEIGHTS, "frozen_bn": FROZEN_BN, "audio_tail": AUDIO_TAILS,
-           "features": ("live", "stem", "embedding"), "stem_dtype": STEM_DTYPES, "on_bad_clip": ("stop", "skip")}
+           "features": ("live", "stem", "embedding"), "stem_dtype": STEM_DTYPES, "on_bad_clip": ("stop", "skip"),
+           "missing_in_training": ("stop", "skip", "zero", "mask")}
 
 
 def check_choices(
@@ -334,7 +338,7 @@ def resolve_numbers(
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
-         "score": "max_softmax", "protocol": "source-quantile", "unfrozen": ()}
+         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": ()}
 
 
 def spec_hash(

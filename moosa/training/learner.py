@@ -36,10 +36,10 @@ class Learner(nn.Module):
         with_loss: bool = True,  # False: outputs only
     ) -> tuple[Outputs, torch.Tensor | None, dict[str, torch.Tensor]]:  # outputs, total, terms by name and the accuracy
         "Return what the model says of a batch, and, with the loss, what the objective says of that."
-        if not with_loss: return self.read(self.model(batch.data)), None, {}
+        if not with_loss: return self.read(self.model(batch.data, None, batch.present)), None, {}
         gather = all_rows if ranks() > 1 else None  # heads and terms look at the clips of all processes
         outputs, labels = self.seen(batch, gather), all_rows(batch.labels)
-        target = self.model(batch.unlabelled, gather) if batch.unlabelled else None
+        target = self.model(batch.unlabelled, gather, batch.unlabelled_present) if batch.unlabelled else None
         total, terms = self.objective(outputs, labels, target)
         right = (self.read(outputs).fused.argmax(dim=1) == labels).float().mean()
         return outputs.detach(), total, {**terms, "train_accuracy": right}
@@ -58,16 +58,16 @@ class Learner(nn.Module):
         gather: Callable | None,  # the rows of this process -> those of all; None: there is one process
     ) -> Outputs:
         "Return what terms look at: outputs, domains, the heads, the teacher's outputs, those of a second view."
-        outputs = self.model(batch.data, gather)
+        outputs = self.model(batch.data, gather, batch.present)
         domains = None if batch.domains is None else all_rows(batch.domains)
         taught = self.taught(batch, gather) if self.teacher else None
-        second = self.model(batch.second, gather) if batch.second else None
+        second = self.model(batch.second, gather, batch.present) if batch.second else None
         more = dict(classify=self.model.classify, model=self.model)
         return replace(outputs, domains=domains, teacher=taught, second=second, **more)
 
     def taught(self, batch: Batch, gather: Callable | None = None) -> Outputs:
         "Return what the teacher says of a batch, once it has followed the last step."
         if self.training: self.teacher.follow(self.model)
-        return self.teacher(batch.data, gather)
+        return self.teacher(batch.data, gather, batch.present)
 
     def _guests(self, expected: str): return blamed_on(self.objective.hooks.guest, expected)

@@ -249,6 +249,7 @@ def predict_batch(learner: Learner, batch: Batch, with_embeddings: bool) -> Pred
     "Return what a learner says of one batch."
     outputs, _, _ = learner(batch, with_loss=False)
     logits = {m: x.float().cpu() for m, x in outputs.logits.items()}
-    embeddings = {}
+    embeddings, present = {}, {m: there.cpu() for m, there in outputs.present.items()}
     if with_embeddings: embeddings = {m: e.float().cpu() for m, e in outputs.embeddings.items()}
-    return Predictions(outputs.fused.float().cpu(), logits, batch.labels.cpu(), batch.clips, embeddings)
+    fused, labels = outputs.fused.float().cpu(), batch.labels.cpu()
+    return Predictions(fused, logits, labels, batch.clips, embeddings, present=present)
