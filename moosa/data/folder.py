@@ -234,10 +234,10 @@ class FolderData(MediaData):
         self.classes, self.domains = (tuple(sorted(table[c].unique())) for c in ("class", "domain"))
         self.about = f"{len(table)} clips of your own, {len(self.classes)} classes, {len(self.domains)} domain(s)"
         how = dict(scale=one_of("scale", scale, SCALES), uneven=uneven)
-        self.recipes = {m: RECIPES.get(kind, ArrayRecipe(**how)) for m, kind in self.kinds.items()} | dict(recipes or {})
+        by_kind = {m: RECIPES.get(kind, ArrayRecipe(**how)) for m, kind in self.kinds.items()}
+        self.recipes = by_kind | dict(recipes or {})
         self.preset, more = preset_for(self.kinds)
-        self.options = self.options | more
-        if more: self.chosen_options |= how
+        if more: self.options, self.chosen_options = self.options | more, self.chosen_options | how
         if "part" not in table: table["part"] = random_parts(table, seed)
         table["class"] = table["class"].map(self.classes.index)
         first = ["clip", "domain", "class", "part"]
