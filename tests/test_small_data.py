@@ -90,9 +90,9 @@ def test_own_extractors_that_are_none(name, says):
 def test_an_own_extractor_with_another_dim_is_named(tmp_path):
     for d in "abc":
         for c in "xyz":
-            (tmp_path/d/c).mkdir(parents=True)
-            for i in range(4): np.save(tmp_path/d/c/f"{i}.npy", np.zeros(5))
-    spec = spec_from(dict(dataset=str(tmp_path), target="c", unknown=["z"],
+            (tmp_path/"own"/d/c).mkdir(parents=True)
+            for i in range(4): np.save(tmp_path/"own"/d/c/f"{i}.npy", np.zeros(5))
+    spec = spec_from(dict(dataset=str(tmp_path/"own"), target="c", unknown=["z"],
                           extractors=dict(array="test_small_data:wrong_dim"), method="erm", epochs=1, batch_size=4))
     experiment, learner = open_experiment(spec, tmp_path), build_learner(spec, tmp_path)
     says = r"extractors: test_small_data:wrong_dim, for array, says dim=9 and yields \(4, 8\); expected \(clips, 9\)"

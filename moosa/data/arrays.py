@@ -205,7 +205,7 @@ def holder(
     stat = path.stat()
     return _kept(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
-
+# %% ../../nbs/data/17_arrays.ipynb #8716b41e
 @contextmanager
 def refusing(path: Path):
     "Turn whatever a damaged file makes a library raise into a `BadClip`."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ADVICE', 'COLUMNS', 'Finding', 'FEW', 'GAP', 'QUIET', 'GRAY', 'Chart', 'bytes_lost', 'look_at_pictures',
            'look_at_length', 'look_at_film', 'look_at_flow', 'look_at_folder', 'look_at_sound', 'compare',
-           'examine_clip', 'look_at_frames']
+           'examine_clip', 'look_at_frames', 'free_axes']
 
 # %% ../../nbs/data/21_checkup.ipynb #cab0e3fa
-from collections import namedtuple
+from collections import Counter, namedtuple
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -283,3 +283,26 @@ def look_at_frames(chart: Chart, modality: str, medium, dataset) -> np.ndarray |
     if u is None or v is None or u.shape == v.shape: return u
     detail = f"u is {u.shape[2]}x{u.shape[1]} pixels, v {v.shape[2]}x{v.shape[1]}."
     chart.add("error", modality, medium.path, "mismatch", detail)
+
+# %% ../../nbs/data/21_checkup.ipynb #e6653491
+def free_axes(
+    shapes: Sequence[tuple[int, ...]],  # of the clips' arrays; those with as many axes as most count
+) -> tuple[int, ...]:
+    "Return along which axes clips may differ; the others are channels."
+    axes = Counter(map(len, shapes)).most_common(1)[0][0]
+    counts = [Counter(s[a] for s in shapes if len(s) == axes) for a in range(axes)]
+    unlike = [c.total() - c.most_common(1)[0][1] for c in counts]
+    often = [a for a in range(axes) if 3*unlike[a] >= counts[a].total()]
+    if axes < 2: return tuple(often)
+    channel = _channel_axis([c.most_common(1)[0][0] for c in counts], often)
+    if axes == 2 or channel is None or axes == 3 and len(often) == 1:  # a series
+        return (max(often, key=lambda a: unlike[a], default=axes - 1),)
+    return tuple(a for a in range(axes) if a != channel)
+
+
+def _channel_axis(sizes: Sequence[int], often: Sequence[int]) -> int | None:
+    "Which axis of a picture or a film has as few values as colours are."
+    places, few = {3: ((0, 2), (1, 3, 4)), 4: ((0, 1, 3), (1, 2, 3, 4))}.get(len(sizes), ((), ()))
+    found = [a for a in places if sizes[a] in few and a not in often]
+    if found: return found[0]
+    return None if len(sizes) < 4 else 0

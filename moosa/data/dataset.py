@@ -105,9 +105,9 @@ class DataSet(Described):
         x,  # one clip's data, as `load` gives it: a tensor without the batch dimension
         ax,  # matplotlib axes to draw in
     ):
-        "Draw one clip: three dimensions as a picture, of which the first channel is shown; any others as a curve."
+        "Draw one clip: (C, H, W) as a picture of its first channel, (C, T) as C curves, anything else as one."
         if x.ndim == 3: ax.imshow(x[0], aspect="auto", origin="lower", cmap="magma")
-        else: ax.plot(x.flatten())
+        else: ax.plot(x.T if x.ndim == 2 else x.flatten())
         ax.set(xticks=[], yticks=[])
 
 

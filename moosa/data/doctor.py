@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core import InputError, one_of, write_table
-from .checkup import ADVICE, COLUMNS, Finding, examine_clip
+from .checkup import ADVICE, COLUMNS, Finding, examine_clip, free_axes
 from .dataset import count_holes, hole_sentence, presence
 from .files import passed_sentence
 from .badclip import BadClip
@@ -26,7 +26,7 @@ from .media import ArrayFile, FlowFiles, FlowFolders, NoFile, PictureFile
 from .sounds import FilmSound, SoundFile
 from .processes import ProcessDied, alone, each
 from .twins import places, twins
-from .views import FLOW, RGB, SOUND
+from .views import FLOW, RGB, SOUND, ArrayRecipe, recipe_shape
 from ..words import markdown_table
 
 # %% ../../nbs/data/22_doctor.ipynb #02791c27
@@ -76,7 +76,7 @@ def examine_clips(
         else:
             findings += result[0]
             shapes += [(clip, m, *found) for m, found in result[1].items()]
-    table = pd.DataFrame(findings + _unlike_the_others(shapes), columns=COLUMNS)
+    table = pd.DataFrame(findings + _unlike_the_others(dataset, shapes), columns=COLUMNS)
     table.attrs = dict(examined=len(clips), modalities=modalities)
     return table
 
@@ -107,16 +107,28 @@ def _deadly(dataset, row: pd.DataFrame, modalities: tuple[str, ...], why: Proces
     return [(clip.clip, *place, "error", "unreadable", str(why)) for place in places]
 
 # %% ../../nbs/data/22_doctor.ipynb #d8c82fa1
-def _unlike_the_others(shapes: list[tuple]) -> list[tuple]:
-    "Arrays of a modality are stacked to a batch, so they must have one shape; the most frequent counts as right."
+def _unlike_the_others(dataset, shapes: list[tuple]) -> list[tuple]:
+    "Arrays of a modality are stacked to a batch, so they must have one shape; recipes may bring them to it."
     table, findings = pd.DataFrame(shapes, columns=["clip", "modality", "file", "shape"]), []
     for m, of_one in table.groupby("modality", sort=False):
-        usual = of_one["shape"].value_counts().index[0]
+        usual, recipe = of_one["shape"].value_counts().index[0], dataset.recipes.get(m)
+        free = free_axes(of_one["shape"].tolist()) if isinstance(recipe, ArrayRecipe) else ()
+        if free or getattr(recipe, "sizes", None):
+            if not recipe.sizes: recipe = ArrayRecipe(channels=_others(usual, free), sizes=usual)
+            fits, usual = partial(_fits, recipe), recipe_shape(recipe)
+        else: fits = usual.__eq__
         for row in of_one.itertuples():
-            if row.shape == usual: continue
+            if fits(row.shape): continue
             detail = f"an array of shape {row.shape}, most have {usual}."
             findings.append((row.clip, m, row.file, "error", "mismatch", detail))
     return findings
+
+
+def _others(shape: tuple, free: tuple) -> tuple[int, ...]: return tuple(a for a in range(len(shape)) if a not in free)
+
+
+def _fits(recipe: ArrayRecipe, shape: tuple) -> bool:
+    return len(shape) == len(recipe.sizes) and all(shape[a] == recipe.sizes[a] for a in recipe.channels)
 
 # %% ../../nbs/data/22_doctor.ipynb #ac6f5aa2
 def add_changed(
@@ -161,7 +173,7 @@ def check_before(
         found, arrays = examine_clip(dataset, clip, concerned)
         findings += found
         shapes += [(clip.clip, m, *what) for m, what in arrays.items()]
-    errors = [f for f in map(Finding._make, findings + _unlike_the_others(shapes)) if f.level == "error"]
+    errors = [f for f in map(Finding._make, findings + _unlike_the_others(dataset, shapes)) if f.level == "error"]
     if not errors: return
     lines = [f"{e.clip}, {e.modality}: {e.file}: {e.problem}: {e.detail}" for e in errors[:5]]
     if errors[5:]: lines.append("...")

@@ -122,7 +122,7 @@ def get(
         raise InputError(f"{len(lacking)} files are missing in {root}, such as {lacking[0]}.\n{steps_for(root)}")
     report(f"{root}: lists, films, flow and sound are here")
 
-
+# %% ../../nbs/data/25_epic_clips.ipynb #c964572e
 def _link(folder: Path, root: Path):
     "The folder of the lists is known by its name, or by a list in it."
     inside = folder/LISTS if (folder/LISTS).is_dir() else folder

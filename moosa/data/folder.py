@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'not_your_own', 'has_signs', 'how_to_check', 'sort_files',
-           'place_in_table', 'is_media', 'sound_inside', 'read_folders', 'check_tree', 'whole_rows', 'random_parts',
-           'FolderData']
+__all__ = ['COLUMN', 'MODALITIES', 'RECIPES', 'NETWORKS', 'ARRAY_OPTIONS', 'FROM_NOTHING', 'not_your_own', 'has_signs',
+           'how_to_check', 'sort_files', 'place_in_table', 'is_media', 'sound_inside', 'read_folders', 'check_tree',
+           'whole_rows', 'random_parts', 'preset_for', 'FolderData']
 
 # %% ../../nbs/data/19_folder.ipynb #af9eabef
 from collections import defaultdict
@@ -28,7 +28,7 @@ from .media import ArrayFile, FlowFiles, NoFile, PictureFile, PictureFilm, film_
 from .minihac import MiniHac
 from .settings import hold_out
 from .sounds import CODED_ENDINGS, CodedSound, FilmSound, SoundFile, has_sound
-from .views import FLOW, RGB, SOUND, MediaData
+from .views import FLOW, RGB, SCALES, SOUND, UNEVEN, ArrayRecipe, MediaData
 
 # %% ../../nbs/data/19_folder.ipynb #1b7d6c9f
 pd = later("pandas")
@@ -191,19 +191,34 @@ def random_parts(
     validation = hold_out(clips, seed)
     return ["validation" if name in validation else "train" for name in clips["clip"]]
 
+# %% ../../nbs/data/19_folder.ipynb #c0595d4a
+RECIPES = {VideoFile: RGB, FlowFiles: FLOW, SoundFile: SOUND}  # how each is looked at; all else are arrays
+NETWORKS = {VideoFile: "small-video", FlowFiles: "small-flow", SoundFile: "small-audio"}  # all else: by its shape
+ARRAY_OPTIONS = {"scale": SCALES, "uneven": UNEVEN}
+FROM_NOTHING = dict(lr=1e-3, weights="random", frozen_stems=False)  # for networks that start at random
+
+
+def preset_for(
+    kinds: Mapping[str, type],  # modality -> class of data.media
+) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
+    "Return how to train on such files unless told otherwise, and the options that their arrays, if any, bring along."
+    preset = dict(extractors={m: NETWORKS.get(kind, "auto") for m, kind in kinds.items()})
+    known = RECIPES.keys() & kinds.values()
+    if not known: preset |= FROM_NOTHING
+    return preset, {} if known == set(kinds.values()) else ARRAY_OPTIONS
+
 # %% ../../nbs/data/19_folder.ipynb #8f93c288
-RECIPES = {VideoFile: RGB, FlowFiles: FLOW, SoundFile: SOUND}  # how each is looked at; arrays are taken as they are
-
-
 class FolderData(MediaData):
     "Clips of your own, from a manifest or from folders."
-    options = {"audio_format": ("strict", "convert")}  # the default first
+    options = {"audio_format": ("strict", "convert")}  # the default first; and ARRAY_OPTIONS, where there are arrays
 
     def __init__(self,
         path: str | Path,  # a manifest, a folder that holds manifest.csv, or a folder of domain/class/clip.mp4
         recipes: Mapping[str, object] | None = None,  # modality -> recipe, in place of what its kind of file gets
         seed: int = 0,  # of the random parts, where there is no column `part`
         audio_format: str = "strict",  # 16 kHz and one channel only; or 'convert'
+        scale: str = "source",  # of arrays: see `ArrayRecipe`
+        uneven: str = "resample",  # how arrays of several sizes get one: see there
     ):
         self.audio_format = one_of("audio_format", audio_format, ["strict", "convert"])
         self.chosen_options = dict(audio_format=audio_format)
@@ -218,7 +233,11 @@ class FolderData(MediaData):
         self.name, self.modalities = str(path), tuple(self.kinds)
         self.classes, self.domains = (tuple(sorted(table[c].unique())) for c in ("class", "domain"))
         self.about = f"{len(table)} clips of your own, {len(self.classes)} classes, {len(self.domains)} domain(s)"
-        self.recipes = {m: RECIPES[k] for m, k in self.kinds.items() if k in RECIPES} | dict(recipes or {})
+        how = dict(scale=one_of("scale", scale, SCALES), uneven=uneven)
+        by_kind = {m: RECIPES.get(kind, ArrayRecipe(**how)) for m, kind in self.kinds.items()}
+        self.recipes = by_kind | dict(recipes or {})
+        self.preset, more = preset_for(self.kinds)
+        if more: self.options, self.chosen_options = self.options | more, self.chosen_options | how
         if "part" not in table: table["part"] = random_parts(table, seed)
         table["class"] = table["class"].map(self.classes.index)
         first = ["clip", "domain", "class", "part"]

@@ -122,8 +122,8 @@ def absence(
 
 # %% ../../nbs/data/18_manifest.ipynb #00e3be55
 CALLED = {VideoFile: "a film", SoundFile: "a sound", PictureFile: "a picture", ArrayFile: "an array"}
-OTHER_NAME = ("features of another network belong in a column of another name, e.g. features, "
-              "with an extractor: --extractors features=package.module:function")
+OTHER_NAME = ("features of another network belong in a column of another name, e.g. features; "
+              "--extractors features=identity takes them as they are")
 
 
 def kind_of(

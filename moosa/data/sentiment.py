@@ -84,7 +84,7 @@ def _numbers(where: str, array: object, dims: int) -> np.ndarray:
         raise InputError(f"{where}: an array of shape {array.shape}; expected {shape}, none of them 0.")
     return array
 
-
+# %% ../../nbs/data/27_sentiment.ipynb #c8352009
 def _kind(found) -> str:
     return f"an array of {found.dtype}" if isinstance(found, np.ndarray) else type(found).__name__
 
@@ -118,6 +118,8 @@ def read_corpora(
 
 
 def by_sign(sentiment: np.ndarray) -> np.ndarray: return (np.sign(sentiment) + 1).astype(int)  # 0, 1 or 2
+
+# %% ../../nbs/data/27_sentiment.ipynb #34fa2e6c
 def above_zero(sentiment: np.ndarray) -> np.ndarray: return (sentiment > 0).astype(int)  # 0 or 1
 
 
@@ -289,7 +291,7 @@ def _shapes(arrays: Mapping[str, np.ndarray]) -> str:
     shapes = ", ".join(f"{m} {arrays[m].shape[1]}x{arrays[m].shape[2]}" for m in FEATURES)
     return f"{len(arrays['sentiment'])} clips ({shapes})"
 
-
+# %% ../../nbs/data/27_sentiment.ipynb #b7906457
 def _not_finite(array: np.ndarray) -> int:
     "How many clips hold a number that is not finite; clip by clip, for the array may be large."
     return sum(not np.isfinite(series).all() for series in array)

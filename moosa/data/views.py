@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'sample_indices', 'resize',
-           'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames', 'spectrogram', 'at_rate',
-           'as_film', 'load_clip', 'MediaData', 'window_of_frames', 'pictures', 'still']
+__all__ = ['SCALES', 'UNEVEN', 'RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'ArrayRecipe',
+           'sample_indices', 'resize', 'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames',
+           'spectrogram', 'at_rate', 'as_film', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData',
+           'window_of_frames', 'pictures', 'still']
 
 # %% ../../nbs/data/11_views.ipynb #11c136b1
 import random
@@ -92,6 +93,21 @@ class SoundRecipe:
         return spectrogram(wave, self, draws)[None]
 
 
+@dataclass(frozen=True)
+class ArrayRecipe:
+    "How an array becomes what a network gets. What is empty is found in the clips that are trained on."
+    scale: str = "source"  # each channel's mean becomes 0, its deviation 1, over the source's training clips; or 'none'
+    uneven: str = "resample"  # clips of other sizes, or 'pad', or 'crop'; to N steps: 'resample:N', 'pad:N', 'crop:N'
+    layout: str = "network"  # channels first; or 'file', axes as they are there
+    channels: tuple[int, ...] = ()  # which axes of the file's array they are
+    sizes: tuple[int, ...] | None = None  # of all its axes, once clips are even; None: not found yet
+    mean: tuple[float, ...] = ()  # of each channel; none: the scale is the file's
+    std: tuple[float, ...] = ()
+    random: bool = False  # does training see a stretch of some clips that is drawn?
+
+
+SCALES = ("source", "none")
+UNEVEN = ("resample", "pad", "crop", "resample:N", "pad:N", "crop:N")
 RGB = FrameRecipe(32, 2, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 FLOW = FrameRecipe(8, 4, (128, 128), (128, 128), test_crop=256, flow=True)
 SOUND = SoundRecipe()
@@ -239,6 +255,53 @@ def as_film(
     bytes_ = np.round(255*picture.transpose(1, 2, 0)).astype(np.uint8)
     return np.repeat(bytes_, 3//len(picture), axis=2)[None]
 
+# %% ../../nbs/data/11_views.ipynb #bb6220ae
+def to_size(
+    x: np.ndarray,
+    axis: int,
+    size: int,  # that the axis gets
+    how: str = "resample",  # or 'pad' or 'crop'
+    draws: Draws | None = None,  # None: evaluation
+) -> np.ndarray:
+    "Return an array of another size along an axis."
+    n = x.shape[axis]
+    if n == size: return x
+    if how == "resample":
+        place = np.linspace(0, n - 1, size) if size > 1 else np.array([(n - 1)/2])
+        before = place.astype(int)
+        share = (place - before).astype(x.dtype).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        return x.take(before, axis)*(1 - share) + x.take(np.minimum(before + 1, n - 1), axis)*share
+    if n < size: return np.pad(x, [(0, size - n if a == axis else 0) for a in range(x.ndim)])
+    start = 0 if how == "pad" else (n - size)//2
+    if how == "crop" and draws is not None: start = draws.numpy.randint(0, n - size + 1)
+    return x.take(range(start, start + size), axis)
+
+
+def view_array(
+    x: np.ndarray,  # float32, as its file has it
+    recipe: ArrayRecipe,
+    draws: Draws | None = None,  # None: evaluation
+) -> np.ndarray:
+    "Return an array on the recipe's scale and of its size; raise `ValueError` if it has other channels."
+    if recipe.sizes is None: return x
+    axes, channels = range(len(recipe.sizes)), recipe.channels
+    if x.ndim != len(axes) or any(x.shape[a] != recipe.sizes[a] for a in channels):
+        raise ValueError(f"an array of shape {x.shape}; expected {recipe_shape(recipe)}.")
+    if recipe.mean:
+        wide = [recipe.sizes[a] if a in channels else 1 for a in axes]
+        mean, std = (np.asarray(numbers, np.float32).reshape(wide) for numbers in (recipe.mean, recipe.std))
+        x = (x - mean)/std
+    others = [a for a in axes if a not in channels]
+    for a in others: x = to_size(x, a, recipe.sizes[a], recipe.uneven.split(":")[0], draws)
+    if recipe.layout == "file": return x
+    return x.transpose(*channels, *others).reshape(-1, *(recipe.sizes[a] for a in others))
+
+
+def recipe_shape(recipe: ArrayRecipe) -> str:
+    "Return which shapes of a file's array fit, in words."
+    sizes = [str(s) if a in recipe.channels else "any" for a, s in enumerate(recipe.sizes)]
+    return f"({', '.join(sizes)})"
+
 # %% ../../nbs/data/11_views.ipynb #db090b8a
 def load_clip(
     dataset,  # a MediaData, see below
@@ -261,8 +324,15 @@ def load_clip(
         elif isinstance(recipe, SoundRecipe):
             wave = medium.read(*dataset.sound_window(clip, seen, media))
             found[m] = recipe.see(at_rate(wave, getattr(medium, "rate", recipe.rate), recipe.rate), draws)
+        elif isinstance(recipe, ArrayRecipe): found[m] = _array_of(medium, recipe, draws)
         else: found[m] = medium.read()
     return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
+
+
+def _array_of(medium, recipe: ArrayRecipe, draws: Draws | None) -> np.ndarray:
+    array = medium.read()
+    try: return view_array(array, recipe, draws)
+    except ValueError as e: raise BadClip(medium.path, "mismatch", str(e)) from e
 
 # %% ../../nbs/data/11_views.ipynb #cb59e680
 class MediaData(DataSet):

@@ -121,7 +121,7 @@ def cut_module(
     sample: torch.Tensor | None = None,  # (B, ...) input for a trial that finds D
     dim: int | None = None,  # D, if there is no sample
     without: Sequence[str] = (),  # children to leave out, such as a classifier; moosa brings its own
-    frozen_stem: bool = True,  # see Extractor
+    frozen_stem: bool = False,  # see Extractor; True for weights that know something already
     frozen_bn: str = "eval",  # see Extractor
 ) -> Extractor:
     "An extractor made of a module's children; what the last one returns is flattened to (B, D)."

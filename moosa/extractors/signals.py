@@ -28,7 +28,7 @@ def motor_cnn(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
                          _block(32, 32, 3, nn.AdaptiveMaxPool1d(4)), nn.Flatten())
     return Extractor(stem, tail, 128, frozen_stem, frozen_bn)
 
-
+# %% ../../nbs/extractors/16_signals.ipynb #953f6691
 def motor_encoder(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     "The same with two more layers, for an embedding that is cut into halves or projected."
     plain = motor_cnn(frozen_stem, frozen_bn)

@@ -52,7 +52,7 @@ class Grid:
         return named if enough else rows
 
 # %% ../../nbs/runs/12_grid.ipynb #39def668
-FOLLOW = ("data_hash", "own", "missing")  # fields that follow from the others, unless somebody sets them
+FOLLOW = ("data_hash", "own", "unfrozen", "missing")  # fields that follow from the others, unless somebody sets them
 
 
 def cell_texts(

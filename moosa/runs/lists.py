@@ -18,7 +18,8 @@ from ..core import InputError, Store, StoreLike, later, open_store
 from ..data.catalogue import absence_of, create_dataset
 from ..data.dataset import DataSet, count_holes, hole_sentence, presence
 from ..data.settings import Split, split_by_setting, subsample
-from ..extractors.entries import find_extractor
+from ..data.views import ArrayRecipe
+from ..extractors.entries import check_extractor, find_extractor
 from .record import first_few
 from .spec import Spec, spec_hash
 
@@ -33,7 +34,16 @@ def open_dataset(
     "Open a spec's data set: the table of its clips, and how they will be looked at."
     recipes = {m: find_extractor(name).recipe for m, name in spec.extractors.items()}
     known = {m: recipe for m, recipe in recipes.items() if recipe is not None}
-    return create_dataset(spec.dataset, open_store(store).data_dir, known, spec.data_options)
+    dataset = create_dataset(spec.dataset, open_store(store).data_dir, known, spec.data_options)
+    arrays = {m: r for m, r in dataset.recipes.items() if m in spec.extractors and isinstance(r, ArrayRecipe)}
+    if arrays: dataset.recipes = {**dataset.recipes, **{m: _for(spec.extractors[m], r) for m, r in arrays.items()}}
+    return dataset
+
+
+def _for(name: str, recipe: ArrayRecipe) -> ArrayRecipe:
+    "A recipe of arrays as a network wants it: guests know the axes of their files."
+    if name == "identity": return replace(recipe, scale="none")
+    return recipe if check_extractor(name) else replace(recipe, layout="file")
 
 
 def split_of(spec: Spec, dataset: DataSet) -> Split:

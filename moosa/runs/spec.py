@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBERS', 'LATER', 'Spec',
            'resolve', 'check_choices', 'resolve_modalities', 'resolve_setting', 'in_domain_sources', 'resolve_unknown',
-           'resolve_shown', 'resolve_features', 'resolve_data', 'resolve_extractors', 'resolve_options',
-           'resolve_hyper', 'resolve_missing', 'resolve_numbers', 'spec_hash', 'fields_hash', 'mended',
-           'differs_from_live', 'as_field', 'as_name', 'as_names', 'spec_from']
+           'resolve_shown', 'resolve_features', 'resolve_data', 'resolve_extractors', 'resolve_stems',
+           'resolve_options', 'resolve_hyper', 'resolve_missing', 'resolve_numbers', 'spec_hash', 'fields_hash',
+           'mended', 'differs_from_live', 'as_field', 'as_name', 'as_names', 'spec_from']
 
 # %% ../../nbs/runs/02_spec.ipynb #889936c5
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..data.catalogue import dataset_class
 from ..doors import GROUPS, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                      backbone_of, check_extractor, tail_start)
+                                       Entry, backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from .guests import each_name, resolve_own, with_full_names
@@ -56,6 +57,9 @@ class Spec:
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
     weights: str | None = None  # of the stems: 'pretrained' or 'random'; None, here and below: the data set's preset
     frozen_stems: bool | None = None  # train only tails and heads
+    # modalities whose stems are trained all the same; None: those without pre-trained weights, where it is not you
+    # who asks for frozen stems, or for features of theirs
+    unfrozen: tuple[str, ...] | None = None
     frozen_bn: str | None = None  # of frozen stems in training: 'train' (published for video and flow) or 'eval'
     audio_tail: str = "random"  # of vggsound, as published; or 'from_checkpoint'
     # 'live'; or computed once: 'stem', by frozen stems; 'embedding', by whole extractors, whose tails are frozen, too
@@ -100,11 +104,13 @@ def resolve(
     spec = replace(spec, **resolve_data(spec, data), **resolve_setting(spec, data))
     spec = replace(spec, modalities=resolve_modalities(spec.modalities, data.modalities))
     preset = {**PRESET, **data.preset}
+    names = resolve_extractors(spec.extractors, spec.modalities, preset.get("extractors", {}))
+    spec = replace(spec, extractors=names)
+    spec = replace(spec, **resolve_stems(spec, preset))
     spec = replace(spec, **{name: preset[name] for name in PRESET if getattr(spec, name) is None})
     of_method = preset.get("hyper", {}).get(split_option(spec.method)[0], {})
     hyper = resolve_hyper(spec.method, of_method, spec.hyper, len(spec.modalities), spec.setting)
     spec = replace(spec, hyper=hyper,
-                   extractors=resolve_extractors(spec.extractors, spec.modalities, preset.get("extractors", {})),
                    data_options=resolve_options(spec.data_options, data.options),
                    missing=resolve_missing(spec, hyper, len(spec.modalities)))
     check_choices(spec)
@@ -197,7 +203,7 @@ def resolve_shown(
 # %% ../../nbs/runs/02_spec.ipynb #1947cdd3
 def resolve_features(spec: Spec) -> dict[str, object]:  # views and features_dtype
     "Return how features are kept, if they are."
-    steady = spec.frozen_stems and spec.frozen_bn == "eval"
+    steady = spec.frozen_stems and spec.frozen_bn == "eval" and not spec.unfrozen
     if spec.stem_dtype != "float32" and not steady:
         raise InputError(f"stem_dtype: {spec.stem_dtype!r} {NEEDS_STEADY}, or stem_dtype=float32.")
     if spec.features == "live":
@@ -237,13 +243,49 @@ def resolve_extractors(
     libraries = {m: backbone.full_name for m, name in names.items() if (backbone := backbone_of(name))}
     return {**names, **libraries}
 
+# %% ../../nbs/runs/02_spec.ipynb #d6300e05
+def resolve_stems(
+    spec: Spec,  # with its extractors' names
+    preset: Mapping[str, object],
+) -> dict[str, object]:  # weights, unfrozen, features
+    "Return where stems start, and which are trained although the others are frozen."
+    entries = {m: check_extractor(spec.extractors[m]) for m in spec.modalities}  # None: a guest's
+    weights = spec.weights or preset["weights"]
+    bare = [m for m, entry in entries.items() if _is_bare(spec.extractors[m], entry, weights)]
+    if weights == "pretrained" and all(entry and entry.weights is None for entry in entries.values()):
+        if spec.weights:
+            raise InputError("weights: 'pretrained' was asked for, but there are none for "
+                             f"{', '.join(dict.fromkeys(spec.extractors.values()))}. Leave weights out.")
+        weights = "random"
+    frozen = preset["frozen_stems"] if spec.frozen_stems is None else spec.frozen_stems
+    if spec.unfrozen:
+        for m in spec.unfrozen: one_of("unfrozen", m, spec.modalities)
+        if not frozen: raise InputError("unfrozen: all stems are trained here. Leave it out, or set frozen_stems=True.")
+    unfrozen = spec.unfrozen
+    if unfrozen is None:
+        told = spec.frozen_stems is not None or spec.features not in (None, "live") or not frozen
+        unfrozen = () if told else tuple(m for m in bare if spec.extractors[m] != "identity")
+    live = spec.features is None and unfrozen  # features of stems that are trained cannot be kept
+    return dict(weights=weights, unfrozen=unfrozen, features="live" if live else spec.features)
+
+
+def _is_bare(name: str, entry: Entry | None, weights: str) -> bool:
+    "Does a stem start at random, as far as its name says? A guest's is taken to."
+    if backbone_of(name): return weights == "random"
+    return entry is None or entry.weights is None
+
 # %% ../../nbs/runs/02_spec.ipynb #f0fdfd96
 def resolve_options(given: Mapping[str, str], options: Mapping[str, tuple]) -> dict[str, str]:  # option -> value
     "Return every option of the data set; the first value is the default."
     for name, value in given.items():
         one_of("data_options", name, options)
-        one_of(f"data_options: {name}", value, options[name])
+        one_of(f"data_options: {name}", _with_n(value), options[name])
     return {name: given.get(name, values[0]) for name, values in options.items()}
+
+
+def _with_n(value: str) -> str:
+    "A value with N in place of its number: pad:64 is one of pad:N."
+    return re.sub(r":[1-9]\d{0,5}$", ":N", value) if value[-2:] != ":N" else f"{value} (a number is expected for N)"
 
 # %% ../../nbs/runs/02_spec.ipynb #827c9a8f
 def resolve_hyper(
@@ -296,7 +338,7 @@ def resolve_numbers(
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
-         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop"}
+         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": ()}
 
 
 def spec_hash(
@@ -338,7 +380,8 @@ def differs_from_live(
         said.append(f"The frozen stems have random weights ({', '.join(random)}).")
     said.append("The frozen stems' BatchNorm uses its stored statistics in training, too "
                 "(published for video and flow: those of the batch).")
-    said.append(_views_differ(spec, random_views=not all(entry and not entry.recipe for entry in known.values())))
+    said.append(_views_differ(spec, random_views=not all(entry and not entry.recipe for entry in known.values())
+                             or spec.data_options.get("uneven", "").startswith("crop")))
     if spec.features == "embedding":
         starts = "; ".join(f"{m}: {tail_start(name, spec.weights, spec.audio_tail)}"
                            for m, name in spec.extractors.items())

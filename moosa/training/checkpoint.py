@@ -32,7 +32,7 @@ class Checkpoint(Callback):
         about: Mapping[str, object] = {},  # what it belongs to: the run's fields, the version; others are refused
         later: Mapping[str, object] = {},  # what it means if a checkpoint says nothing of these
     ):
-        self.folder, self.about, self.later = Path(folder), json.loads(json.dumps(about)), later
+        self.folder, self.about, self.later = Path(folder), json.loads(json.dumps(about)), json.loads(json.dumps(later))
         self.pointer, self.sums = self.folder/"checkpoint.json", {}  # file -> sha256
 
     def tensors(self, epoch: int) -> Path: return self.folder/f"epoch-{epoch:04d}.safetensors"
