@@ -302,6 +302,7 @@ def own(tmp_path):
     return SimpleNamespace(root=root, rows=rows)
 
 
+@pytest.mark.slow
 def test_a_manifest_of_all_kinds(own):
     data = FolderData(own.root)
     batch = data.load(data.clips[2:4], data.modalities)

@@ -72,7 +72,10 @@ def both_ways(
     features, labels = make_inputs(dims, sizes.batch)
     batch = Batch(features, labels, [])
 
-    def outputs(): return Outputs({m: x.detach().requires_grad_() for m, x in features.items()}, {}, torch.zeros(0))
+    def outputs():
+        embeddings = {m: x.detach().requires_grad_() for m, x in features.items()}
+        return Outputs(embeddings, {}, torch.zeros(len(labels), 0))
+
 
     ways = {"yardstick": parts_of(partial(yardstick_step(plain), features, labels), lambda: plain(features, labels)[0],
                                   lambda name: plain.term(name, outputs(), labels), plain),
