@@ -110,7 +110,7 @@ def _unlike_the_others(dataset, shapes: list[tuple]) -> list[tuple]:
             findings.append((row.clip, m, row.file, "error", "mismatch", detail))
     return findings
 
-
+# %% ../../nbs/data/22_doctor.ipynb #bf9be0d0
 def _others(shape: tuple, free: tuple) -> tuple[int, ...]: return tuple(a for a in range(len(shape)) if a not in free)
 
 

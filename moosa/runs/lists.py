@@ -45,7 +45,7 @@ def _for(name: str, recipe: ArrayRecipe) -> ArrayRecipe:
     if name == "identity": return replace(recipe, scale="none")
     return recipe if check_extractor(name) else replace(recipe, layout="file")
 
-
+# %% ../../nbs/runs/10_lists.ipynb #da7060d3
 def split_of(spec: Spec, dataset: DataSet) -> Split:
     "Return the lists of a spec, whatever its clips lack; raise `InputError` where they cannot be made."
     split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown,
