@@ -50,7 +50,10 @@ def extractor_rows() -> list[dict[str, str]]:
     "Return the extractors."
     from moosa.extractors.entries import EXTRACTORS
 
-    return [_row(name, about_object(entry.factory)) for name, entry in EXTRACTORS.items()]
+    rows = [_row(name, about_object(entry.factory)) for name, entry in EXTRACTORS.items()]
+    libraries = {"transformers:OWNER/NAME": "a network of the hub, e.g. MCG-NJU/videomae-base; or a folder",
+                 "timm:NAME": "a network of timm, for pictures and frames"}
+    return rows + [_row(name, f"{about} (pip install moosa[backbones])") for name, about in libraries.items()]
 
 # %% ../../nbs/commands/07_listing.ipynb #adefda68
 def dataset_lines() -> list[dict[str, str]]:
