@@ -1483,6 +1483,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'moosa/extractors/registry.py'),
                                            'moosa.extractors.registry.extractor_table': ( 'extractors/registry.html#extractor_table',
                                                                                           'moosa/extractors/registry.py'),
+                                           'moosa.extractors.registry.guest_of': ( 'extractors/registry.html#guest_of',
+                                                                                   'moosa/extractors/registry.py'),
                                            'moosa.extractors.registry.is_drawn': ( 'extractors/registry.html#is_drawn',
                                                                                    'moosa/extractors/registry.py'),
                                            'moosa.extractors.registry.load_small_stem': ( 'extractors/registry.html#load_small_stem',

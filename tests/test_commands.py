@@ -80,6 +80,8 @@ def test_run(monkeypatch, tmp_path):
     assert (two.weights, two.frozen_stems, two.frozen_bn, two.features, two.views, two.features_dtype,
             two.stem_dtype) == ("random", True, "eval", "stem", 2, "float16", "bfloat16")
     assert two.unknown == ("8", "9")
+    three = spec("--target", "mfeat", "--frozen-stems", "--unfrozen", "image", "--missing-in-training", "mask")
+    assert (three.unfrozen, three.missing_in_training) == (("image",), "mask")
     assert spec("--target", "mfeat", "--setting", "osda", "--pairing", "shuffled").pairing == "shuffled"
     partial = spec("--target", "mfeat", "--setting", "open-partial", "--sources", "mnist",
                    "--source-classes", "mnist=[0,1,2,3,4,5,6,7,8]", "--target-classes", "1,2", "--unknown", "9")

@@ -15,6 +15,7 @@ from moosa.doors import declared_names, guest_named, load_guest
 from moosa.evaluation.openset import Predictions
 from moosa.evaluation.rescoring import by_choice
 from moosa.evaluation.sources import Sources
+from moosa.extractors.registry import create_extractor
 from moosa.extractors.small import small_image, small_speech
 from moosa.methods.model import Model, random_outputs
 from moosa.methods.objectives import Objective
@@ -130,6 +131,17 @@ def test_a_guest_is_tried_before_a_run_starts(tmp_path):
                          (dict(extractors={"image": f"{tmp_path}/mine.py:g"}), "object in")):
         with pytest.raises(InputError, match=says):
             check_guests(spec_from(dict(target="mfeat", method=spec.method, **fields)))
+
+
+@pytest.mark.parametrize("text, says", [
+    ("f = 3", "a function or a class that makes a network"), ("def f(): return 3", "a module whose `dim`"),
+    ("def f(): return unknown", "line 5: NameError"),
+    ("class f(torch.nn.Module):\n    dim = 3\n    def forward(self, x): return x.nothing", "line 7: AttributeError"),
+    ("class f(torch.nn.Module):\n    dim = 3\n    def forward(self, x): return x", "says dim=3 and yields")])
+def test_an_extractor_that_goes_wrong(tmp_path, text, says):
+    with pytest.raises(InputError, match=says):
+        extractor = create_extractor(written(tmp_path, text))
+        Model({"image": extractor}, 5)({"image": torch.randn(4, 1, 16, 16)})
 
 
 # --- scores and protocols --------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def small_net(width):
     return Extractor(stem, tail, 8)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([(), ("pose",), ("tone",)]), min_size=1, max_size=9), st.integers(1, 5))
 def test_who_is_whole_does_not_notice_the_others(lacking, batch_size):
     "In evaluation, clips that have all say what they say without the clips that have holes."

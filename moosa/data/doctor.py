@@ -126,7 +126,7 @@ def _unlike_the_others(dataset, shapes: list[tuple]) -> list[tuple]:
 
 def _others(shape: tuple, free: tuple) -> tuple[int, ...]: return tuple(a for a in range(len(shape)) if a not in free)
 
-
+# %% ../../nbs/data/22_doctor.ipynb #e2cf661c
 def _fits(recipe: ArrayRecipe, shape: tuple) -> bool:
     return len(shape) == len(recipe.sizes) and all(shape[a] == recipe.sizes[a] for a in recipe.channels)
 

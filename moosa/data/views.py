@@ -92,7 +92,7 @@ class SoundRecipe:
         "Return what the network gets."
         return spectrogram(wave, self, draws)[None]
 
-
+# %% ../../nbs/data/11_views.ipynb #63609537
 @dataclass(frozen=True)
 class ArrayRecipe:
     "How an array becomes what a network gets. What is empty is found in the clips that are trained on."
@@ -296,7 +296,7 @@ def view_array(
     if recipe.layout == "file": return x
     return x.transpose(*channels, *others).reshape(-1, *(recipe.sizes[a] for a in others))
 
-
+# %% ../../nbs/data/11_views.ipynb #a42d62f9
 def recipe_shape(recipe: ArrayRecipe) -> str:
     "Return which shapes of a file's array fit, in words."
     sizes = [str(s) if a in recipe.channels else "any" for a, s in enumerate(recipe.sizes)]

@@ -74,7 +74,7 @@ def is_random(recipe) -> bool:
     "Return whether training sees a clip in another way in every epoch."
     return recipe is not None and getattr(recipe, "random", True)
 
-
+# %% ../../nbs/extractors/09_features.ipynb #171ecf95
 def data_hash(
     dataset,
     clips: pd.DataFrame,

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import InputError, one_of
+from ..doors import blamed_on
 from ..extractors.base import ByName, Extractor
 
 # %% ../../nbs/methods/01_model.ipynb #d355292c
@@ -105,7 +106,7 @@ def said(
     some = [(x, there) for x, there in zip(outputs.heads, rows) if there is None or there.any()]
     return [(picked(x, there), None if labels is None else picked(labels, there)) for x, there in some]
 
-
+# %% ../../nbs/methods/01_model.ipynb #0124102f
 def mean_of(
     values: Sequence[torch.Tensor],  # scalars; may be none
     outputs: Outputs,  # that they are of
@@ -162,10 +163,11 @@ def embedding_of(
     x: torch.Tensor,  # (B, ...), or a tuple of such tensors
 ) -> torch.Tensor:  # (B, D)
     "Return the embeddings of clips, of features, or of what are embeddings already."
-    match takes:
-        case "clips": embedding = extractor(x)
-        case "features": embedding = extractor.from_features(x)
-        case "embeddings": embedding = x
+    with blamed_on(getattr(extractor, "guest", None), f"(clips, ...) -> (clips, {extractor.dim}) for {modality}"):
+        match takes:
+            case "clips": embedding = extractor(x)
+            case "features": embedding = extractor.from_features(x)
+            case "embeddings": embedding = x
     check_embedding(modality, extractor, embedding)
     return embedding
 

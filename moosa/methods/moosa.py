@@ -52,7 +52,7 @@ class OnEmbeddings(Term):
         whole = outputs.whole
         return self.task(whole.embeddings) if len(whole.fused) else mean_of([], outputs)
 
-
+# %% ../../nbs/methods/08_moosa.ipynb #69b2a702
 class Translation(OnEmbeddings):
     "Masked translation as a term: a direction looks at the clips that have both modalities (ref 4.3)."
 

@@ -164,7 +164,7 @@ def wants_shape(
     ask = takes_shape if spec.data_hash else needs_shape
     return [m for m in spec.modalities if ask(spec.extractors[m])]
 
-
+# %% ../../nbs/runs/11_experiment.ipynb #9dd36f6d
 def shapes_of(
     spec: Spec,  # resolved
     dataset,
@@ -199,7 +199,7 @@ def extractor_options(
     shape = dict(shape=tuple(shapes[modality])) if modality in shapes else {}
     return dict(frozen_stem=frozen, frozen_bn=spec.frozen_bn, stem_dtype=spec.stem_dtype, **shape)
 
-
+# %% ../../nbs/runs/11_experiment.ipynb #677a5352
 def build_learner(
     spec: Spec,  # resolved
     store: StoreLike = None,  # where pre-trained weights are; None: the project's data folder
@@ -298,7 +298,7 @@ def trained_parts(extractor) -> dict[str, str]:
                       frozenset([False]): "frozen"}.get(frozenset(flags), "trained in part")
     return said
 
-
+# %% ../../nbs/runs/11_experiment.ipynb #f0a053c4
 def memory_record(
     state: TrainState,
 ) -> dict[str, float]:  # MB

@@ -45,7 +45,7 @@ def _for(name: str, recipe: ArrayRecipe) -> ArrayRecipe:
     if name == "identity": return replace(recipe, scale="none")
     return recipe if check_extractor(name) else replace(recipe, layout="file")
 
-
+# %% ../../nbs/runs/10_lists.ipynb #7eaf20ca
 def split_of(spec: Spec, dataset: DataSet) -> Split:
     "Return the lists of a spec, whatever its clips lack; raise `InputError` where they cannot be made."
     split = split_by_setting(spec.setting, dataset, spec.sources, spec.target, spec.unknown,
@@ -74,7 +74,7 @@ def without_holes(spec: Spec, dataset: DataSet) -> DataSet:
     kept.clips = dataset.clips[has].reset_index(drop=True)
     return kept
 
-
+# %% ../../nbs/runs/10_lists.ipynb #b0f93121
 def tables_of(split: Split) -> dict[str, pd.DataFrame]:  # train, validation, test; unlabelled, in adaptation
     "Return the lists of a split by their names."
     return {name: clips for name, clips in vars(split).items() if isinstance(clips, pd.DataFrame)}
@@ -106,7 +106,7 @@ def holes_record(
     counts = {name: of_domains for name, of_domains in counts.items() if of_domains}
     return dict(rule=spec.missing_in_training, lists=counts) if counts else {}
 
-
+# %% ../../nbs/runs/10_lists.ipynb #586695bd
 def hole_lines(
     holes: Mapping[str, object],  # from `holes_record`
 ) -> list[str]:  # none: no clip lacks anything
