@@ -193,7 +193,9 @@ def on_present(
     "Return what a network makes of the clips that are there, and zeros for the others."
     if there is None: return call(x)
     whole, count = zeros.expand(len(there), -1).clone(), int(there.sum())
-    if not count and not any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()): return whole
+    if not count and not any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+        # a gradient goes back to where there is nothing, too, for processes that share a batch add theirs up
+        return whole.requires_grad_(torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()))
     rows = tuple(t[there] for t in x) if isinstance(x, tuple) else x[there]
     with stored_statistics(module) if count == 1 else nullcontext(): found = call(rows)
     return whole.index_put((there,), found.to(whole.dtype))
