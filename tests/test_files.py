@@ -323,7 +323,7 @@ def test_the_doctor_looks_at_all_kinds(own):
     assert set(found.problem) <= {"loops", "size", "mismatch"} and set(found.level) <= {"warning"}, found
     (own.root/"c3"/"2.jpg").write_bytes(b"")
     (own.root/"c4.png").write_text("no picture")
-    (own.root/"c5.csv").write_text("1,2,3\n")
+    (own.root/"c5.csv").write_text("1,2,3,4,5,6,7\n")
     (own.root/"t.csv").write_text((own.root/"t.csv").read_text().replace("c6,", "c60,"))
     errors = examine(FolderData(own.root), workers=1).query("level == 'error'")
     assert {(e.clip, e.modality): e.problem for e in errors.itertuples()} == {

@@ -156,9 +156,10 @@ def test_pages(named):
 
 def test_widgets_show_names_as_they_are(monkeypatch):
     clip = pd.DataFrame([dict(clip="c", domain=NAMES[5])])
-    dataset = SimpleNamespace(clips=clip, recipes={"video": None}, load=lambda clips, modalities: {"video": [None]})
+    dataset, loaded = SimpleNamespace(clips=clip, recipes={"video": None}), {"video": [None]}
     for name, value in dict(is_film=lambda *_: True, sample_clips=lambda *_: clip, pictures=lambda *_: None,
-                            animation=lambda *_: b"").items():
+                            animation=lambda *_: b"",
+                            ClipList=lambda *_: SimpleNamespace(load=lambda rows: loaded)).items():
         monkeypatch.setattr(explore, name, value)
     monkeypatch.delenv("MOOSA_NO_PROGRESS", raising=False)
     shown = explore.play_clips(SimpleNamespace(spec=SimpleNamespace(modalities=("video",)),
