@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from conftest import call
-from moosa.core import InputError, open_store, read_json
+from moosa.core import InputError, read_json
+from moosa.places import open_store
 from moosa.data.badclip import BadClip
 from moosa.data.folder import FolderData
 from moosa.data.sounds import write_sound
@@ -22,7 +23,9 @@ from moosa.extractors.features import computing_modules
 from moosa.extractors.processors import MelRecipe, WaveRecipe, log_mel, mel_recipe, wave_recipe
 from moosa.extractors.registry import create_extractor
 from moosa.runs.fingerprint import changes, weights_facts
-from moosa.runs.spec import differs_from_live, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.resolve import differs_from_live
+from moosa.runs.spec import spec_hash
 
 PICTURES = dict(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, image_mean=[.5]*3, image_std=[.25]*3)
 MELS = dict(sampling_rate=16000, num_mel_bins=32, max_length=64, mean=-4.0, std=4.5)

@@ -17,7 +17,8 @@ from moosa.data.views import View
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.extractors import features as room
 from moosa.extractors.cache import cached_shards, drop_shards, finish, make_shard, read_manifest, write_piece
-from moosa.runs.spec import differs_from_live, spec_from
+from moosa.runs.given import spec_from
+from moosa.runs.resolve import differs_from_live
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit, predict
 
@@ -25,7 +26,7 @@ COMPUTE = """
 import os, signal, sys
 from moosa.runs.experiment import open_experiment
 from moosa.extractors import cache, features
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 features.PIECE, written, write = 4, [], features.write_piece
 def count_pieces(*what):

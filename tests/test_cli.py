@@ -17,7 +17,7 @@ from moosa.results.tables import collect_results, missing_cells
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.runs.grid import load_grid
 from moosa.runs.predictions import load_predictions
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
 

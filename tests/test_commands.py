@@ -159,7 +159,8 @@ def test_weights_and_cache(monkeypatch, tmp_path):
 
 def test_record(tmp_path):
     from moosa.runs.record import run_folder, write_record
-    from moosa.runs.spec import Spec, resolve
+    from moosa.runs.resolve import resolve
+    from moosa.runs.spec import Spec
 
     for seed in (0, 1):
         spec = resolve(Spec(target="mfeat", method="erm", seed=seed))

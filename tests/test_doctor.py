@@ -16,7 +16,8 @@ from moosa.data.folder import FolderData
 from moosa.data.badclip import PROBLEMS
 from moosa.data.media import FlowFolders, FrameFolder, write_video
 from moosa.data.sounds import SoundFile, write_sound
-from moosa.data.views import FLOW, RGB, SOUND, MediaData
+from moosa.data.in_files import MediaData
+from moosa.data.views import FLOW, RGB, SOUND
 
 FRAMES, RATE = 70, 24
 

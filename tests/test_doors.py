@@ -84,7 +84,8 @@ def test_what_lies_in_the_current_folder_does_not_run(trap):
 
 def test_the_project_is_the_packages_own(trap, monkeypatch):
     "A folder that looks like a project is none, unless it is named, and one's own."
-    from moosa.core import InputError, project_root
+    from moosa.core import InputError
+    from moosa.places import project_root
 
     own = project_root()
     (trap/"nbs"/"experiments").mkdir(parents=True)

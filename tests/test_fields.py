@@ -4,7 +4,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from moosa.commands.fields import FIELD_OPTIONS
-from moosa.runs.spec import Spec, as_field
+from moosa.runs.given import as_field
+from moosa.runs.spec import Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(Spec)}

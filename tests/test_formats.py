@@ -30,7 +30,7 @@ from moosa.data.sentiment import FEATURES, Sentiment
 from moosa.data.sounds import write_sound
 from moosa.extractors.signals import late_transformer, motor_cnn
 from moosa.runs.experiment import build_learner, open_experiment
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
 

@@ -13,7 +13,8 @@ from golden_rules import BASE, FOLDER
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
 from moosa.data.media import FrameFolder, to_flow
-from moosa.data.views import FLOW, RGB, SOUND, Draws, load_clip, random_box, sample_indices, spectrogram
+from moosa.data.in_files import load_clip
+from moosa.data.views import FLOW, RGB, SOUND, Draws, random_box, sample_indices, spectrogram
 
 RECIPES = {"rgb": RGB, "flow": FLOW}
 

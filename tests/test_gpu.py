@@ -14,7 +14,7 @@ from test_parallel import CASES
 
 from moosa.runs.experiment import build_learner, checkpoint_of, open_experiment
 from moosa.runs.record import read_record
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import Callback, fit
 
@@ -110,7 +110,7 @@ def test_nothing_touches_the_device_before_processes_are_forked(data_dir):
     program = f"""
 import torch
 from moosa.runs.experiment import build_learner, checkpoint_of, open_experiment
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 spec = spec_from({DIGITS!r})
 experiment = open_experiment(spec, {str(data_dir)!r})

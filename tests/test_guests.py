@@ -21,7 +21,8 @@ from moosa.methods.model import Model, random_outputs
 from moosa.methods.objectives import Objective
 from moosa.methods.own import OwnMethod, find_hyper, find_method, method_of
 from moosa.runs.run import check_guests
-from moosa.runs.spec import spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.spec import spec_hash
 from moosa.training.compute import make_fabric
 from moosa.training.learner import Learner
 from moosa.training.trainer import Callback, TrainConfig, fit

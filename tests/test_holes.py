@@ -27,7 +27,8 @@ from moosa.methods.registry import create_objective
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.runs.lists import check_cells, hole_lines
 from moosa.runs.predictions import load_predictions, save_predictions
-from moosa.runs.spec import Spec, fields_hash, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.spec import Spec, fields_hash, spec_hash
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit, predict
 

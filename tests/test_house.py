@@ -174,14 +174,14 @@ def add_cell(source: str): return lambda nb: nb["cells"].append({**first_code(nb
 FAULTS = {  # notebook -> how it is spoiled, and what is said of it
     "00_core.ipynb": (lambda nb: first_code(nb).update(outputs=[dict(output_type="stream", name="stdout", text="x")]),
                       "has outputs or metadata"),
-    "01_words.ipynb": (lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
+    "02_words.ipynb": (lambda nb: first_code(nb).update(execution_count=3), "has outputs or metadata"),
     "data/05_media.ipynb": (add_cell("#| export\ndrifted = 1"), "differs from its notebook"),
     "experiments/split.ipynb": (lambda nb: [c["metadata"].pop("tags", None) for c in nb["cells"]],
                                 "0 cells tagged `parameters`"),
     "experiments/report.ipynb": (lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
                                  "2 cells tagged `parameters`"),
     "runs/02_spec.ipynb": (add_cell("x = 1\n"*70), "more than 60 lines"),
-    "runs/04_lock.ipynb": (add_cell("nobody_knows_me"), "F821 Undefined name `nobody_knows_me`"),
+    "runs/06_lock.ipynb": (add_cell("nobody_knows_me"), "F821 Undefined name `nobody_knows_me`"),
 }
 
 

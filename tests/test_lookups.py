@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from moosa.runs.grid import load_grid
 from moosa.runs.record import run_folder, write_record
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 # Compute, draw, decode, execute: seconds each.
 HEAVY = ("torch", "cv2", "matplotlib", "sklearn", "scipy", "papermill", "distributed", "dask", "av", "decord",
@@ -170,7 +170,7 @@ def test_executing_a_notebook_builds_no_grammar():
     "jsonschema, which papermill brings, would spend three seconds on one; who wants it later still gets it."
     program = """
 import sys
-from moosa.core import experiments_folder
+from moosa.places import experiments_folder
 from moosa.runs.notebook import notebook_parameters
 assert "target" in notebook_parameters(experiments_folder()/"split.ipynb")
 assert "lark" not in sys.modules and "rfc3987_syntax" not in sys.modules

@@ -8,7 +8,7 @@ from moosa.runs.experiment import build_learner, open_experiment
 from moosa.runs.predictions import load_predictions
 from moosa.runs.record import run_folder
 from moosa.methods.catalogue import METHODS
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
 

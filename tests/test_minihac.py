@@ -22,7 +22,9 @@ from moosa.data.media import write_video
 from moosa.data.sounds import write_sound
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.evaluation.openset import evaluate
-from moosa.runs.spec import resolve, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.resolve import resolve
+from moosa.runs.spec import spec_hash
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit, predict
 
@@ -96,7 +98,7 @@ import gc, os, sys
 from moosa.data.loader import train_batches
 from moosa.data.films import VideoFile
 from moosa.runs.experiment import open_experiment
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 spec = spec_from(dict(dataset="mini-hac", target="cartoon", modalities=["video"], batch_size=8, features="live"))
 clips = open_experiment(spec, sys.argv[1]).train

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 
 from moosa.explore import clips as explore
 from moosa.cli import app
-from moosa.core import Store, user_path
+from moosa.places import Store, user_path
 from moosa.results.compare import compare, paired, sentence
 from moosa.data import catalogue
 from moosa.runs.lists import make_split

@@ -18,7 +18,7 @@ from moosa.runs.experiment import build_learner, open_experiment
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.evaluation.rescoring import rescore
 from moosa.evaluation.sources import Sources
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import TrainConfig, predict
 

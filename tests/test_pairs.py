@@ -14,7 +14,8 @@ from moosa.data.catalogue import dataset_class
 from moosa.data.loader import ClipList, Pairs, train_batches
 from moosa.data.minihac import items
 from moosa.data.views import View
-from moosa.runs.spec import mended, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.spec import mended, spec_hash
 
 EPOCHS = 4
 TARGETS = {"av-digits": "mfeat", "mini-hac": "cartoon", "hac": "animal", "epic": "D1"}

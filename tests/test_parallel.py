@@ -22,7 +22,8 @@ from moosa.runs.run import job_of
 from moosa.runs.grid import expand
 from moosa.runs.status import cell_status, grid_status
 from moosa.training.shares import devices_asked_for
-from moosa.runs.spec import spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.spec import spec_hash
 from moosa.training.compute import make_fabric
 
 CASES = ["moosa/osdg", "moosa/osda", "erm/osdg", "simmmdg/osdg", "rna-net/osdg", "coral/osdg", "coral/osda",

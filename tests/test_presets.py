@@ -9,7 +9,7 @@ from moosa.core import InputError
 from moosa.runs.grid import differences, expand, load_grid
 from moosa.runs.presets import PUBLISHED
 from moosa.runs.search import widen
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 GRIDS = ROOT/"nbs"/"experiments"/"grids"
 

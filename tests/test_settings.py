@@ -10,7 +10,8 @@ from moosa.runs.experiment import Experiment, build_learner, open_experiment
 from moosa.runs.lists import make_split
 from moosa.data.loader import ClipList, Pairs, train_batches
 from moosa.evaluation.openset import evaluate
-from moosa.runs.spec import spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.spec import spec_hash
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit, predict
 

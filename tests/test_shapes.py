@@ -11,7 +11,9 @@ from moosa.data.sounds import write_sound
 from moosa.extractors.base import Extractor
 from moosa.extractors.registry import create_extractor
 from moosa.runs.experiment import build_learner, extractors_record, open_experiment, train
-from moosa.runs.spec import resolve, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.resolve import resolve
+from moosa.runs.spec import spec_hash
 from moosa.training.checkpoint import Checkpoint
 from moosa.training.compute import make_fabric
 

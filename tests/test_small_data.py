@@ -16,7 +16,7 @@ from moosa.extractors.registry import create_extractor
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.evaluation.rescoring import is_left_out, rescore
 from moosa.evaluation.sources import Sources
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import predict
 

@@ -16,7 +16,7 @@ from moosa.data.hac import Hac
 from moosa.data.settings import adaptation_split, open_partial_split, open_set_split
 from moosa.runs.lists import make_split
 from moosa.runs.grid import load_grid
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 SHARED = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")
 pytestmark = pytest.mark.skipif(not (SHARED/"splits").is_dir(),

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moosa.results.timeline import attempts_of
-from moosa.core import InputError, Store, data_folder
+from moosa.core import InputError
+from moosa.places import Store, data_folder
 from moosa.data import minihac
 from moosa.runs.predictions import load_predictions, save_predictions
 from moosa.runs.record import Changed, KEPT, finished, read_record, run_folder, write_record
@@ -26,7 +27,9 @@ from moosa.runs.status import cell_status, overview
 from moosa.runs.sweep import run_grid
 from moosa.evaluation.openset import Predictions, evaluate
 from moosa.results.report import publish_example
-from moosa.runs.spec import Spec, resolve, spec_from, spec_hash
+from moosa.runs.given import spec_from
+from moosa.runs.resolve import resolve
+from moosa.runs.spec import Spec, spec_hash
 from moosa.results.alternatives import epochs_of_grid, rescore_grid
 from moosa.results.tables import collect_results, make_tables
 

@@ -15,7 +15,8 @@ from moosa.data.hac import Hac
 from moosa.data.media import FlowFolders, FrameFolder
 from moosa.data.sounds import SoundFile
 from moosa.data.twins import check_apart, look_alikes, outline, twins
-from moosa.data.views import FLOW, RGB, SOUND, MediaData
+from moosa.data.in_files import MediaData
+from moosa.data.views import FLOW, RGB, SOUND
 
 HEAD = "clip,class,domain,part,pose"
 

@@ -21,7 +21,7 @@ from moosa.data.doctor import examine
 from moosa.data.utd import ACTIONS, ARRAYS, UNKNOWN, UtdMhad, trial_path, utd_folder
 from moosa.runs.grid import load_grid
 from moosa.runs.lists import make_split
-from moosa.runs.spec import spec_from
+from moosa.runs.given import spec_from
 
 REAL = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")/"data"/"utd-mhad"
 TARGETS = tuple(utd.SUBJECTS)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moosa.core import InputError
 from moosa.runs.grid import expand, load_grid
 from moosa.runs.search import widen
-from moosa.runs.spec import Spec, spec_from
+from moosa.runs.given import spec_from
+from moosa.runs.spec import Spec
 from moosa.words import read_words
 
 SOON = 5  # seconds; each takes milliseconds, but the machine may be busy
@@ -201,7 +202,7 @@ def test_a_module_is_imported_by_a_run_only(tmp_path, data_dir, monkeypatch):
     from moosa.runs.status import overview
     from moosa.runs.lists import check_cells
     from moosa.results.report import feature_notes
-    from moosa.runs.spec import differs_from_live
+    from moosa.runs.resolve import differs_from_live
 
     (tmp_path/"dangerous_nets.py").write_text(f"open({str(tmp_path/'ran')!r}, 'w')\ndef net(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -23,7 +23,8 @@ from .timing import Found, NotMeasured, Others, Sizes, alternate
 from ..core import InputError
 from ..data.loader import Batch, Waits, train_batches
 from ..runs.experiment import build_learner, open_experiment
-from ..runs.spec import Spec, resolve
+from ..runs.resolve import resolve
+from ..runs.spec import Spec
 from ..training.compute import make_fabric
 from ..training.trainer import fit, predict
 from .reference import frozen_features, plain_stems, yardstick_step

@@ -15,7 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from .timing import Found, NotMeasured, Others, Sizes
-from ..core import data_folder
+from ..places import data_folder
 
 # %% ../../nbs/bench/08_grids.ipynb #6f540ac8
 def grid_seconds(

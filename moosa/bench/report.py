@@ -31,8 +31,8 @@ from .grids import bench_grid
 from .profile import machine_limits, profile
 from .steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .timing import BUSY, Found, Goal, NotMeasured, Sizes
-from ..core import (clone_folder, data_folder, data_parameter, experiments_folder, project_root, read_json,
-                        write_json)
+from ..core import read_json, write_json
+from ..places import clone_folder, data_folder, data_parameter, experiments_folder, project_root
 from ..runs.record import environment
 from ..runs.notebook import execute_notebook
 from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title

@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from .options import PATH, DataDir, key_values, some_names
-from ..core import InputError, one_of, user_path
+from ..core import InputError, one_of
+from ..places import user_path
 from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/02_data.ipynb #67a25b61
@@ -59,7 +60,7 @@ def data_check(
     data_dir: DataDir = None,
 ):
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
-    from moosa.core import data_folder
+    from moosa.places import data_folder
     from moosa.data.doctor import add_changed, examine, report, write_findings
     from moosa.data.catalogue import create_dataset
 
@@ -79,7 +80,7 @@ def data_check(
 def _options_given(name: str, data_options: list[str]) -> dict[str, str]:
     "How files are read, if anything is said about it."
     from moosa.data.catalogue import dataset_class
-    from moosa.runs.spec import resolve_options
+    from moosa.runs.resolve import resolve_options
 
     given = key_values(data_options, "--data-options", "audio_format=convert")
     return resolve_options(given, dataset_class(name).options) if given else {}

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
-from ..core import InputError, Store, clone_folder, data_parameter, experiments_folder, project_root
+from ..core import InputError
+from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root
 from ..doors import in_full
 from ..words import in_file_name, plain_table
 

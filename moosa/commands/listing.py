@@ -84,7 +84,8 @@ def protocol_rows() -> list[dict[str, str]]:
 # %% ../../nbs/commands/07_listing.ipynb #315d7a57
 def run_rows(data_dir=None) -> list[dict[str, str]]:
     "Return the runs of a data folder: what each is, and how it stands."
-    from moosa.core import InputError, data_folder
+    from moosa.core import InputError
+    from moosa.places import data_folder
     from moosa.words import without_folder
     from moosa.runs.record import read_record
 

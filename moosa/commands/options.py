@@ -14,7 +14,8 @@ from typing import Annotated
 
 import typer
 
-from ..core import InputError, brief, experiments_folder, one_of, user_path
+from ..core import InputError, brief, one_of
+from ..places import experiments_folder, user_path
 from ..training.shares import DEVICES
 from ..words import read_words, split_names
 

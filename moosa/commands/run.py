@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..core import Store
+from ..places import Store
 from .fields import fields_given, takes_fields
 from .options import Again, Contents, DataDir, Device
 from ..words import in_label, plain_table
@@ -29,7 +29,7 @@ def run_command(
     from moosa.runs.record import run_folder
     from moosa.runs.run import run
     from moosa.runs.sweep import watch_epochs
-    from moosa.runs.spec import spec_from
+    from moosa.runs.given import spec_from
     from moosa.training.shares import devices_asked_for, under_torchrun
 
     spec = spec_from({**fields_given(given), "devices": devices_asked_for(given["devices"])})

@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from .options import PATH
-from ..core import InputError, atomic_write, project_root, study_folder
+from ..core import InputError, atomic_write
+from ..places import project_root, study_folder
 
 # %% ../../nbs/commands/06_study.ipynb #9494afbf
 METHODS = '''"""The methods of this study: each is named in grid.yaml as methods.py:NAME."""

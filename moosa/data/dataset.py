@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..core import data_folder, later
+from ..core import later
+from ..places import data_folder
 
 # %% ../../nbs/data/09_dataset.ipynb #7e778ad3
 pd = later("pandas")
@@ -36,7 +37,7 @@ class Described:
     threads: int | None = None  # of the CPU, as many as suit its networks; None: all
     options: Mapping[str, tuple[str, ...]] = {}  # ways to read it: name -> values, the default first
 
-    in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.views
+    in_files: bool = False  # do its clips lie in files? Then it is a `MediaData` of data.in_files
     in_memory: bool = False  # are its clips kept once they were read? Then no process reads ahead
     folder_name: str = ""  # of its folder in raw/
     signs: tuple[tuple[str, ...], ...] = ()  # groups of patterns; a folder in which all of one match is taken for its

@@ -8,18 +8,15 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['SCALES', 'UNEVEN', 'RGB', 'FLOW', 'SOUND', 'Draws', 'View', 'FrameRecipe', 'SoundRecipe', 'ArrayRecipe',
            'sample_indices', 'resize', 'resize_short', 'random_box', 'centre_box', 'mirror', 'normalise', 'view_frames',
-           'spectrogram', 'at_rate', 'as_film', 'to_size', 'view_array', 'recipe_shape', 'load_clip', 'MediaData',
-           'window_of_frames', 'pictures', 'still']
+           'spectrogram', 'at_rate', 'as_film', 'to_size', 'view_array', 'recipe_shape', 'pictures', 'still']
 
 # %% ../../nbs/data/11_views.ipynb #11c136b1
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..core import InputError, derived_seed, later
+from ..core import derived_seed, later
 from .badclip import BadClip
-from .dataset import DataSet
 
 # %% ../../nbs/data/11_views.ipynb #d24e6d46
 np = later("numpy")
@@ -301,114 +298,6 @@ def recipe_shape(recipe: ArrayRecipe) -> str:
     "Return which shapes of a file's array fit, in words."
     sizes = [str(s) if a in recipe.channels else "any" for a, s in enumerate(recipe.sizes)]
     return f"({', '.join(sizes)})"
-
-# %% ../../nbs/data/11_views.ipynb #db090b8a
-def load_clip(
-    dataset,  # a MediaData, see below
-    clip,  # a row of its `clips`
-    modalities: Sequence[str],
-    view: View | None = None,  # None: evaluation's
-) -> dict[str, torch.Tensor]:  # modality -> tensor, in the order asked for
-    "All modalities of one clip. Raises `BadClip`."
-    found, seen, media = {}, {}, {}
-    # sound last, video first
-    for m in sorted(modalities, key=lambda m: (isinstance(dataset.recipes.get(m), SoundRecipe), m != "video")):
-        recipe, draws, medium = dataset.recipes.get(m), view and view.draws(clip.clip, m), dataset.media(clip, m)
-        if isinstance(recipe, FrameRecipe) and not hasattr(medium, "frames"):
-            found[m] = view_frames(as_film(medium.read(), medium.path), recipe, draws)
-        elif isinstance(recipe, FrameRecipe):
-            if (n := dataset.clip_length(medium)) < 1:
-                raise BadClip(medium.path, "too-short", "it has no frame to choose from.")
-            seen[m], media[m] = sample_indices(recipe, n, draws), medium
-            found[m] = view_frames(medium.read(dataset.file_numbers(seen[m], medium)), recipe, draws)
-        elif isinstance(recipe, SoundRecipe):
-            wave = medium.read(*dataset.sound_window(clip, seen, media))
-            found[m] = recipe.see(at_rate(wave, getattr(medium, "rate", recipe.rate), recipe.rate), draws)
-        elif isinstance(recipe, ArrayRecipe): found[m] = _array_of(medium, recipe, draws)
-        else: found[m] = medium.read()
-    return {m: torch.from_numpy(np.ascontiguousarray(found[m])) for m in modalities}
-
-
-def _array_of(medium, recipe: ArrayRecipe, draws: Draws | None) -> np.ndarray:
-    array = medium.read()
-    try: return view_array(array, recipe, draws)
-    except ValueError as e: raise BadClip(medium.path, "mismatch", str(e)) from e
-
-# %% ../../nbs/data/11_views.ipynb #cb59e680
-class MediaData(DataSet):
-    "Clips whose modalities lie in files. A subclass says which."
-    in_files = True
-
-    def media(self,
-        clip,  # a row of `clips`, as itertuples gives it
-        modality: str,
-    ):  # an object of data.media
-        raise NotImplementedError
-
-    def beside_files(self, clip) -> list[str]:
-        "Return what else of a clip's row decides what is read of its files, such as when its sound begins."
-        about = ("Index", "clip", "class", "label", "domain", "part")
-        row = clip._asdict().items()
-        return [str(value) for name, value in row if name not in about and not name.startswith("_")]
-
-    def clip_length(self, medium) -> int:
-        "Frames to choose from."
-        return medium.frames
-
-    def file_numbers(self, indices: np.ndarray, medium) -> np.ndarray:
-        "Which frames of the file the chosen ones are."
-        return indices
-
-    def sound_window(self,
-        clip,  # a row of `clips`
-        seen: Mapping[str, np.ndarray],  # modality -> indices of the frames that were chosen, in order of loading
-        media: Mapping[str, object],  # modality -> what they were read from
-    ) -> tuple[float | None, float | None]:  # seconds from, to; None: the file's beginning, its end
-        "The stretch of sound that goes with the frames."
-        return window_of_frames(seen, media, self.recipes)
-
-    def load(self,
-        clips: pd.DataFrame,  # B rows of `clips`
-        modalities: Sequence[str],
-        view: View | None = None,  # None: evaluation's
-    ) -> dict[str, torch.Tensor]:  # modality -> (B, ...)
-        "A batch of clips; raise `InputError` if a modality's arrays are not of one shape."
-        loaded = [load_clip(self, clip, modalities, view) for clip in clips.itertuples()]
-        for m in modalities:
-            shapes = {tuple(x[m].shape): name for x, name in zip(loaded, clips["clip"])}
-            if len(shapes) > 1:
-                raise InputError(f"modality {m}: {_of_shapes(shapes)}. All clips need one shape; `moosa data check` "
-                                 "finds those with another.")
-        return {m: torch.stack([x[m] for x in loaded]) for m in modalities}
-
-    def draw(self,
-        modality: str,
-        x: torch.Tensor,  # one clip's data, as `load` gives it, without the batch dimension
-        ax,  # matplotlib axes to draw in
-    ):
-        "Draw one clip: the middle frame, the strength of motion, or the spectrogram."
-        recipe = self.recipes.get(modality)
-        if not isinstance(recipe, FrameRecipe): return super().draw(modality, x, ax)
-        ax.imshow(**still(x, recipe))
-        ax.set(xticks=[], yticks=[])
-
-# %% ../../nbs/data/11_views.ipynb #6e6ebfb2
-def _of_shapes(shapes: Mapping[tuple, str]) -> str:
-    return ", ".join(f"clip {name} has an array of shape {shape}" for shape, name in shapes.items())
-
-
-def window_of_frames(
-    seen: Mapping[str, np.ndarray],  # modality -> indices of the frames that were chosen; the first counts
-    media: Mapping[str, object],  # modality -> what they were read from; needs fps
-    recipes: Mapping[str, FrameRecipe],
-) -> tuple[float | None, float | None]:  # seconds from, to
-    "From the first chosen frame to the end of the window, or, where the clip is shorter and loops, all of it."
-    if not seen: return None, None
-    m = next(iter(seen))
-    fps = getattr(media[m], "fps", 0)
-    if not fps or media[m].frames < recipes[m].span: return None, None
-    start = seen[m][0]
-    return start/fps, (start + recipes[m].span)/fps
 
 # %% ../../nbs/data/11_views.ipynb #e6f0c23b
 def pictures(

@@ -9,7 +9,7 @@ __all__ = ['QUANTILES', 'OFFERED', 'FORM', 'PROTOCOLS', 'ClassOut', 'playable', 
 
 # %% ../../nbs/evaluation/10_protocols.ipynb #e2916bde
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,7 @@ import torch
 
 from ..core import InputError
 from ..doors import check_name, load_guest
-from .asked import Unfit, asked_for, call_with, place_of
+from .asked import Asking, Unfit, call_with, place_of
 from .openset import Predictions, source_quantile_threshold
 from .scores import find_score, held_out, scores_of
 from .sources import Sources, at_last_layer, rows, without
@@ -106,17 +106,9 @@ FORM = (f"A protocol is a function of some of {', '.join(OFFERED)}, by these nam
 
 
 @dataclass(frozen=True)
-class Protocol:
-    "A way to choose a threshold from the sources. Raise `InputError` if the function asks for what is not offered."
-    fn: Callable
-    source: str  # where it comes from
-
-    def __post_init__(self): asked_for(self.fn, OFFERED, FORM)
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # of OFFERED
-        "What the function asks for."
-        return asked_for(self.fn, OFFERED, FORM)
+class Protocol(Asking):
+    "A way to choose a threshold from the sources."
+    offered, form = OFFERED, FORM
 
 # %% ../../nbs/evaluation/10_protocols.ipynb #a6c93233
 def source_quantile(

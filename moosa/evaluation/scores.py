@@ -16,7 +16,7 @@ import torch
 
 from ..core import InputError
 from ..doors import check_name, load_guest
-from .asked import Unfit, asked_for, call_with, place_of
+from .asked import Asking, Unfit, call_with, place_of
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
 from .post_hoc import ash, gradnorm, kl_matching, react, vim
@@ -76,19 +76,11 @@ FORM = (f"A score is a function of some of {', '.join(OFFERED)}, by these names 
 
 
 @dataclass(frozen=True)
-class Score:
-    "A way to say how known a clip looks. Raise `InputError` if the function asks for what is not offered."
-    fn: Callable
-    source: str  # who proposed it
+class Score(Asking):
+    "A way to say how known a clip looks."
+    offered, form = OFFERED, FORM
     held_out: Callable | None = None  # (reference, classes left out) -> (their number, N); None: by folds
     through_head: bool = False  # are embeddings looked at through the head only? Then they pass it once
-
-    def __post_init__(self): asked_for(self.fn, OFFERED, FORM)
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # of OFFERED
-        "What the function asks for."
-        return asked_for(self.fn, OFFERED, FORM)
 
 # %% ../../nbs/evaluation/09_scores.ipynb #bef4545e
 SCORES = {

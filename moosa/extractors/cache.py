@@ -11,8 +11,6 @@ __all__ = ['VERSION', 'MANIFEST', 'SHOWN', 'code_hash', 'Shard', 'make_shard', '
            'drop_shards']
 
 # %% ../../nbs/extractors/08_cache.ipynb #e496b1d1
-import ast
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -27,7 +25,9 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import moosa
-from ..core import InputError, atomic_write, data_folder, file_sha256, later, read_json, stable_hash, write_json
+from ..core import InputError, atomic_write, file_sha256, later, read_json, stable_hash, write_json
+from ..places import data_folder
+from ..sources import source_hash
 from ..words import in_file_name
 
 # %% ../../nbs/extractors/08_cache.ipynb #3971396c
@@ -65,12 +65,7 @@ def _module_file(name: str) -> tuple[str, int]:
 
 @lru_cache(maxsize=None)
 def _module_hash(path: str, changed: int) -> str:
-    if not path.endswith(".py"): return path and file_sha256(path)
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
-        if ast.get_docstring(node, clean=False) is not None: node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    return source_hash(Path(path))[0] if path.endswith(".py") else path and file_sha256(path)
 
 # %% ../../nbs/extractors/08_cache.ipynb #527ae147
 MANIFEST = "manifest.json"

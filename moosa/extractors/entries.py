@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import moosa.extractors
-from ..core import InputError, brief, data_folder, find_object, one_of, user_path
+from ..core import InputError, brief, find_object, one_of
+from ..places import data_folder, user_path
 from ..doors import check_name, load_guest
 from ..words import without_folder
 from ..data.views import FLOW, RGB, SOUND

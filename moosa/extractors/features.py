@@ -30,8 +30,8 @@ from .entries import DTYPES, KINDS, LIBRARIES
 # %% ../../nbs/extractors/09_features.ipynb #d532bb96
 VIEW_SEED = 0  # draws the random views, whatever the run's seed
 # rooms whose code decides the numbers
-COMPUTING = ("moosa.data.media", "moosa.data.views", "moosa.extractors.base", "moosa.extractors.fuse",
-             "moosa.extractors.features")
+COMPUTING = ("moosa.data.media", "moosa.data.views", "moosa.data.in_files", "moosa.extractors.base",
+             "moosa.extractors.fuse", "moosa.extractors.features")
 
 
 def network_hash(

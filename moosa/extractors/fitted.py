@@ -79,7 +79,7 @@ def fit(
 
 # %% ../../nbs/extractors/15_fitted.ipynb #4e9a083e
 def fitted(
-    dataset,  # of files, see data.views
+    dataset,  # of files, see data.in_files
     train: pd.DataFrame,  # the clips that are trained on
     modality: str,  # whose recipe is an `ArrayRecipe`
     data_dir: str | Path | None = None,  # the data folder; None: the project's

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from ..core import InputError, StoreLike, open_store, read_table, stable_hash, write_table
+from ..core import InputError, read_table, stable_hash, write_table
+from ..places import StoreLike, open_store
 from ..doors import check_name, source_of
 from ..evaluation.openset import Predictions
 from ..evaluation.protocols import PROTOCOLS, find_protocol

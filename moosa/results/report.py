@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, StoreLike, atomic_write, open_store, project_root
+from ..core import InputError, atomic_write
+from ..places import StoreLike, open_store, project_root
 from ..data.dataset import hole_sentence
 from .cases import case_labels, task_labels
 from .literature import beside_literature, literature_table
@@ -24,7 +25,8 @@ from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..runs.search import SearchGrid, choose
-from ..runs.spec import differs_from_live, spec_hash
+from ..runs.resolve import differs_from_live
+from ..runs.spec import spec_hash
 from ..words import in_markdown, one_line
 
 # %% ../../nbs/results/11_report.ipynb #64f6eefe

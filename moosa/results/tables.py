@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import StoreLike, atomic_write, open_store
+from ..core import atomic_write
+from ..places import StoreLike, open_store
 from ..data.catalogue import dataset_class
 from .cases import case_labels, data_label, task_labels
 from .style import plus_minus

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..core import StoreLike
+from ..places import StoreLike
 from .style import KNOWN, UNKNOWN, legend_beside, new_figure
 from ..runs.record import run_folder
 from ..runs.grid import Grid

@@ -13,7 +13,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ..core import InputError, user_path
+from ..core import InputError
+from ..places import user_path
 from ..data.catalogue import DATASETS
 from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option
 from ..words import without_folder
