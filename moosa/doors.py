@@ -7,16 +7,17 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['GROUPS', 'FORMS', 'Guest', 'guest_named', 'declared_names', 'check_name', 'split_option', 'in_full',
-           'source_of', 'blamed_on', 'line_of', 'load_guest']
+           'source_of', 'blamed_on', 'line_of', 'place_of', 'load_guest']
 
 # %% ../nbs/04_doors.ipynb #e4911413
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -155,6 +156,15 @@ def line_of(
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     own = [f for f in frames if not is_installed(Path(f.filename)) and not Path(f.filename).is_relative_to(ours)]
     return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+
+# %% ../nbs/04_doors.ipynb #ead6904b
+def place_of(
+    function: Callable,  # a function, or an object that can be called
+) -> str:  # 'FILE, line N', or the module's name where there is no file
+    "Return where a function is written."
+    body = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    try: return f"{inspect.getsourcefile(body)}, line {inspect.getsourcelines(body)[1]}"
+    except (TypeError, OSError): return str(getattr(body, "__module__", body))
 
 # %% ../nbs/04_doors.ipynb #99a6448e
 _IMPORTED: dict[Path, tuple[str, object]] = {}  # file -> hash of its sources, module

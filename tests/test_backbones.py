@@ -210,8 +210,8 @@ def test_picture_files_of_any_size(saved, tmp_path):
 # --- names, and what they stand for ----------------------------------------------------------------------------------
 
 def test_looking_imports_no_library():
-    code = ("import sys; from moosa.runs.spec import spec_from; from moosa.runs.fingerprint import weights_facts; "
-            "from moosa.core import open_store; s = spec_from(dict(dataset='mini-hac', target='human', "
+    code = ("import sys; from moosa.runs.given import spec_from; from moosa.runs.fingerprint import weights_facts; "
+            "from moosa.places import open_store; s = spec_from(dict(dataset='mini-hac', target='human', "
             "modalities=['video', 'audio'], extractors=dict(video='transformers:a/b@main+last2', audio='timm:x'))); "
             "weights_facts(s, open_store('/nowhere')); "
             "print(*{'torch', 'transformers', 'timm', 'torchvision', 'numpy'} & set(sys.modules))")

@@ -103,10 +103,14 @@ WRONG_WHEN_MADE = {
     "def f(outputs, labels, weight): pass": "each with a default", "def f(outputs, labels, kind='a'): pass": "a number",
     "class f: pass": "expected a function", "raise KeyError('oh')": "mine.py, line 5: KeyError: 'oh'",
     "import nothing_like_it": "line 5: ModuleNotFoundError", "def g(outputs, labels): pass": "Expected one of: .*g",
+    "def f(outputs, labels, dims=2): pass": "cannot be called 'dims'",
+    "class f(OwnMethod):\n    def loss(self, outputs, labels, weight=1.0): pass": "attributes with a type",
     "def f(outputs, labels:": "mine.py, line 5: SyntaxError", "raise SystemExit(3)": "SystemExit: 3"}
 WRONG_WHEN_CALLED = {
     "return outputs.fused": r"a tensor of shape \(8, 5\)", "return 3.0": "loss returned 3.0", "return None": "None",
     "return labels.sum()": "expected a scalar", "return {'a': 1}": "loss returned 1 as 'a'",
+    "return {'loss': outputs.fused.mean()}": "the history has for something else",
+    "return outputs.fused.detach().mean()": "depends on no weight",
     "return outputs.nothing": r"mine.py, line 5: AttributeError", "return 1/0": "line 5: ZeroDivisionError"}
 
 

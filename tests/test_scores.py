@@ -78,7 +78,7 @@ def test_a_score_that_fails_is_told_and_nothing_is_kept(old_run, tmp_path, monke
     monkeypatch.setitem(SCORES, "wrong", Score(lambda fused: fused.argmax(1)/0*0., "these tests"))
     said = []
     assert not len(rescore_grid(grid, tmp_path, scores=["wrong"], report=said.append))
-    assert "score wrong" in said[0] and "test_scores.py:" in said[0] and "NaN" in said[0]
+    assert "score wrong" in said[0] and "test_scores.py, line" in said[0] and "NaN" in said[0]
     assert not (place/"scores.csv").exists()
 
 

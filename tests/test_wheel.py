@@ -136,7 +136,7 @@ for words in {commands!r}:
 
 def test_it_is_the_wheel_that_runs(bare, study):
     "The package, its experiments and its data folder; and data can be fetched without a pip in the environment."
-    code = ("import moosa; from moosa.core import data_folder, experiments_folder, project_root\n"
+    code = ("import moosa; from moosa.places import data_folder, experiments_folder, project_root\n"
             "print(moosa.__file__, experiments_folder(), project_root(), data_folder(), sep='\\n')")
     package, experiments, project, data = map(Path, python(bare, study, code).splitlines())
     assert bare.parent in package.parents and experiments == package.parent/"experiments"

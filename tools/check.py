@@ -1,9 +1,10 @@
 """Check the house; `--fix` cleans notebooks.
 
 Notebooks are clean, the package is in sync with them, no module is an orphan, each experiment has one cell tagged
-`parameters`, no code cell is too long, and ruff finds nothing.
+`parameters`, no code cell is too long or mixes imports with what nbdev must not run, and ruff finds nothing.
 """
 import argparse
+import ast
 import filecmp
 import json
 import re
@@ -19,6 +20,7 @@ from nbdev.clean import clean_nb
 from export import export
 
 LONGEST_CELL = 60  # lines; prose and tests should stand between
+EXPORTS = re.compile(r"^#\| ?exports?i?\b|nbdev_export\(\)", re.MULTILINE)
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -104,6 +106,27 @@ def long_cells(root: Path) -> list[str]:
     return found
 
 
+def mixed_cells(root: Path) -> list[str]:
+    "Cells that import and do more: where a page is rendered, nbdev runs cells with imports, and not those before them."
+    found = []
+    for path in notebooks(root):
+        codes = {i: "".join(c["source"]) for i, c in enumerate(as_json(path)["cells"]) if c["cell_type"] == "code"}
+        if not any("default_exp" in code for code in codes.values()): continue
+        others = {i: code for i, code in codes.items() if not EXPORTS.search(code)}
+        found += [f"{path.relative_to(root)}: cell {i} imports and does more; imports go into a cell of their own"
+                  for i, code in others.items() if mixes(code)]
+    return found
+
+
+def mixes(code: str) -> bool:
+    "Does this import, anywhere, and do other things too?"
+    try: tree = ast.parse(code)
+    except SyntaxError: return False  # a magic
+    def imports(node): return isinstance(node, (ast.Import, ast.ImportFrom))
+
+    return any(map(imports, ast.walk(tree))) and not all(map(imports, tree.body))
+
+
 def lint(root: Path) -> list[str]:
     "What ruff finds (its rules are in pyproject.toml)."
     places = [name for name in ("moosa", "tests", "tools", "nbs", "setup.py") if (root/name).exists()]
@@ -119,7 +142,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     args = parser.parse_args()
     if args.fix: fix(args.root)
-    problems = [p for look in (dirty, drift, parameter_cells, long_cells, lint) for p in look(args.root)]
+    problems = [p for look in (dirty, drift, parameter_cells, long_cells, mixed_cells, lint) for p in look(args.root)]
     for p in problems: print(p)
     print(f"make check: {len(problems)} problem(s) in {len(notebooks(args.root))} notebooks")
     return 1 if problems else 0

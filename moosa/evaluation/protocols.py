@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 from ..core import InputError
-from ..doors import check_name, load_guest
-from .asked import Asking, Unfit, call_with, place_of
+from ..doors import check_name, load_guest, place_of
+from .asked import Asking, Unfit, call_with
 from .openset import Predictions, source_quantile_threshold
 from .scores import find_score, held_out, scores_of
 from .sources import Sources, at_last_layer, rows, without

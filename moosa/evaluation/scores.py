@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..core import InputError
-from ..doors import check_name, load_guest
-from .asked import Asking, Unfit, call_with, place_of
+from ..doors import check_name, load_guest, place_of
+from .asked import Asking, Unfit, call_with
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
 from .post_hoc import ash, gradnorm, kl_matching, react, vim

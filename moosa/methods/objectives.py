@@ -85,13 +85,14 @@ class Objective(nn.Module):
         weights: Mapping[str, float],  # name -> factor in the sum
         target_filter_thr: float | None = None,  # of the confidence gate, 0..1; None: does not look at target clips
         teacher_keep: float | None = None,  # how slowly a teacher of the model follows it, 0..1; None: there is none
-        hooks: Hooks = Hooks(),  # what is done beside the terms; its own weights are trained if it is also a term
+        hooks: Hooks | None = None,  # what is done beside the terms; its weights are trained if it is a term, too
     ):
         super().__init__()
         self.weights = {name: float(weights[name]) for name in terms if weights[name] != 0}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
         self.target_filter_thr, self.teacher_keep = target_filter_thr, teacher_keep
-        object.__setattr__(self, "hooks", hooks)  # not as a part of this module: a term's weights are there already
+        # Not as a part of this module: the weights of hooks that are a term, too, are there already.
+        object.__setattr__(self, "hooks", hooks or Hooks())
 
     def plus(self, name: str, term: Term, weight: float) -> "Objective":
         "Return the same with one more term."

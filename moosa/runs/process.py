@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'DONE', 'FAILED', 'LOST', 'BUSY', 'ALREADY', 'EXIT', 'name_memory', 'kills_by_memory',
-           'ClusterLost', 'Limits', 'Outcome', 'attempt', 'ending', 'last_words', 'note_attempt', 'read_attempts',
-           'noted_error', 'launch']
+           'ClusterLost', 'Limits', 'Outcome', 'release_dead', 'attempt', 'ending', 'last_words', 'note_attempt',
+           'read_attempts', 'noted_error', 'launch']
 
 # %% ../../nbs/runs/07_process.ipynb #46af183a
 import json
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ..core import SAFE_PATH, write_json
 from ..data.processes import stop_tree
+from .lock import Busy, hold, lock_files
 
 # %% ../../nbs/runs/07_process.ipynb #701d6ef3
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|MemoryError|std::bad_alloc|Cannot allocate memory",
@@ -67,6 +68,12 @@ class Outcome:
     seconds: float = 0.0  # of all attempts
     attempts: int = 1
 
+# %% ../../nbs/runs/07_process.ipynb #76b0f4a9
+def release_dead(run_dir: Path):
+    "Remove the lock of a process that is gone, unless another process has taken the run."
+    if not lock_files(run_dir): return
+    with suppress(Busy), hold(run_dir, on_loss=lambda: None): pass
+
 # %% ../../nbs/runs/07_process.ipynb #6d6940f0
 def attempt(
     command: list[str],  # of the child
@@ -90,6 +97,7 @@ def attempt(
     finally:
         stop_tree(child.pid)
         child.wait()
+        release_dead(run_dir)
     status, reason = ending(code, run_dir, seconds, by_memory=kills_by_memory() > before)
     note_attempt(run_dir, event="end", where=where, status=status)
     return status, reason
