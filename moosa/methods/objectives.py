@@ -91,8 +91,7 @@ class Objective(nn.Module):
         self.weights = {name: float(weights[name]) for name in terms if weights[name] != 0}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
         self.target_filter_thr, self.teacher_keep = target_filter_thr, teacher_keep
-        # Not as a part of this module: the weights of hooks that are a term, too, are there already.
-        object.__setattr__(self, "hooks", hooks or Hooks())
+        object.__setattr__(self, "hooks", hooks or Hooks())  # no part of the module: a term's weights are there already
 
     def plus(self, name: str, term: Term, weight: float) -> "Objective":
         "Return the same with one more term."
