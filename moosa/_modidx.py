@@ -881,7 +881,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'moosa.data.utd.make_trial': ('data/utd.html#make_trial', 'moosa/data/utd.py'),
                                 'moosa.data.utd.place_of': ('data/utd.html#place_of', 'moosa/data/utd.py'),
                                 'moosa.data.utd.read_trial': ('data/utd.html#read_trial', 'moosa/data/utd.py'),
-                                'moosa.data.utd.resample': ('data/utd.html#resample', 'moosa/data/utd.py'),
                                 'moosa.data.utd.take': ('data/utd.html#take', 'moosa/data/utd.py'),
                                 'moosa.data.utd.trial_path': ('data/utd.html#trial_path', 'moosa/data/utd.py'),
                                 'moosa.data.utd.trial_rows': ('data/utd.html#trial_rows', 'moosa/data/utd.py'),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['ACTIONS', 'ON_THIGH', 'UNKNOWN', 'TRAP', 'SUBJECTS', 'MISSING', 'VALIDATION_TRIAL', 'ARRAYS', 'SHAPES',
-           'STEPS', 'JOINTS', 'FOLDER', 'BONES', 'PAGE', 'ADDRESSES', 'CONTENTS', 'trial_rows', 'list_trials',
-           'read_trial', 'as_series', 'resample', 'utd_folder', 'trial_path', 'TrialFile', 'draw_figures', 'UtdMhad',
-           'make_trial', 'write_trials', 'place_of', 'absent_files', 'check_zip', 'fetch', 'take', 'get',
-           'contents_hash', 'check_modality', 'check']
+           'RECIPES', 'JOINTS', 'FOLDER', 'BONES', 'PAGE', 'ADDRESSES', 'CONTENTS', 'trial_rows', 'list_trials',
+           'read_trial', 'as_series', 'utd_folder', 'trial_path', 'TrialFile', 'draw_figures', 'UtdMhad', 'make_trial',
+           'write_trials', 'place_of', 'absent_files', 'check_zip', 'fetch', 'take', 'get', 'contents_hash',
+           'check_modality', 'check']
 
 # %% ../../nbs/data/24_utd.ipynb #beca4e95
 import hashlib
@@ -18,7 +18,7 @@ import re
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from ..core import InputError, atomic_write, derived_seed, later, one_of
@@ -29,6 +29,7 @@ from .files import walk
 from .hac import unpack
 from .media import ArrayFile
 from .in_files import MediaData
+from .views import ArrayRecipe
 
 # %% ../../nbs/data/24_utd.ipynb #91790ff9
 np = later("numpy")
@@ -94,7 +95,8 @@ def read_trial(
     with np.errstate(over="ignore", invalid="ignore"): return check_numbers(path, array.astype(np.float32))
 
 # %% ../../nbs/data/24_utd.ipynb #b0cb4045
-STEPS = {"skeleton": 64, "inertial": 128}
+RECIPES = {"skeleton": ArrayRecipe(uneven="resample:64", channels=(0,), sizes=(60, 64)),
+           "inertial": ArrayRecipe(uneven="resample:128", channels=(0,), sizes=(6, 128))}
 JOINTS = ("head", "shoulder-centre", "spine", "hip-centre", "left-shoulder", "left-elbow", "left-wrist", "left-hand",
           "right-shoulder", "right-elbow", "right-wrist", "right-hand", "left-hip", "left-knee", "left-ankle",
           "left-foot", "right-hip", "right-knee", "right-ankle", "right-foot")
@@ -108,17 +110,6 @@ def as_series(
     if modality == "inertial": return np.concatenate([array[:, :3], np.deg2rad(array[:, 3:])], axis=1).T
     moved = array - array[JOINTS.index("hip-centre"), :, :1]
     return moved.reshape(-1, array.shape[-1])
-
-
-def resample(
-    series: np.ndarray,  # (C, T)
-    steps: int,  # wanted
-) -> np.ndarray:  # (C, steps), float32
-    "Return a series stretched or squeezed to a number of steps, by linear interpolation; its ends stay its ends."
-    at = np.linspace(0, series.shape[1] - 1, steps)
-    before = at.astype(int)
-    after, share = np.minimum(before + 1, series.shape[1] - 1), (at - before).astype(np.float32)
-    return series[:, before]*(1 - share) + series[:, after]*share
 
 # %% ../../nbs/data/24_utd.ipynb #58dd83a1
 FOLDER = "utd-mhad"  # in raw/
@@ -151,11 +142,10 @@ class TrialFile(ArrayFile):
         super().__init__(path)
         self.modality, self.kept = modality, {} if kept is None else kept
 
-    def read(self) -> np.ndarray:  # (60, 64) or (6, 128), float32
-        "Return the trial as a network sees it; raise `BadClip` if it cannot be read."
+    def read(self) -> np.ndarray:  # (60, T) or (6, T), float32
+        "Return the trial as a series; raise `BadClip` if it cannot be read."
         if self.path not in self.kept:
-            series = as_series(read_trial(self.path, self.modality), self.modality)
-            self.kept[self.path] = resample(series, STEPS[self.modality])
+            self.kept[self.path] = as_series(read_trial(self.path, self.modality), self.modality)
         return self.kept[self.path]
 
 # %% ../../nbs/data/24_utd.ipynb #921580e5
@@ -195,9 +185,10 @@ class UtdMhad(MediaData):
 
     def __init__(self,
         data_dir: str | Path | None = None,  # the data folder; None: the project's
-        recipes=None,  # none: a trial is looked at as above
+        recipes: Mapping[str, ArrayRecipe] | None = None,  # modality -> recipe, in place of the one above
     ):
         self.root, self.clips, self._kept = utd_folder(data_dir), list_trials(), {}
+        self.recipes = RECIPES | dict(recipes or {})
 
     @staticmethod
     def check(data_dir: str | Path | None = None) -> pd.DataFrame: return check(data_dir)  # see below

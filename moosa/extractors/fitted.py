@@ -86,7 +86,7 @@ def fitted(
 ) -> ArrayRecipe:
     "Return the recipe of a modality with all that is found in training clips, or was found before."
     recipe = dataset.recipes[modality]
-    if recipe.sizes is not None: return recipe
+    if recipe.sizes is not None and (recipe.mean or recipe.scale == "none"): return recipe
     train = train[list(dataset.present(train, modality))].sort_values("clip")
     if len(train) == 0: raise InputError(f"modality {modality}: no training clip of the sources has it.")
     modules = {c.__module__ for c in type(dataset).__mro__ if c.__module__.startswith("moosa.")}
