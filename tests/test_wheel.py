@@ -8,6 +8,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -181,3 +182,55 @@ def test_a_grid_with_workers_and_its_report(bare, study):
     moosa(bare, study, "report", "tiny.yaml")
     assert "6 of 6 runs are done" in (study/"figures"/"tiny"/"report.ipynb").read_text()
     assert len(list((study/"data"/"runs").glob("*/record.json"))) == 6
+
+
+def write_arrays(folder: Path):
+    "Series of three channels and any length, by domain and class; how fast they swing tells classes apart."
+    draw = np.random.default_rng(0)
+    for number, domain in enumerate(("calm", "loud", "noisy")):
+        for speed, name in enumerate(("slow", "walk", "run", "race"), start=1):
+            (folder/domain/name).mkdir(parents=True)
+            for i in range(12):
+                t = np.arange(draw.integers(30, 50))[None]
+                swing = np.sin(t*speed/4 + draw.uniform(0, 6, (3, 1)))
+                array = (1 + number)*swing + draw.normal(0, .3, swing.shape)
+                np.save(folder/domain/name/f"{i}.npy", array.astype(np.float32))
+
+
+METHOD = """
+from torch.nn import functional as F
+
+from moosa.methods.own import OwnMethod
+
+
+class Steady(OwnMethod):
+    "Cross entropy, and logits that stay small; at test time they are read at a temperature."
+    weight: float = 0.1
+
+    def loss(self, outputs, labels):
+        return {"classification": F.cross_entropy(outputs.fused, labels),
+                "size": self.weight*outputs.fused.square().mean()}
+
+    def read(self, outputs): return outputs.fused/2
+"""
+CELLS = """about: A method of mine against ERM, on arrays of mine
+base: {dataset: clips, unknown: [race], epochs: 2}
+axes: {method: [erm, "methods.py:Steady"], target: [calm, noisy], seed: [0, 1, 2]}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_from_nothing(bare, study):
+    "An own method, arrays that need no extractor, a grid, its paired test; a changed method gives new runs."
+    moosa(bare, study, "new", "mine")
+    mine = study/"mine"
+    write_arrays(mine/"clips")
+    (mine/"methods.py").write_text(METHOD)
+    (mine/"grid.yaml").write_text(CELLS)
+    assert "12 done" in moosa(bare, mine, "grid", "--workers", "2")
+    moosa(bare, mine, "report")
+    report = (mine/"figures"/"grid"/"report.ipynb").read_text()
+    assert "12 of 12 runs are done" in report and "signed-rank" in report and "Steady" in report
+    assert len(list((mine/"data"/"runs").glob("*/record.json"))) == 12 and not (study/"data"/"runs").exists()
+    (mine/"methods.py").write_text(METHOD.replace("0.1", "0.2"))
+    assert "6 done before, 6 missing" in moosa(bare, mine, "grid", "--dry-run")
