@@ -82,6 +82,7 @@ def train(s, folder):
 
 # --- computing --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_killed_and_started_again_or_by_two_at_once(folder, script, tmp_path):
     """The same bytes, whether unbroken, killed after five pieces and started again, or computed by two processes at
     once; and nothing is computed twice.
@@ -199,6 +200,7 @@ def test_half_the_room(folder):
     assert not found["float16"].equal(found["float32"])
 
 
+@pytest.mark.slow
 def test_digits_from_the_command_line(data_dir):
     "Data without files; frozen stems must be asked for."
     args = ("run", "--target", "mfeat", "--method", "moosa", "--hyper", "jigsaw_samples=4", "--epochs", 1,

@@ -141,6 +141,7 @@ def test_whatever_happens_the_same_command_goes_on(what, grid, data_dir, tmp_pat
     assert_all_done(data_dir, 6)
 
 
+@pytest.mark.slow
 def test_two_launchers_share_a_grid(small_grid, data_dir):
     "Each cell is computed by one of them, and both end with all of it done; another terminal can look on."
     both = [launcher(small_grid, data_dir, *options) for options in ([], ["--workers", "1"])]

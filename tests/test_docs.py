@@ -172,9 +172,10 @@ def test_pages_open_in_a_browser(pages):
         tab.on("console", lambda m: problems.append(f"{tab.url}: {m.text}") if m.type == "error" else None)
         tab.on("pageerror", lambda e: problems.append(f"{tab.url}: {e}"))
         tab.on("requestfailed", lambda r: problems.append(f"{tab.url}: {r.url} failed"))
-        # pages of source code are all made alike: every tenth will do
+        # pages of source code are all made alike, and those of modules nearly so: every tenth and every third will do
         sources = [path for path in pages if SITE/"source" in path.parents]
-        for path in [*(pages.keys() - set(sources)), *sources[::10]]:
+        modules = [path for path in pages if (ROOT/"moosa"/path.relative_to(SITE)).with_suffix(".py").exists()]
+        for path in [*(pages.keys() - {*sources, *modules}), *sources[::10], *modules[::3]]:
             tab.goto(f"http://127.0.0.1:{server.server_port}/{path.relative_to(SITE).as_posix()}")
             if tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 problems.append(f"{tab.url}: wider than the window")

@@ -14,21 +14,21 @@ from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
-    "osdg": {"published-hac": -1, "mini-hac": 1, "features": -1},
-    "osda": {"shared-osda": 0},
+    "osdg": {"published-hac": -1, "mini-hac": 1},
+    "osda": {"digits-adaptation": 2},
     "open-partial": {"open-partial": 1},
-    "closed": {"closed-set": 9},
-    "in-domain": {"in-domain": 1},
+    "closed": {"digits-closed": 0},
+    "in-domain": {"digits-in-domain": 0},
 }
 # Of the same kinds, with other data sets and numbers: run by `pytest -m slow`.
 SIBLINGS = {
     "osdg": {"published-epic": 4, "shared-epic": 18, "shared-hac": 0, "openness": 3, "mini-hac-methods": 9,
              "methods": -1, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10, "sensitivity-size": 0,
-             "selection": 0},
-    "osda": {"published-osda": 0, "adaptation": 1, "adaptation-methods": 80, "digits-adaptation": 2},
+             "selection": 0, "features": -1},
+    "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "adaptation-methods": 80},
     "open-partial": {"published-open-partial": 0, "shared-open-partial": -1},
-    "closed": {"single-source": 18, "digits-single-source": 3, "digits-closed": 0},
-    "in-domain": {"digits-in-domain": 0},
+    "closed": {"single-source": 18, "digits-single-source": 3, "closed-set": 9},
+    "in-domain": {"in-domain": 1},
 }
 # differ from others by a number
 TOGETHER = (("osdg",), ("osda", "open-partial", "in-domain"), ("closed",))  # settings whose cells make one grid

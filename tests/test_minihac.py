@@ -181,6 +181,7 @@ def test_check_command_on_a_clean_copy(generated):
     assert (generated/"check-mini-hac.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_clip_stops_the_run_or_is_skipped_by_name(copy):
     dataset = minihac.MiniHac(copy)
     bad = next(rows(dataset).itertuples())

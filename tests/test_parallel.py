@@ -82,6 +82,7 @@ def started(command, data_dir) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_notebook_that_forks_its_ranks_goes_on_after_one_is_killed(data_dir):
     shared = [*ARGS, "--devices", "2", "--device", "cpu", "--data-dir", str(data_dir)]
     process = started([MOOSA, *shared], data_dir)
