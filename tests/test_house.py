@@ -181,6 +181,8 @@ FAULTS = {  # notebook -> how it is spoiled, and what is said of it
     "experiments/report.ipynb": (lambda nb: nb["cells"][-1]["metadata"].update(tags=["parameters"]),
                                  "2 cells tagged `parameters`"),
     "runs/02_spec.ipynb": (add_cell("x = 1\n"*70), "more than 60 lines"),
+    "runs/03_resolve.ipynb": (add_cell("import os\n\nprint(os.name)"), "imports and does more"),
+    "runs/04_given.ipynb": (add_cell("if True:\n    import os"), "imports and does more"),
     "runs/06_lock.ipynb": (add_cell("nobody_knows_me"), "F821 Undefined name `nobody_knows_me`"),
 }
 
