@@ -47,7 +47,8 @@ def _top_level(name: str, folder: Path | None):  # a module's spec, or None
 # %% ../nbs/03_sources.ipynb #e16e95d5
 def is_installed(path: Path) -> bool:
     "Say whether a file belongs to Python's library or to an installed package."
-    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    if {"site-packages", "dist-packages"} & set(path.parts): return True  # of this environment, or of one below it
+    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib"))
 
 # %% ../nbs/03_sources.ipynb #89acd01d
 def source_hash(
