@@ -233,4 +233,4 @@ def test_a_study_from_nothing(bare, study):
     assert "12 of 12 runs are done" in report and "signed-rank" in report and "Steady" in report
     assert len(list((mine/"data"/"runs").glob("*/record.json"))) == 12 and not (study/"data"/"runs").exists()
     (mine/"methods.py").write_text(METHOD.replace("0.1", "0.2"))
-    assert "6 done before, 6 missing" in moosa(bare, mine, "grid", "--dry-run")
+    assert "6 done, 6 missing" in moosa(bare, mine, "grid", "--dry-run")
