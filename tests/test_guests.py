@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import call
@@ -22,6 +23,7 @@ from moosa.methods.objectives import Objective
 from moosa.methods.own import OwnMethod, find_hyper, find_method, method_of
 from moosa.runs.run import check_guests
 from moosa.runs.given import spec_from
+from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_hash
 from moosa.training.compute import make_fabric
 from moosa.training.learner import Learner
@@ -53,6 +55,26 @@ def test_a_file_here_is_pointed_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="write mine.py:f"): spec_from(dict(target="mfeat", method="mine:f"))
     assert spec_from(dict(target="mfeat", method="mine.py:f")).method == f"{tmp_path.resolve()}/mine.py:f"
+
+
+def test_what_a_grid_names_lies_beside_it(tmp_path, monkeypatch):
+    "Clips, methods and networks are the same, wherever one stands: a report is executed in a folder of its own."
+    for domain in ("home", "street"):
+        for name in ("slow", "walk", "fast"):
+            (tmp_path/"clips"/domain/name).mkdir(parents=True)
+            for i in range(3): np.save(tmp_path/"clips"/domain/name/f"{i}.npy", np.ones((2, 9), np.float32))
+    written(tmp_path, "def f(outputs, labels): return outputs.fused.mean()")
+    (tmp_path/"net").mkdir()
+    grid = tmp_path/"grid.yaml"
+    grid.write_text("about: Mine\nbase: {dataset: clips, unknown: [fast], extractors: {array: 'timm:./net'}}\n"
+                    "axes: {target: [home], method: ['mine.py:f']}\n")
+    seen = []
+    for place in (tmp_path, tmp_path/"clips"):
+        monkeypatch.chdir(place)
+        seen += load_grid(grid).specs
+    assert spec_hash(seen[0]) == spec_hash(seen[1]) and seen[0] == seen[1]
+    assert seen[0].dataset == str(tmp_path.resolve()/"clips")
+    assert seen[0].extractors == {"array": f"timm:{tmp_path.resolve()}/net"}
 
 
 def test_an_installed_package_declares_names(tmp_path, monkeypatch):

@@ -11,13 +11,15 @@ __all__ = ['BUILT_IN', 'named_in', 'each_name', 'with_full_names', 'guests_of', 
 # %% ../../nbs/runs/00_guests.ipynb #f0d0ddb1
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..core import InputError
 from ..places import user_path
 from ..data.catalogue import DATASETS
 from ..doors import GROUPS, Guest, guest_named, in_full, source_of, split_option
-from ..words import without_folder
+from ..words import is_nothing, without_folder
 from ..extractors.entries import EXTRACTORS, backbone_of
 from ..methods.catalogue import PLAIN
 
@@ -45,9 +47,24 @@ def with_full_names(
     fields: Mapping[str, object],  # of a spec: field -> value
     *folders: Path,  # where to look for files, in this order
 ) -> dict[str, object]:
-    "Return fields of a spec with the whole paths of the files that they name; raise `InputError` if one is not there."
-    return {name: each_name(value, lambda text: in_full(text, *folders)) if name in GROUPS else value
-            for name, value in fields.items()}
+    "Return fields of a spec with the whole paths of what they name; raise `InputError` if a guest's file is not there."
+    return {field: each_name(value, partial(_in_full, field, folders)) if field in GROUPS else value
+            for field, value in fields.items()}
+
+
+def _in_full(field: str, folders: tuple[Path, ...], name: str) -> str:
+    "One name. A data set may be a path, a library's network a folder; where it is missing, who opens it says so."
+    backbone = backbone_of(name) if field == "extractors" else None
+    if backbone and backbone.folder:
+        place = _first_there(backbone.place, folders)
+        return replace(backbone, place=place).full_name if place else name
+    path = field == "dataset" and name not in DATASETS and not is_nothing(name) and _first_there(name, folders)
+    return path or in_full(name, *folders)
+
+
+def _first_there(path: str, folders: tuple[Path, ...]) -> str:  # '' if there is none
+    places = (folder/user_path(path) for folder in folders)
+    return next((str(place.resolve()) for place in places if os.path.exists(place)), "")
 
 # %% ../../nbs/runs/00_guests.ipynb #e8ea4a91
 def guests_of(

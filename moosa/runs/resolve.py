@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBERS', 'resolve', 'check_choices',
            'resolve_modalities', 'resolve_setting', 'in_domain_sources', 'resolve_unknown', 'resolve_shown',
-           'resolve_features', 'resolve_data', 'resolve_extractors', 'resolve_stems', 'resolve_options',
+           'resolve_features', 'resolve_clips', 'resolve_extractors', 'resolve_stems', 'resolve_options',
            'resolve_hyper', 'resolve_missing', 'resolve_numbers', 'differs_from_live']
 
 # %% ../../nbs/runs/03_resolve.ipynb #87f34d38
@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..core import InputError, brief, one_of, stable_hash
-from ..places import user_path
 from ..data.catalogue import dataset_class
 from ..doors import split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
@@ -40,7 +39,7 @@ def resolve(
     spec = replace(spec, **with_full_names(vars(spec), Path()))
     spec = replace(spec, own=resolve_own(vars(spec)))
     data = dataset_class(spec.dataset)
-    spec = replace(spec, **resolve_data(spec, data), **resolve_setting(spec, data))
+    spec = replace(spec, data_hash=resolve_clips(spec, data), **resolve_setting(spec, data))
     spec = replace(spec, modalities=resolve_modalities(spec.modalities, data.modalities))
     preset = {**PRESET, **data.preset}
     names = resolve_extractors(spec.extractors, spec.modalities, preset.get("extractors", {}))
@@ -160,14 +159,14 @@ NEEDS_STEADY = ("needs stems that do not change: set frozen_stems=True and froze
 TAILS_TOO = " With 'embedding' the tails are frozen, too, as they start: those of the small extractors at random."
 
 # %% ../../nbs/runs/03_resolve.ipynb #0a98874c
-def resolve_data(spec: Spec, data) -> dict[str, str]:  # dataset and data_hash
-    "Return a name as it is, a path as an absolute one, with the hash of its table of clips."
-    if isinstance(data, type): return {"dataset": spec.dataset, "data_hash": ""}
+def resolve_clips(spec: Spec, data) -> str:  # '' for data sets that are named
+    "Return the hash of the table of clips of one's own data; raise `InputError` if it has changed."
+    if isinstance(data, type): return ""
     found = stable_hash(data.clips.to_csv(index=False))
     if spec.data_hash and spec.data_hash != found:
         raise InputError(f"{spec.dataset}: the table of clips has changed since the run was asked for "
                          f"(hash {found}, expected {spec.data_hash}). Ask for it again.")
-    return {"dataset": str(user_path(spec.dataset).resolve()), "data_hash": found}
+    return found
 
 
 def resolve_extractors(
