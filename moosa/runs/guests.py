@@ -51,7 +51,7 @@ def with_full_names(
     return {field: each_name(value, partial(_in_full, field, folders)) if field in GROUPS else value
             for field, value in fields.items()}
 
-
+# %% ../../nbs/runs/00_guests.ipynb #cadbe32b
 def _in_full(field: str, folders: tuple[Path, ...], name: str) -> str:
     "One name. A data set may be a path, a library's network a folder; where it is missing, who opens it says so."
     backbone = backbone_of(name) if field == "extractors" else None
