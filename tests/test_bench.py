@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a minute and a half for one command
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
 from moosa.bench.report import LINES, bench, publish

@@ -128,9 +128,9 @@ def training(request, tmp_path_factory):
 def worst(ours, theirs) -> float: return float(np.abs(ours - theirs).max()/np.abs(theirs).max())
 
 
-EVERY = [pytest.param(letters, s, marks=[pytest.mark.slow]*(letters == "VA" and s > 0))
+EVERY = [pytest.param(letters, s, marks=[pytest.mark.slow]*(letters == "VFA" and s > 0))
          for letters in ORDER for s in range(STEPS)]
-WHOLE = pytest.mark.parametrize("training", [pytest.param("VA", marks=pytest.mark.slow), "VFA"], indirect=True)
+WHOLE = pytest.mark.parametrize("training", ["VA", pytest.param("VFA", marks=pytest.mark.slow)], indirect=True)
 
 
 @pytest.mark.parametrize("training, s", EVERY, indirect=["training"])

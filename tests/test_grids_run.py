@@ -14,7 +14,7 @@ from moosa.runs.grid import load_grid
 from moosa.runs.spec import spec_hash
 
 GRIDS = {  # setting -> grids of which one cell is run, and which cell
-    "osdg": {"published-hac": -1, "mini-hac": 1},
+    "osdg": {"mini-hac": 1},
     "osda": {"digits-adaptation": 2},
     "open-partial": {"open-partial": 1},
     "closed": {"digits-closed": 0},
@@ -22,7 +22,8 @@ GRIDS = {  # setting -> grids of which one cell is run, and which cell
 }
 # Of the same kinds, with other data sets and numbers: run by `pytest -m slow`.
 SIBLINGS = {
-    "osdg": {"published-epic": 4, "shared-epic": 18, "shared-hac": 0, "openness": 3, "mini-hac-methods": 9,
+    "osdg": {"published-hac": -1, "published-epic": 4, "shared-epic": 18, "shared-hac": 0, "openness": 3,
+             "mini-hac-methods": 9,
              "methods": -1, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10, "sensitivity-size": 0,
              "selection": 0, "features": -1},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "adaptation-methods": 80},
