@@ -171,6 +171,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'moosa.commands.fields.takes_fields': ( 'commands/fields.html#takes_fields',
                                                                                'moosa/commands/fields.py')},
             'moosa.commands.grids': { 'moosa.commands.grids._cells_of': ('commands/grids.html#_cells_of', 'moosa/commands/grids.py'),
+                                      'moosa.commands.grids._data_of': ('commands/grids.html#_data_of', 'moosa/commands/grids.py'),
                                       'moosa.commands.grids._draw_timeline': ( 'commands/grids.html#_draw_timeline',
                                                                                'moosa/commands/grids.py'),
                                       'moosa.commands.grids._print_status': ( 'commands/grids.html#_print_status',

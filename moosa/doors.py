@@ -162,7 +162,7 @@ def place_of(
     function: Callable,  # a function, or an object that can be called
 ) -> str:  # 'FILE, line N', or the module's name where there is no file
     "Return where a function is written."
-    body = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    body = inspect.unwrap(function) if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try: return f"{inspect.getsourcefile(body)}, line {inspect.getsourcelines(body)[1]}"
     except (TypeError, OSError): return str(getattr(body, "__module__", body))
 

@@ -68,9 +68,11 @@ def current_folder() -> Path:
     except FileNotFoundError as e: raise InputError("the current folder was deleted. Go to another one.") from e
 
 
-def study_folder() -> Path | None:  # None: the current folder is in no study
-    "Return the study that is in use: the nearest folder, from the current one upwards, with a study.yaml of one's own."
-    for folder in (here := current_folder(), *here.parents):
+def study_folder(
+    start: Path | None = None,  # a folder; None: the current one
+) -> Path | None:  # None: it is in no study
+    "Return the study that a folder is in: the nearest one, upwards, with a study.yaml of one's own."
+    for folder in (here := start or current_folder(), *here.parents):
         place = folder/"study.yaml"
         if place.is_file() and (not hasattr(os, "getuid") or place.stat().st_uid == os.getuid()): return folder
 

@@ -8,7 +8,7 @@ import torch
 from conftest import call
 from torch.nn import functional as F
 
-from moosa.core import InputError
+from moosa.core import InputError, write_json
 from moosa.data.digits import AVDigits
 from moosa.data.loader import ClipList
 from moosa.data.settings import open_set_split
@@ -55,6 +55,24 @@ def test_a_file_here_is_pointed_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="write mine.py:f"): spec_from(dict(target="mfeat", method="mine:f"))
     assert spec_from(dict(target="mfeat", method="mine.py:f")).method == f"{tmp_path.resolve()}/mine.py:f"
+
+
+def test_a_loss_that_is_none_is_told_with_its_own_line(tmp_path):
+    name = written(tmp_path, "def f(outputs, labels): return outputs.fused")
+    with pytest.raises(InputError, match=r"mine.py:f: \S+mine.py, line 5: loss returned"):
+        find_method(name).make(DIMS, find_hyper(name, {}))(random_outputs(DIMS), LABELS)
+
+
+def test_a_study_is_its_grids_wherever_one_stands(tmp_path, monkeypatch):
+    "Its data folder, too: runs that are done are found from above and from below."
+    monkeypatch.delenv("MOOSA_DATA", raising=False)
+    call("new", tmp_path/"study")
+    spec = load_grid(tmp_path/"study"/"grid.yaml").specs[0]
+    write_json(tmp_path/"study"/"data"/"runs"/spec_hash(spec)/"error.json", {"error": "seen"})
+    for place in (tmp_path, tmp_path/"study"/"figures"):
+        place.mkdir(exist_ok=True)
+        done = call("status", tmp_path/"study"/"grid.yaml", cwd=place)
+        assert "1 failed" in done.stdout and "seen" in done.stdout, done.stdout + done.stderr
 
 
 def test_what_a_grid_names_lies_beside_it(tmp_path, monkeypatch):

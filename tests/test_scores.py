@@ -1,5 +1,6 @@
 """Scores and protocols by name: what is kept of them beside a run, what is added, and what a run has not got."""
 import ast
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save
 from test_stale import SMALL, finish
 
+from moosa.commands.grids import rescore_command
 from moosa.core import InputError
 from moosa.evaluation.protocols import PROTOCOLS, Protocol
 from moosa.evaluation.scores import SCORES, Score
@@ -71,6 +73,15 @@ def test_named_scores_limit_and_add(old_run, tmp_path, guests, monkeypatch):
     with pytest.raises(InputError, match="score: 'margin' is not known"):
         rescore_grid(grid, tmp_path, scores=["margin"])
     with pytest.raises(InputError, match="protocol: 'low'"): rescore_grid(grid, tmp_path, protocols=["low"])
+
+
+def test_the_command_shows_a_score_beside_the_published_one(old_run, tmp_path, guests, capsys):
+    "So there is something to compare it with, also where it cannot be had; and the report has its curves."
+    grid = tmp_path/"small.yaml"
+    grid.write_text(json.dumps(SMALL | {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0]}}))
+    for score in ("margin", "knn"): rescore_command(str(grid), score=[score], data_dir=tmp_path)
+    first, second = capsys.readouterr().out.split("not scored in 1 run(s): knn")
+    assert "max_softmax" in first and "margin" in first and "max_softmax" in second
 
 
 def test_a_score_that_fails_is_told_and_nothing_is_kept(old_run, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ __all__ = ['DryRun', 'EngineName', 'Workers', 'Gpus', 'Scheduler', 'Slurm', 'Tim
            'status_command', 'rescore_command', 'report_command']
 
 # %% ../../nbs/commands/05_grids.ipynb #08256a30
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import typer
 
 from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
 from ..core import InputError
-from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root
+from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root, study_data, study_folder
 from ..doors import in_full
 from ..words import in_file_name, plain_table
 
@@ -26,6 +27,15 @@ def _cells_of(grid: str, search: int):
 
     cells = load_grid(grid)
     return widen(cells, search) if search else cells
+
+
+def _data_of(grid: str, data_dir: Path | None) -> Path | None:  # None: that of the current folder
+    "The data folder: as given, or that of the study in which the grid's file lies."
+    from moosa.runs.grid import grid_path
+
+    if data_dir or os.environ.get("MOOSA_DATA"): return data_dir
+    study = study_folder(grid_path(grid).resolve().parent)
+    return study_data(study) if study else None
 
 # %% ../../nbs/commands/05_grids.ipynb #29aa2a8e
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the cells, how each stands, and their number.")]
@@ -58,7 +68,7 @@ def grid_command(
 
     from moosa.runs.status import status_rows
 
-    cells = _cells_of(grid, search)
+    cells, data_dir = _cells_of(grid, search), _data_of(grid, data_dir)
     if dry_run:
         rows = status_rows(cells, data_dir)
         print(plain_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
@@ -93,7 +103,7 @@ def status_command(
 
     from moosa.runs.status import overview
 
-    cells = _cells_of(grid, search)
+    cells, data_dir = _cells_of(grid, search), _data_of(grid, data_dir)
     seen = overview(cells, data_dir)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
     if as_json: print(json.dumps(seen, indent=2))
@@ -124,8 +134,8 @@ def _print_status(seen: dict):
 def rescore_command(
     grid: GridName = OWN_GRID,
     score: Annotated[list[str] | None, typer.Option(help=(
-        "Only by this score, e.g. energy or mine.py:score; may be given several times. Default: all built-in ones."
-    ))] = None,
+        "By this score, beside the published one, e.g. energy or mine.py:score; may be given several times. "
+        "Default: all built-in ones."))] = None,
     protocol: Annotated[list[str] | None, typer.Option(help=(
         "Only with thresholds by this protocol; may be given several times. Default: all that are built in."))] = None,
     data_dir: DataDir = None,
@@ -135,9 +145,10 @@ def rescore_command(
     from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.runs.grid import grid_path, load_grid
 
+    score = score and ["max_softmax", *score]  # to compare with
     scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
                          for names in (score, protocol))
-    rescored = rescore_grid(load_grid(grid), data_dir, scores=scores, protocols=protocols)
+    rescored = rescore_grid(load_grid(grid), _data_of(grid, data_dir), scores=scores, protocols=protocols)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
@@ -156,16 +167,17 @@ def report_command(
     from moosa.runs.notebook import execute_notebook
     from moosa.runs.status import status_rows
 
-    cells, path = _cells_of(grid, search), grid_path(grid).resolve()
+    cells, path, data_dir = _cells_of(grid, search), grid_path(grid).resolve(), _data_of(grid, data_dir)
     if all(row["status"] != "done" for row in status_rows(cells, data_dir)):
         raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
     experiments = experiments_folder()
-    folder = (out or project_root()/"figures"/in_file_name(cells.name)).resolve()
+    root = study_folder(path.parent) or project_root()
+    folder = (out or root/"figures"/in_file_name(cells.name)).resolve()
     own_grid = path.parent != experiments/"grids"
     parameters = dict(
         grid=str(path) if own_grid else path.name,
         data_dir=data_parameter(data_dir),
-        out_dir=str(folder) if out or project_root() != clone_folder() else None,
+        out_dir=str(folder) if out or root != clone_folder() else None,
         search=search)
     execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
     publish_notebook(folder/"report.ipynb", folder/"report.ipynb")

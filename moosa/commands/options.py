@@ -33,7 +33,8 @@ PATH = dict(parser=user_path, metavar="PATH")  # `~` is the home folder, also wh
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", **PATH, help=(
     "Folder that holds raw/, weights/, cache/ and runs/. "
-    "Default: $MOOSA_DATA, else data/ in moosa's clone; in the current folder, if there is no clone."))]
+    "Default: $MOOSA_DATA, else what the study's study.yaml names, else data/ in moosa's clone; "
+    "in the current folder, if there is no clone."))]
 Device = Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.")]
 GridName = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
     "A YAML file, or the name of one of moosa's own, e.g. demo.yaml. Default: grid.yaml of the study, or here."))]

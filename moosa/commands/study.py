@@ -29,9 +29,17 @@ def erm_ls(outputs, labels, smoothing=0.1):
     labels: (B,). What else it takes, with a default, is a hyper-parameter: hyper: {smoothing: 0.2} in grid.yaml.
     """
     return F.cross_entropy(outputs.fused, labels, label_smoothing=smoothing)
+
+
+# Where the loss looks at outputs.logits, say so: then the heads of single modalities are tested, too.
+# erm_ls.trains_heads = True
 '''
 
-GRID = '''about: Label smoothing against ERM, on two unseen domains
+GRID = '''# A cell is base and one value of each axis; keys are the options of `moosa run`, with _ for -.
+# Clips of your own: a folder or a manifest beside this file, which `moosa data check clips` looks at. Then name classes
+# in `unknown` and domains in `target`:
+#   base: {dataset: clips, unknown: [jump], epochs: 20}
+about: Label smoothing against ERM, on two unseen domains
 base: {dataset: av-digits}
 axes:
   method: [erm, methods.py:erm_ls]
@@ -48,7 +56,8 @@ README = '''# NAME
     moosa report                  # tables, figures and comparisons: figures/grid/report.ipynb
     moosa explore                 # JupyterLab, at explore.ipynb
 
-- `methods.py`: your methods. Change one, and its cells are new runs; the others are kept.
+- `methods.py`: your methods. Change the code in it (comments do not count), and the cells of its methods are new
+  runs; those of built-in methods are kept. Methods that should not share this fate go into files of their own.
 - `grid.yaml`: what is compared. `moosa list methods`, `scores`, `extractors`, `datasets` say what there is.
 - `study.yaml`: where data, runs and cache lie.
 '''

@@ -130,6 +130,7 @@ def class_of_function(
         given = (outputs, labels, target)[:len(names)]
         return function(*given, **{name: getattr(self, name) for name in hyper})
 
+    loss.__wrapped__ = function  # messages tell its place
     facts = {"trains_heads": getattr(function, "trains_heads", False), "__annotations__": dict.fromkeys(hyper, object)}
     return type(function.__name__, (OwnMethod,), {"loss": loss, "__doc__": function.__doc__, **facts, **hyper})
 
