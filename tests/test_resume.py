@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import MOOSA, ROOT, call
 
-ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "4", "--train-share", "0.3", "--hyper",
+ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "12", "--train-share", "0.3", "--hyper",
         "jigsaw_samples=4"]
 KEPT = ("predictions.safetensors", "clips.csv", "model.safetensors")
 
@@ -48,7 +48,7 @@ def test_killed_again_and_again(tmp_path, archives):
         (folder/"raw").mkdir(parents=True)
         (folder/"raw"/"av-digits").symlink_to(archives)
     assert call(*ARGS, "--data-dir", folders[0]).returncode == 0
-    for after_epochs in sorted(random.choices(range(4), k=5)):
+    for after_epochs in sorted(random.choices(range(12), k=5)):
         kill_during_training(folders[1], after_epochs, wait=random.uniform(0, 3 if after_epochs == 0 else 0.3))
     assert call(*ARGS, "--data-dir", folders[1]).returncode == 0
     assert results(folders[0]) == results(folders[1])
