@@ -109,11 +109,11 @@ def stats(tensor) -> np.ndarray:  # [sum, L2, first 4 entries]
     return np.concatenate([[flat.sum().item(), flat.norm().item()], flat[:4].numpy()])
 
 
-def close_stats(ours, theirs, name, tensor, rtol=1e-5):
+def close_stats(ours, theirs, name, tensor, rtol=1e-5, floor=1e-9):
     "A sum of many entries rounds in proportion to their L1 norm, single entries in proportion to the largest."
     tensor = tensor.detach().double().abs()
     scale = np.array([tensor.sum().item(), theirs[1]] + [tensor.max().item()]*(len(theirs) - 2))
-    bad = np.abs(ours - theirs) > rtol*np.maximum(scale, 1e-9)
+    bad = np.abs(ours - theirs) > rtol*np.maximum(scale, floor)
     # A bias before a BatchNorm has no effect: its gradient is rounding noise on both sides.
     noise = theirs[1] < 1e-6 and ours[1] < 1e-6
     assert noise or not bad.any(), f"{name}: {ours} against {theirs}"

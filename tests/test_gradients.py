@@ -90,13 +90,13 @@ def modulated(dims, weight, probes, alpha=0.0) -> tuple[dict, dict]:
 @pytest.mark.parametrize("probes", [True, False])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("weight", [.1, 1., 30.])
-def test_gmp_weighs_the_domains_as_documented(weight, count, probes):
+def test_balance_weighs_the_domains_as_documented(weight, count, probes):
     found, expected = modulated(dict(list(DIMS.items())[:count]), weight, probes)
     for m in found: torch.testing.assert_close(found[m], expected[m], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["erm+gmp", "moosa+gmp"])
-def test_gmp_trains_each_classifier_at_full_weight(method):
+@pytest.mark.parametrize("method", ["erm+balance", "moosa+balance"])
+def test_balance_trains_each_classifier_at_full_weight(method):
     "The more modalities, the same gradient for the classifier of one."
     found = []
     for count in (2, 3):

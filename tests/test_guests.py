@@ -45,7 +45,7 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
 @pytest.mark.parametrize("name, says", [
     ("nothere:f", "there is no module nothere; looked in"), ("nothere.py:f", "there is no file nothere.py"),
     ("a:b:c", "is not of the form"), ("a b:f", "is not of the form"), ("mosa", "Did you mean 'moosa'"),
-    ("erm+gpm", "Did you mean 'gmp'"), ("json:loads+gpm", "Did you mean 'gmp'")])
+    ("erm+balence", "Did you mean 'balance'"), ("json:loads+balence", "Did you mean 'balance'")])
 def test_a_name_that_is_none(name, says):
     with pytest.raises(InputError, match=says): spec_from(dict(target="mfeat", method=name))
 

@@ -70,7 +70,7 @@ def test_nines():
     assert np.isfinite(nines(1.0)) and nines(1.0) > nines(np.nextafter(np.float32(1), np.float32(0)))
 
 
-@pytest.mark.parametrize("method", ["osbp", "osbp+gmp", "osbp+outliers"])
+@pytest.mark.parametrize("method", ["osbp", "osbp+balance", "osbp+outliers"])
 def test_osbp_has_both_numbers_and_its_decision(method):
     target, validation = pretend(0, 300, 6), pretend(1, 200, 4)
     for p in (target, validation): p.fused = p.fused - 1.5

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import MOOSA, ROOT, call
 
-ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "12", "--train-share", "0.3", "--hyper",
+ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "8", "--train-share", "0.3", "--hyper",
         "jigsaw_samples=4"]
 KEPT = ("predictions.safetensors", "clips.csv", "model.safetensors")
 

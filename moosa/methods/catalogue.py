@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
-           'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'CoralHyper',
-           'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'GmpHyper', 'Methods',
-           'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
+           'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
+           'GmpHyper', 'NelHyper', 'CoralHyper', 'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper',
+           'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
@@ -77,10 +77,12 @@ class SimmmdgHyper:
 @dataclass(frozen=True)
 class CmrfHyper:
     "Hyper-parameters of cmrf."
-    space_weight: float = 1.0  # weight of the shared space
-    flatten_ratio: float = 1.0  # weight of the mixtures in it, relative to contrast
-    mix_alpha: float = 0.5  # of the Beta distribution that shares are drawn from; small: mostly near one modality
-    teacher_keep: float = 0.99  # how slowly the teacher follows, 0..1
+    alpha_contrast: float = 3.0  # weight of contrast in the shared space
+    distill_coef: float = 3.0  # weight of the mixtures
+    mix_coef: float = 2.0  # weight of the unimodal heads
+    audio_weight: float = 0.5  # of a modality called audio, in the last two; that of all others is 1
+    mix_alpha: float = 0.1  # of the Beta distribution that shares are drawn from; small: mostly near one modality
+    sma_start_step: int = 400  # optimiser steps before the teacher, a mean of the model, begins to teach
     hidden_dim: int = 2048  # width of the projections
     out_dim: int = 128  # size of the shared space
     temp: float = 0.1  # temperature of contrast
@@ -96,6 +98,43 @@ class RnaHyper:
 class MixupHyper:
     "Hyper-parameters of mixup."
     mixup_alpha: float = 0.2  # of the Beta distribution that proportions are drawn from
+
+# %% ../../nbs/methods/06_catalogue.ipynb #a1c0de21
+@dataclass(frozen=True)
+class JatHyper:
+    "Hyper-parameters of jat."
+    alpha_rev: float = 0.1  # strength of the reversal before the modality adversary
+    alpha_rev2: float = 0.3  # strength of the reversal before the domain adversaries
+    domain_adv_loss_global: float = 0.5  # weight of the domain adversary on joined embeddings
+    domain_adv_loss_local: float = 0.5  # weight of the domain adversary on each modality
+    modal_adv_loss: float = 0.1  # weight of the modality adversary
+    cls_loss: float = 3.0  # weight of the unimodal heads
+    projection_dim: int = 512  # width of the projections
+    joint_dim: int = 512  # width of the adversary on joined embeddings
+
+
+@dataclass(frozen=True)
+class GmpHyper:
+    "Hyper-parameters of gmp."
+    alpha_rev2: float = 0.3  # strength of the reversal before the domain adversary
+    alpha_k: float = 0.5  # damping of a modality that is ahead in classes, 0 or above
+    alpha_p: float = 0.5  # damping of a modality that is ahead in hiding its domain, 0 or above
+    cls_loss: float = 3.0  # weight of the unimodal heads
+    domain_adv_loss_local: float = 0.5  # weight of the domain adversary
+    projection_dim: int = 512  # width of the projections
+    train_adversary: bool = False  # let projections and domain classifier learn (the published code does not)
+
+# %% ../../nbs/methods/06_catalogue.ipynb #a1c0de22
+@dataclass(frozen=True)
+class NelHyper:
+    "Hyper-parameters of nel."
+    alpha: float = 0.7  # weight of finding clips again; 1 - alpha is that of contrast, 0..1
+    beta: float = 0.0625  # weight of the embeddings' spread; one over the batch size
+    temp_s: float = 0.1  # temperature of contrast
+    temp_u: float = 0.25  # temperature of finding clips again
+    k: int = 8  # nearest neighbours that a point moves towards
+    hidden_dim: int = 2048  # width of the projections
+    out_dim: int = 128  # size of the contrastive space
 
 # %% ../../nbs/methods/06_catalogue.ipynb #3da23723
 @dataclass(frozen=True)
@@ -141,10 +180,10 @@ class OutliersHyper:
 
 
 @dataclass(frozen=True)
-class GmpHyper:
+class BalanceHyper:
     "Hyper-parameters that the option adds to a method's."
-    gmp_damping: float = 0.5  # alpha, how much a modality that runs ahead is slowed down, 0 or above
-    gmp_domain_weight: float = 0.1  # lambda, weight of hiding the domain
+    balance_damping: float = 0.5  # alpha, how much a modality that runs ahead is slowed down, 0 or above
+    balance_domain_weight: float = 0.1  # lambda, weight of hiding the domain
 
 # %% ../../nbs/methods/06_catalogue.ipynb #c34d1140
 def _factory(room: str, function: str = "") -> str: return f"moosa.methods.{room}:{function or room}"
@@ -158,7 +197,10 @@ _PLAIN = {
     "mixup": Method(_factory("mixup"), MixupHyper, trains_heads=False),
     "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False),
     "cmrf": Method(_factory("cmrf"), CmrfHyper),
+    "gmp": Method(_factory("gmp"), GmpHyper),
     "simmmdg": Method(_factory("simmmdg"), SimmmdgHyper, trains_heads=False, translates=True),
+    "jat": Method(_factory("jat"), JatHyper),
+    "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True),
     "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, translates=True),
     "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True),
     "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True),
@@ -166,7 +208,7 @@ _PLAIN = {
                    own_score=_factory("osbp", "OWN")),
 }
 OPTIONS = {"outliers": Option(_factory("outliers", "add_outliers"), OutliersHyper),
-           "gmp": Option(_factory("balance", "add_gmp"), GmpHyper)}
+           "balance": Option(_factory("balance", "add_balance"), BalanceHyper)}
 PLAIN = tuple(_PLAIN)  # names of those without options
 
 # %% ../../nbs/methods/06_catalogue.ipynb #a53cb839

@@ -22,17 +22,20 @@ from .objectives import Objective, Term
 # %% ../../nbs/methods/13_dann.ipynb #faf1d29b
 class _Reverse(torch.autograd.Function):
     @staticmethod
-    def forward(_, x): return x.view_as(x)
+    def forward(ctx, x, strength):
+        ctx.strength = strength
+        return x.view_as(x)
 
     @staticmethod
-    def backward(_, gradient): return -gradient
+    def backward(ctx, gradient): return -ctx.strength*gradient, None
 
 
 def reverse_gradient(
     x: torch.Tensor,
+    strength: float = 1.0,  # of the way back, 0 or above
 ) -> torch.Tensor:  # the same
-    "Return `x`; minus the gradient goes back."
-    return _Reverse.apply(x)
+    "Return `x`; what goes back is minus the gradient, times the strength."
+    return _Reverse.apply(x, strength)
 
 # %% ../../nbs/methods/13_dann.ipynb #33fee6df
 class DomainAdversary(Term):

@@ -213,6 +213,7 @@ class Model(nn.Module):
         fused_hidden: int = 512,  # width of the fused head
         takes: str = "clips",  # what the data are: clips; features, of the stems; or embeddings, of whole extractors
         masks: bool = True,  # do its outputs say which modalities clips lack? If not, zeros are embeddings like others
+        num_sources: int = 1,  # domains that it is trained on; methods that tell them apart make layers of that size
     ):
         super().__init__()
         if not extractors: raise InputError("modalities: none was given; name at least one.")
@@ -220,7 +221,7 @@ class Model(nn.Module):
         if takes == "embeddings": self.extractors.requires_grad_(False)
         self.heads = ByName({m: nn.Linear(e.dim, num_classes) for m, e in extractors.items()})
         self.fused = fused_head(sum(e.dim for e in extractors.values()), num_classes, fused_hidden)
-        self.num_known = num_classes
+        self.num_known, self.num_sources = num_classes, num_sources
 
     @property
     def dims(self) -> dict[str, int]:
@@ -254,9 +255,7 @@ class Model(nn.Module):
         call = partial(embedding_of, modality, extractor, self.takes)
         return on_present(call, extractor, x, there, weight.new_zeros(extractor.dim))
 
-    def classify(self,
-        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
-    ) -> Outputs:
+    def classify(self, embeddings: Mapping[str, torch.Tensor]) -> Outputs:  # modality -> (B, D)
         "What the heads say of embeddings."
         logits = {m: self.heads[m](e) for m, e in embeddings.items()}
         return Outputs(embeddings, logits, self.fused(joined(embeddings)))
@@ -278,9 +277,10 @@ def random_outputs(
     "What untrained heads say of random embeddings."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Model({m: _Given(d) for m, d in dims.items()}, num_classes, takes="embeddings").eval()
+        extractors = {m: _Given(d) for m, d in dims.items()}
+        model = Model(extractors, num_classes, takes="embeddings", num_sources=2).eval()
         data = {m: torch.randn(clips, d) for m, d in dims.items()}
         for m, rows in lacking.items(): data[m][list(rows)] = 0
         outputs = model({m: x.requires_grad_() for m, x in data.items()})
     present = {m: ~torch.isin(torch.arange(clips), torch.tensor(list(rows))) for m, rows in lacking.items()}
-    return replace(outputs, domains=torch.arange(clips) % 2, classify=model.classify, present=present)
+    return replace(outputs, domains=torch.arange(clips) % 2, classify=model.classify, model=model, present=present)

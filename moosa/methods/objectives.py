@@ -42,6 +42,13 @@ class Hooks:
     def start(self, model: Model):
         "Called once, when the model has been made: to make layers that need its sizes, or to change its heads."
 
+    def teacher(self, model: Model) -> nn.Module | None:  # see methods.teacher; None: there is none
+        "Return a slow copy of the model; terms then see what it says of each batch, as `outputs.teacher`."
+
+    def tested(self, learner: nn.Module) -> nn.Module:
+        "Return the model that is validated and tested."
+        return learner.model
+
     def read(self,
         outputs: Outputs,  # of the model, on B clips
     ) -> torch.Tensor | None:  # (B, C) fused logits as they count in validation and test; None: `outputs.fused`
@@ -84,19 +91,18 @@ class Objective(nn.Module):
         terms: Mapping[str, Term],  # name -> term
         weights: Mapping[str, float],  # name -> factor in the sum
         target_filter_thr: float | None = None,  # of the confidence gate, 0..1; None: does not look at target clips
-        teacher_keep: float | None = None,  # how slowly a teacher of the model follows it, 0..1; None: there is none
         hooks: Hooks | None = None,  # what is done beside the terms; its weights are trained if it is a term, too
     ):
         super().__init__()
         self.weights = {name: float(weights[name]) for name in terms if weights[name] != 0}
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
-        self.target_filter_thr, self.teacher_keep = target_filter_thr, teacher_keep
+        self.target_filter_thr = target_filter_thr
         object.__setattr__(self, "hooks", hooks or Hooks())  # no part of the module: a term's weights are there already
 
     def plus(self, name: str, term: Term, weight: float) -> "Objective":
         "Return the same with one more term."
         terms, weights = {**self.terms, name: term}, {**self.weights, name: weight}
-        return Objective(terms, weights, self.target_filter_thr, self.teacher_keep, self.hooks)
+        return Objective(terms, weights, self.target_filter_thr, self.hooks)
 
     @property
     def adapts(self) -> bool:

@@ -23,8 +23,9 @@ def norm_alignment(
     eps: float = 1e-8,  # keeps the quotient finite
 ) -> torch.Tensor:  # scalar, 0 or above
     "Return how far the mean norms of the modalities are apart, relatively."
-    norms = [e.norm(dim=1).mean() for e in embeddings]
-    return torch.stack([(a/(b + eps) - 1).square() for a, b in combinations(norms, 2)]).mean()
+    first, *others = (e.norm(dim=1).mean() for e in embeddings)
+    pairs = [(first, n) for n in others] + [(later, n) for n, later in combinations(others, 2)]
+    return torch.stack([(a/(b + eps) - 1).square() for a, b in pairs]).mean()
 
 
 class NormAlignment(Term):

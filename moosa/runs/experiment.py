@@ -212,7 +212,8 @@ def build_learner(
     num_known = split_classes(dataset_class(spec.dataset).classes, spec.unknown).num_known
     takes = {"live": "clips", "stem": "features", "embedding": "embeddings"}[spec.features]
     masks = spec.missing_in_training == "mask"
-    model = Model(build_extractors(spec, store, shapes), num_known, takes=takes, masks=masks)
+    model = Model(build_extractors(spec, store, shapes), num_known, takes=takes, masks=masks,
+                  num_sources=len(spec.sources))
     return Learner(model, create_objective(spec.method, model.dims, spec.hyper, spec.seed, spec.setting))
 
 # %% ../../nbs/runs/13_experiment.ipynb #1e94cde8

@@ -35,7 +35,7 @@ class Spec:
     target_classes: tuple[str, ...] = ()
     train_share: float = 1.0  # of the training clips of each class in each source
     pairing: str = ""  # osda: of source and target clips, 'shuffled' (anew in each epoch) or 'published' (by position)
-    method: str = "moosa"  # a name of `METHODS`, or a guest's; with an option such as +gmp behind it
+    method: str = "moosa"  # a name of `METHODS`, or a guest's; with an option such as +balance behind it
     hyper: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters that differ from the preset
     extractors: Mapping[str, str] = field(default_factory=dict)  # modality -> name; empty: the data set's preset
     weights: str | None = None  # of the stems: 'pretrained' or 'random'; None, here and below: the data set's preset
@@ -101,5 +101,7 @@ def mended(
     "Return what was mended since runs of this schema had been done, where that changes the spec's numbers."
     said = []  # in the hash: a run from before must not be taken for this one
     if given.get("pairing") == "shuffled": said.append("both lists of pairs are shuffled")
-    if "gmp" in str(given.get("method")).split("+"): said.append("gmp adds up its cross entropies")
+    method, modalities = str(given.get("method")).split("+")[0], given.get("modalities") or ()
+    if method == "cmrf": said.append("cmrf is its authors'")
+    if method == "rna-net" and len(modalities) > 2: said.append("rna-net's third quotient is its authors'")
     return said
