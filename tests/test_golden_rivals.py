@@ -1,6 +1,7 @@
 """Numbers of the 2026 benchmark's own code for the rivals (tests/golden_rivals/README.md)."""
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import nn
 
 from moosa.data.loader import Batch
 from moosa.extractors.base import Extractor
-from moosa.methods.catalogue import CmrfHyper, GmpHyper, JatHyper, NelHyper, RnaHyper, SimmmdgHyper
+from moosa.methods.catalogue import CmrfHyper, GmpHyper, JatHyper, MbcdHyper, NelHyper, RnaHyper, SimmmdgHyper
 from moosa.methods.cmrf import cmrf, draw_shares
 from moosa.methods.erm import erm
 from moosa.methods.gmp import gmp
 from moosa.methods.jat import jat
+from moosa.methods.mbcd import mbcd, perturbed_statistics
 from moosa.methods.model import Model, Outputs, fused_head, joined
 from moosa.methods.nel import mean_shift, nel
 from moosa.methods.rna_net import rna_net
@@ -34,7 +36,7 @@ class Golden:
 
     def __init__(self, name: str, case: str):
         self.file, self.case = np.load(FOLDER/f"{name}.npz", allow_pickle=False), case
-        self.order = ORDERS[case.split("/")[0].removesuffix("_steps")]
+        self.order = ORDERS.get(case.split("/")[0].removesuffix("_steps"), "")
         self.live = {}  # parameters and buffers under the reference's names
 
     def __getitem__(self, key): return self.file[f"{self.case}/{key}"]
@@ -230,8 +232,7 @@ def test_cmrf(case, early):
         golden.fill(term.projections[NAMES[letter]].head, f"{letter}_proj_m.head.")
         fill(term.mean_projections.copy[NAMES[letter]].head, f"{letter}_proj_m_sma.head.")
     term.shares = pair_shares(golden)
-    term.mean_projections.steps += 400 if early else 401
-    term.mean_projections.follow = lambda network: None  # the file's teacher is another network
+    term.mean_projections.steps += 399 if early else 400
     total, values = objective(outputs, golden.tensor("labels"))
     total.backward()
     prefix = "early_" if early else ""
@@ -323,10 +324,10 @@ def test_cmrf_over_four_steps(case):
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
+        learner.follow()
+        objective.hooks.after_step(learner, step + 1)
         close(outputs.fused, golden[f"step{step}/predict"], rtol=1e-4)
         close(total, golden[f"step{step}/total"], rtol=1e-4)
-    learner.teacher.follow(model)  # what is asked before the next step
-    objective.hooks.mean_projections.follow(objective.hooks.projections)
     taught = teacher_state(golden, learner)
     for name, theirs in zip(map(str, golden["step3/teacher_names"]), golden["step3/teacher_stats"]):
         if name.endswith("num_batches_tracked"): continue
@@ -347,3 +348,68 @@ def teacher_state(golden: Golden, learner: Learner) -> dict[str, torch.Tensor]:
                   f"{m}_proj_m.head.": projections[NAMES[m]].head}
     for prefix, part in parts.items(): found |= {prefix + k: v for k, v in part.state_dict().items()}
     return found
+
+
+@pytest.mark.parametrize("dims", ["dsu2d", "dsu3d"])
+def test_perturbed_statistics(dims):
+    golden = Golden("mbcd", dims)
+    x = golden.tensor("x").requires_grad_()
+    y = perturbed_statistics(x, golden.tensor("noise_beta"), golden.tensor("noise_gamma"))
+    (y.flatten()*torch.linspace(-1, 1, y.numel())).sum().backward()
+    close(y, golden["y"])
+    close(x.grad, golden["grad"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mbcd_over_three_steps(case):
+    golden = Golden("mbcd", case)
+    model = tiny_model(golden)
+    inner_lr, ema_beta, kl_mm, kl_um, base = golden["hyper"].tolist()
+    objective = mbcd(model.dims, MbcdHyper(inner_lr, ema_beta, kl_mm, kl_um, base, head_dim=20))
+    learner, term = Learner(model, objective), objective.hooks
+    no_dropout(learner)
+    for m in golden.order: golden.fill(model.heads[NAMES[m]], f"{m}_cls.enc_net.")
+    golden.fill(model.fused, "mm_cls.enc_net.")
+    learner.teacher.copy.load_state_dict(model.state_dict())
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=1e-4)
+    for at in ("step0/", "step1/", "step2/"):
+        term.keep = partial(golden_mask, golden, at, asked := {})
+        labels = golden.tensor(f"{at}labels")
+        _, total, values = learner(Batch(inputs_of(golden, at), labels, [""]*len(labels)))
+        optimiser.zero_grad()
+        total.backward()
+        for m in golden.order: close(asked[NAMES[m]], golden[f"{at}drop_prob_{m}"], floor=1e-6)
+        close(values["classification"], golden[f"{at}ce_mm"], rtol=1e-4)
+        close(values["distillation"], kl_mm*golden[f"{at}kd_mm"], rtol=1e-4, floor=1e-6)
+        close(total, golden[f"{at}total"], rtol=1e-4)
+        if at == "step0/": check_mbcd_gradients(golden)
+        optimiser.step()
+        learner.follow()
+        for whose, key in ((model, "student"), (learner.teacher.copy, "teacher")):
+            if f"{at}{key}_stats" in golden: check_mbcd_weights(golden, whose, at, key)
+    learner.eval()
+    with torch.no_grad():
+        for asked, key in ((model, "predict"), (learner.tested, "predict_ema")):
+            close(asked(inputs_of(golden, "val/")).fused, golden[f"val/{key}"], rtol=1e-3)
+
+
+def golden_mask(golden: Golden, at: str, asked: dict, modality: str, dropped: torch.Tensor, clips: int) -> torch.Tensor:
+    "The file's mask, in place of a random one; notes with which probability it was asked for."
+    asked[modality] = dropped
+    letter = next(k for k, v in NAMES.items() if v == modality)
+    return golden.tensor(f"{at}keep_mask_{letter}")
+
+
+def check_mbcd_gradients(golden: Golden):
+    for name, theirs in zip(map(str, golden["step0/param_grad_names"]), golden["step0/param_grad_stats"]):
+        if "_norm." in name: continue  # computed there, and never used
+        ours = golden.live[name].grad
+        close_stats(stats(ours), theirs[:2 + ours.numel()], name, ours, floor=1e-2)
+
+
+def check_mbcd_weights(golden: Golden, model: Model, at: str, key: str):
+    parts = {"mm_cls.enc_net.": model.fused}
+    for m in golden.order: parts[f"ext_{m}.layer4."] = model.extractors[NAMES[m]].tail[0]
+    found = {prefix + k: v for prefix, part in parts.items() for k, v in part.state_dict().items()}
+    for name, theirs in zip(map(str, golden[f"{at}teacher_names"]), golden[f"{at}{key}_stats"]):
+        close_stats(stats(found[name]), theirs[:2 + found[name].numel()], name, found[name], rtol=1e-4)

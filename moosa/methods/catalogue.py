@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
-           'GmpHyper', 'NelHyper', 'CoralHyper', 'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper',
-           'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
+           'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper',
+           'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method', 'check_hyper_value', 'hyper_of',
+           'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class CmrfHyper:
     mix_coef: float = 2.0  # weight of the unimodal heads
     audio_weight: float = 0.5  # of a modality called audio, in the last two; that of all others is 1
     mix_alpha: float = 0.1  # of the Beta distribution that shares are drawn from; small: mostly near one modality
-    sma_start_step: int = 400  # optimiser steps before the teacher, a mean of the model, begins to teach
+    sma_start_step: int = 100  # optimiser steps before the teacher, a mean of the model, begins to teach; of EPIC: 400
     hidden_dim: int = 2048  # width of the projections
     out_dim: int = 128  # size of the shared space
     temp: float = 0.1  # temperature of contrast
@@ -135,6 +136,18 @@ class NelHyper:
     k: int = 8  # nearest neighbours that a point moves towards
     hidden_dim: int = 2048  # width of the projections
     out_dim: int = 128  # size of the contrastive space
+
+# %% ../../nbs/methods/06_catalogue.ipynb #a1c0de23
+@dataclass(frozen=True)
+class MbcdHyper:
+    "Hyper-parameters of mbcd."
+    inner_lr: float = 1e-4  # of the step that each modality takes alone
+    ema_beta: float = 0.999  # how slowly the teacher follows, 0..1
+    kl_mm_coeff: float = 1.0  # weight of what it teaches the fused head
+    kl_um_coeff: float = 1.0  # weight of what it teaches the unimodal heads
+    modality_drop_base: float = 0.0  # probability that a modality that is ahead at all is left out, 0..1
+    perturb: bool = True  # the statistics of feature maps, in the first pass
+    head_dim: int = 512  # width of the unimodal heads
 
 # %% ../../nbs/methods/06_catalogue.ipynb #3da23723
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ _PLAIN = {
     "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False),
     "cmrf": Method(_factory("cmrf"), CmrfHyper),
     "gmp": Method(_factory("gmp"), GmpHyper),
+    "mbcd": Method(_factory("mbcd"), MbcdHyper),
     "simmmdg": Method(_factory("simmmdg"), SimmmdgHyper, trains_heads=False, translates=True),
     "jat": Method(_factory("jat"), JatHyper),
     "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True),

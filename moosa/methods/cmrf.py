@@ -11,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ..extractors.base import ByName
@@ -65,15 +66,16 @@ class Cmrf(OwnMethod):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         "Return the weighted terms by name."
-        if self.training: self.mean_projections.follow(self.projections)
         z = {m: self.projections[m].of(e, outputs.having(m)) for m, e in outputs.embeddings.items()}
         contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temp, there=who(outputs))
         heads = [self.weight(m)*F.cross_entropy(picked(outputs.logits[m], rows), picked(labels, rows))
                  for m, rows in ((m, outputs.having(m)) for m in outputs.seen)]
         found = dict(classification=F.cross_entropy(outputs.fused, labels), heads=self.mix_coef*sum(heads),
                      contrast=self.alpha_contrast*contrast)
-        pulled, started = self.pulled(z, outputs), self.mean_projections.steps > self.sma_start_step
+        pulled, started = self.pulled(z, outputs), self.mean_projections.steps >= self.sma_start_step
         return found | {"distillation": self.distill_coef*pulled if started else torch.zeros_like(pulled)}
+
+    def after_step(self, learner: nn.Module, step: int): self.mean_projections.follow(self.projections)
 
     def pulled(self, z: Mapping[str, torch.Tensor], outputs: Outputs) -> torch.Tensor:  # scalar
         "Return the sum of all pairs' distances. Shares are drawn in any case, also where nothing is pulled yet."

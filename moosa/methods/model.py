@@ -14,6 +14,8 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import InputError, one_of
@@ -40,6 +42,7 @@ class Outputs:
     teacher: "Outputs | None" = None  # what a slow copy of the model says of the batch; if the objective asks
     second: "Outputs | None" = None  # what the model says of another random view of the same clips; if the method asks
     model: "Model | None" = None  # who says all this; in training only
+    again: Callable | None = None  # weights by name -> what it says of the same clips with these; in training only
     # modality that some clips of the list lack -> (B,) bool: who is there? Empty: all have all, or nobody is told
     present: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -222,11 +225,10 @@ class Model(nn.Module):
         self.heads = ByName({m: nn.Linear(e.dim, num_classes) for m, e in extractors.items()})
         self.fused = fused_head(sum(e.dim for e in extractors.values()), num_classes, fused_hidden)
         self.num_known, self.num_sources = num_classes, num_sources
+        self.normalised = False  # has each embedding mean 0 and deviation 1? A method may want that
 
     @property
-    def dims(self) -> dict[str, int]:
-        "Length of each modality's embedding."
-        return {m: e.dim for m, e in self.extractors.items()}
+    def dims(self) -> dict[str, int]: return {m: e.dim for m, e in self.extractors.items()}  # modality -> D
 
     def train(self, mode: bool = True):
         "Training mode; extractors whose embeddings are given stay as they are."
@@ -251,9 +253,10 @@ class Model(nn.Module):
         there: torch.Tensor | None = None,  # (B,) bool, the clips that have the modality; None: all
     ) -> torch.Tensor:  # (B, D), zeros for clips that lack it
         "Return embeddings of one modality."
-        extractor, weight = self.extractors[modality], self.heads[modality].weight
+        extractor, weight = self.extractors[modality], next(self.heads[modality].parameters())
         call = partial(embedding_of, modality, extractor, self.takes)
-        return on_present(call, extractor, x, there, weight.new_zeros(extractor.dim))
+        found = on_present(call, extractor, x, there, weight.new_zeros(extractor.dim))
+        return functional.layer_norm(found, found.shape[1:]) if self.normalised else found
 
     def classify(self, embeddings: Mapping[str, torch.Tensor]) -> Outputs:  # modality -> (B, D)
         "What the heads say of embeddings."
@@ -283,4 +286,8 @@ def random_outputs(
         for m, rows in lacking.items(): data[m][list(rows)] = 0
         outputs = model({m: x.requires_grad_() for m, x in data.items()})
     present = {m: ~torch.isin(torch.arange(clips), torch.tensor(list(rows))) for m, rows in lacking.items()}
-    return replace(outputs, domains=torch.arange(clips) % 2, classify=model.classify, model=model, present=present)
+
+    def again(weights): return functional_call(model, dict(weights), (data, None, present))
+
+    more = dict(classify=model.classify, model=model, again=again, present=present)
+    return replace(outputs, domains=torch.arange(clips) % 2, **more)

@@ -70,6 +70,6 @@ class SimpleAverage(Teacher):
         self.start = start
 
     def keep(self, steps: int) -> float:
-        "Return n/(n + 1), n steps after the start; before the first optimiser step it is asked once, too."
-        n = max(steps - self.start, 0)
+        "Return n/(n + 1), n steps after the start."
+        n = max(steps + 1 - self.start, 0)
         return n/(n + 1)

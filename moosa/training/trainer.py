@@ -105,6 +105,7 @@ def fit(
                 change_gradients(fabric, learner, optimiser, batch)
                 optimiser.step()
                 state.step += 1
+                learner.follow()
                 with blamed_on(hooks.guest, "after_step(learner, step) to work"): hooks.after_step(learner, state.step)
                 meter.add(len(batch.labels), loss, terms)
                 for c in callbacks: c.on_step(state, learner, optimiser, meter)
