@@ -17,7 +17,8 @@ from moosa.training.trainer import TrainConfig, predict
 DIMS = dict(video=8, audio=12)
 SMALL = dict(moosa=dict(jigsaw_samples=4, jigsaw_num_splits=2, mask_ratio=0.0, trans_hidden_num=16, hidden_dim=16,
                         out_dim=4, target_filter_thr=0.3),
-             simmmdg=dict(trans_hidden_num=16, hidden_dim=16, out_dim=4))
+             simmmdg=dict(trans_hidden_num=16, hidden_dim=16, out_dim=4), nel=dict(hidden_dim=16, out_dim=4),
+             cmrf=dict(hidden_dim=16, out_dim=4, sma_start_step=0), mbcd=dict(inner_lr=0.1))
 
 
 class Linear(nn.Module):
@@ -37,7 +38,7 @@ class Numbers(DataSet):
 
 def make_learner(method, setting):
     torch.manual_seed(0)
-    model = Model({m: Linear(d) for m, d in DIMS.items()}, 4)
+    model = Model({m: Linear(d) for m, d in DIMS.items()}, 4, num_sources=3)
     hyper = {k: v for k, v in SMALL.get(method.split("+")[0], {}).items() if setting == "osda"
              or k != "target_filter_thr"}
     learner = Learner(model, create_objective(method, model.dims, hyper, 0, setting))
@@ -65,8 +66,9 @@ def gradients(fabric, method, setting, holes="", clips=12):
     wrapped.train()
     lacking = {"audio": torch.arange(clips) % 3 > 0, "video": torch.arange(clips) > 6}  # the first rank has no video
     if not holes: lacking = {}
+    second = draw() if method == "nel" else {}
     who = dict(present=of(lacking), unlabelled_present=of(lacking) if unlabelled else {})
-    batch = Batch(of(data), labels[mine], [], of(unlabelled), domains[mine], **who).to(fabric.device)
+    batch = Batch(of(data), labels[mine], [], of(unlabelled), domains[mine], of(second), **who).to(fabric.device)
     _, loss, terms = wrapped(batch)
     fabric.backward(loss)
     found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learner.named_parameters()

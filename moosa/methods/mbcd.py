@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..extractors.base import ByName
 from .catalogue import MbcdHyper
-from .gmp import gradient_of
+from .gmp import check_whole, gradient_of
 from .method import expect_several
 from .model import Model, Outputs, fused_head, picked
 from .objectives import Objective
@@ -114,6 +114,7 @@ class Mbcd(OwnMethod):
 
     def loss(self, outputs: Outputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         "Return the weighted terms by name."
+        check_whole(outputs, "mbcd")
         seen = {m: outputs.having(m) for m in outputs.seen}
         heads = {m: picked(outputs.logits[m], rows) for m, rows in seen.items()}
         losses = {m: F.cross_entropy(heads[m], picked(labels, rows)) for m, rows in seen.items()}

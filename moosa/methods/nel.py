@@ -46,7 +46,7 @@ def spectral_concentration(
 ) -> torch.Tensor:  # scalar, -log(rank)..0
     "Return minus the entropy of the eigenvalues of the embeddings' second moments, as shares of their sum."
     with torch.autocast(embeddings.device.type, enabled=False):  # half precision has no eigenvalues
-        e = embeddings.float()
+        e = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         values = torch.linalg.eigvalsh(e @ e.T/len(e))
     kept = values[values > least]
     share = kept/(kept.sum() + 1e-10)
