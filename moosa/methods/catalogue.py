@@ -28,6 +28,7 @@ class MoosaHyper:
     entropy_min_weight: float = 0.001  # weight of entropy minimisation
     entropy_weight_temp: float = 1.0  # temperature of the entropy weights
     detach_entropy_weights: bool = False  # no gradient through the entropy weights (deviates from the published code)
+    batch_mean_weights: bool = False  # weights and cross entropies averaged over the batch before they are multiplied
     mask_ratio: float = 0.3  # share of an embedding hidden from the translators
     jigsaw_num_splits: int = 4  # parts per modality
     jigsaw_samples: int = 128  # permutations to tell apart

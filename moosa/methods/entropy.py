@@ -40,10 +40,14 @@ def entropy_weighted_ce(
     temperature: float = 1.0,  # of the weights
     detach: bool = False,  # no gradient through the weights
     there: torch.Tensor | None = None,  # (B, heads) bool, as for the weights
+    batch_mean: bool = False,  # a head's mean weight, times its mean cross entropy, as in the 2026 benchmark's code
 ) -> torch.Tensor:  # scalar
-    "Return the cross entropy of all heads, weighted clip by clip (ref 4.1)."
+    "Return the cross entropy of all heads, weighted clip by clip (ref 4.1), or by the mean weights of the batch."
     losses = torch.stack([F.cross_entropy(h, labels, reduction="none") for h in heads], dim=1)
-    return (entropy_weights(heads, temperature, detach, there)*losses).sum(dim=1).mean()
+    weights = entropy_weights(heads, temperature, detach, there)
+    if not batch_mean: return (weights*losses).sum(dim=1).mean()
+    clips = torch.ones_like(losses) if there is None else there.to(losses)
+    return (weights.mean(dim=0)*(losses*clips).sum(dim=0)/clips.sum(dim=0).clamp(min=1)).sum()
 
 # %% ../../nbs/methods/02_entropy.ipynb #12f80568
 def entropy_minimisation(

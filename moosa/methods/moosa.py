@@ -31,14 +31,15 @@ class WeightedCE(Term):
     def __init__(self,
         temperature: float = 1.0,  # of the weights
         detach: bool = False,  # no gradient through the weights
+        batch_mean: bool = False,  # mean weights of the batch
     ):
         super().__init__()
-        self.temperature, self.detach = temperature, detach
+        self.temperature, self.detach, self.batch_mean = temperature, detach, batch_mean
 
     def forward(self, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:
         there = who(outputs)
         if there is not None: there = F.pad(there, (0, 1), value=True)  # the fused head always is
-        return entropy_weighted_ce(outputs.heads, labels, self.temperature, self.detach, there)
+        return entropy_weighted_ce(outputs.heads, labels, self.temperature, self.detach, there, self.batch_mean)
 
 
 class OnEmbeddings(Term):
@@ -95,7 +96,7 @@ def moosa(
     orders = sample_permutations(len(dims)*hyper.jigsaw_num_splits, hyper.jigsaw_samples, seed)
     jigsaw = Jigsaw(dims, orders, hyper.jigsaw_num_splits, hyper.jigsaw_hidden)
     terms = dict(
-        classification=WeightedCE(hyper.entropy_weight_temp, hyper.detach_entropy_weights),
+        classification=WeightedCE(hyper.entropy_weight_temp, hyper.detach_entropy_weights, hyper.batch_mean_weights),
         jigsaw=OnEmbeddings(jigsaw),
         entropy_min=EntropyMin(),
         contrastive=Contrastive(dims, hyper.hidden_dim, hyper.out_dim, hyper.temp),
