@@ -196,6 +196,8 @@ def test_list(tmp_path):
     assert "there are no runs" in moosa("list", "runs", "--data-dir", tmp_path)
     (tmp_path/"runs"/"0123456789ab").mkdir(parents=True)
     assert "not done" in moosa("list", "runs", "--data-dir", tmp_path)
+    (tmp_path/"runs"/"0123456789ab"/"error.json").write_text(json.dumps({"error": "it broke"}))
+    assert "failed" in moosa("list", "runs", "--data-dir", tmp_path)
     moosa("list", "run", fails="Did you mean 'runs'")
 
 

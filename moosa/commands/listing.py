@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'about_object', 'method_rows', 'extractor_rows', 'dataset_lines', 'score_rows', 'protocol_rows',
-           'run_rows', 'list_command']
+           'undone', 'run_rows', 'list_command']
 
 # %% ../../nbs/commands/07_listing.ipynb #0bee85c7
 import ast
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,6 +83,17 @@ def protocol_rows() -> list[dict[str, str]]:
     return [_row(name, _with_source(protocol)) for name, protocol in PROTOCOLS.items()]
 
 # %% ../../nbs/commands/07_listing.ipynb #315d7a57
+def undone(
+    place: Path,  # the folder of a run without a record
+) -> str:
+    "Return how a run stands that is not done."
+    from moosa.runs.lock import holder
+    from moosa.runs.process import noted_error
+
+    if holder(place): return "running"
+    return "failed" if noted_error(place) else "not done"
+
+
 def run_rows(data_dir=None) -> list[dict[str, str]]:
     "Return the runs of a data folder: what each is, and how it stands."
     from moosa.core import InputError
@@ -93,7 +105,7 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
     for place in sorted((data_folder(data_dir)/"runs").glob("*/")):
         try: record = read_record(place)
         except InputError: record, status = None, "damaged"
-        else: status = "done" if record else "not done"
+        else: status = "done" if record else undone(place)
         spec = record["spec"] if record else {}
         shown = {name: str(spec.get(name, "")) for name in ("dataset", "setting", "method", "target", "seed")}
         rows.append(dict(run=place.name, status=status) | shown | dict(method=without_folder(shown["method"])))

@@ -77,9 +77,9 @@ EXPLORE = (
     ("code", "from moosa.results.tables import collect_results\n\nresults = collect_results(grid)\n"
              'shown = results[results.number.isin(["HOS", "AUROC"])]\n'
              'shown.pivot_table(index=["case", "task"], columns=["group", "number"], values="value").round(3)'),
-    ("markdown", "## One method, by hand"),
-    ("code", "from moosa.doors import guest_named, load_guest\n\n"
-             'load_guest(guest_named("method", "methods.py:erm_ls"))'))
+    ("markdown", "## The methods, and what can be set"),
+    ("code", "from moosa.methods.own import find_method\n\n"
+             "{name: find_method(name).hyper() for name in dict.fromkeys(spec.method for spec in grid.specs)}"))
 
 
 def explore_notebook() -> str:
