@@ -5,9 +5,10 @@ import yaml
 from conftest import call
 
 from moosa.runs.experiment import build_learner, open_experiment
-from moosa.runs.predictions import load_predictions
+from moosa.runs.predictions import load_head, load_predictions
 from moosa.runs.record import run_folder
 from moosa.methods.catalogue import METHODS
+from moosa.methods.model import joined
 from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
@@ -76,3 +77,21 @@ def test_by_name_on_the_command_line(data_dir):
     assert reported.returncode == 0, reported.stderr
     assert "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text()
     assert (folder/"scores.csv").stat().st_mtime_ns == kept  # the report computes none
+
+
+def test_the_teacher_is_tested_and_stored(data_dir):
+    "What is predicted, what is kept of the model, and what modalities alone say, is all of the same network."
+    asked = dict(dataset="av-digits", target="mfeat", method="mbcd", epochs=2, train_share=.1,
+                 hyper=dict(ema_beta=.9, perturb=False))
+    words = [f"{k}={v}" for k, v in asked["hyper"].items()]
+    done = call("run", "--target", "mfeat", "--method", "mbcd", "--epochs", 2, "--train-share", .1, "--missing", "zero",
+                "--hyper", words[0], "--hyper", words[1], "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(spec_from({**asked, "missing": ["zero"]}), data_dir)
+    target = load_predictions(folder)["target"]
+    with torch.no_grad(): again = load_head(folder)(joined(target.embeddings))
+    torch.testing.assert_close(again, target.fused, rtol=0, atol=2e-3)  # kept in half precision
+    alone = next(logits for name, logits in target.missing.items() if name.startswith("zero/") and "+" not in name)
+    assert not torch.equal(alone, target.fused)
+    for e in target.embeddings.values():  # normalised
+        torch.testing.assert_close(e.mean(dim=1), torch.zeros(len(e)), rtol=0, atol=1e-4)
