@@ -94,4 +94,4 @@ def test_the_teacher_is_tested_and_stored(data_dir):
     alone = next(logits for name, logits in target.missing.items() if name.startswith("zero/") and "+" not in name)
     assert not torch.equal(alone, target.fused)
     for e in target.embeddings.values():  # normalised
-        torch.testing.assert_close(e.mean(dim=1), torch.zeros(len(e)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(e.mean(dim=1), torch.zeros(len(e)), rtol=0, atol=1e-3)
