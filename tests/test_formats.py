@@ -36,7 +36,7 @@ from moosa.training.trainer import fit
 
 SHARED = Path(os.environ.get("MOOSA_SHARED") or ROOT.parent/"shared")
 GOLDEN = Path(os.environ.get("MOOSA_GOLDEN_RIVALS") or SHARED/"golden_rivals")
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no numbers of the benchmark in {GOLDEN}; set MOOSA_GOLDEN_RIVALS")
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no {GOLDEN}: set MOOSA_GOLDEN_RIVALS")
 
 
 def numbers(name: str): return np.load(GOLDEN/f"{name}.npz", allow_pickle=False)
