@@ -2846,6 +2846,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'moosa.training.learner.doubled': ('training/learner.html#doubled', 'moosa/training/learner.py'),
                                         'moosa.training.learner.gather_views': ( 'training/learner.html#gather_views',
                                                                                  'moosa/training/learner.py'),
+                                        'moosa.training.learner.teacher_of': ( 'training/learner.html#teacher_of',
+                                                                               'moosa/training/learner.py'),
                                         'moosa.training.learner.views_of': ('training/learner.html#views_of', 'moosa/training/learner.py')},
             'moosa.training.parallel': { 'moosa.training.parallel.AllRows': ( 'training/parallel.html#allrows',
                                                                               'moosa/training/parallel.py'),

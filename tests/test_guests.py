@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from moosa.core import InputError, write_json
 from moosa.data.digits import AVDigits
-from moosa.data.loader import ClipList
+from moosa.data.loader import Batch, ClipList
 from moosa.data.settings import open_set_split
 from moosa.doors import declared_names, guest_named, load_guest
 from moosa.evaluation.openset import Predictions
@@ -21,6 +21,7 @@ from moosa.extractors.small import small_image, small_speech
 from moosa.methods.model import Model, random_outputs
 from moosa.methods.objectives import Objective
 from moosa.methods.own import OwnMethod, find_hyper, find_method, method_of
+from moosa.methods.teacher import MovingAverage
 from moosa.runs.run import check_guests
 from moosa.runs.given import spec_from
 from moosa.runs.grid import load_grid
@@ -328,7 +329,9 @@ def test_a_stopped_run_with_hooks_goes_on_as_the_unbroken_one(lists):
     ("def schedule(self, step, steps): return -1", "expected a factor"),
     ("def read(self, outputs): return outputs.fused[:, 0]", "expected logits"),
     ("def after_step(self, learner, step): learner.nothing()", "AttributeError"),
-    ("def after_backward(self, learner): pass", "TypeError"), ("def start(self): pass", "TypeError")])
+    ("def after_backward(self, learner): pass", "TypeError"), ("def start(self): pass", "TypeError"),
+    ("def teacher(self, model): return model", "expected a moosa.methods.teacher.Teacher"),
+    ("def tested(self, learner): return learner", "expected a Model"), ("def teacher(self): pass", "TypeError")])
 def test_a_hook_that_goes_wrong(tmp_path, lists, hook, says):
     name = written(tmp_path, f"class f(OwnMethod):\n    def loss(self, outputs, labels):\n"
                              f"        return F.cross_entropy(outputs.fused, labels)\n\n    {hook}\n")
@@ -339,6 +342,30 @@ def test_a_hook_that_goes_wrong(tmp_path, lists, hook, says):
         method = method_of(load_guest(guest), guest)
         learner = Learner(model, method.make(model.dims, method.hyper()))
         fit(make_fabric("cpu", threads=1), learner, *lists, TrainConfig(1, 8, 1e-2))
+
+
+class Slow(OwnMethod):
+    "Learns from a slow copy of the model, which is tested; and looks at the batch again, at weights of nothing."
+    def teacher(self, model): return MovingAverage(model, 0.5)
+
+    def tested(self, learner): return learner.teacher.copy
+
+    def loss(self, outputs, labels):
+        weights = outputs.model.named_parameters()
+        nothing = {name: torch.zeros_like(p) for name, p in weights if name.startswith("fused")}
+        assert not outputs.again(nothing).fused.any() and outputs.fused.any()
+        return F.cross_entropy(outputs.fused, labels) + F.mse_loss(outputs.fused, outputs.teacher.fused)
+
+
+def test_an_own_teacher_is_followed_asked_and_tested(lists):
+    stop = Stop(after=1)
+    learner, _ = trained(lists, Slow, [stop])
+    again, _ = trained(lists, Slow, [Stop(kept=stop.kept)])
+    for a, b in zip(learner.state_dict().values(), again.state_dict().values()): assert torch.equal(a, b)
+    learner.eval()
+    batch = Batch(one_batch(lists), torch.zeros(8, dtype=torch.int64), [""]*8)
+    with torch.no_grad(): said, asked = learner(batch, with_loss=False)[0].fused, learner.model(batch.data).fused
+    assert said.equal(learner.teacher(batch.data).fused) and not said.equal(asked)
 
 
 def test_the_built_in_methods_have_no_hook_but_could():

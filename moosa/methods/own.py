@@ -38,7 +38,7 @@ class OwnMethod(Term, Hooks):
         for name, value in hyper.items(): setattr(self, name, value)
 
     def loss(self,
-        outputs: Outputs,  # embeddings, logits, fused, domains, model, classify, and second if it asks for two views
+        outputs: Outputs,  # embeddings, logits, fused, domains, model, classify, again; second, teacher if asked for
         labels: torch.Tensor,  # (B,) in 0..C-1
         # target: Outputs, of unlabelled target clips, may come third, in adaptation
     ) -> torch.Tensor | dict[str, torch.Tensor]:  # scalar, or scalars by name
