@@ -39,7 +39,7 @@ from .lock import hold
 from .notebook import make_folder
 from .record import finished, read_history, read_record, run_folder
 from .resolve import differs_from_live
-from .spec import LATER, Spec
+from .spec import LATER, Spec, without_later
 from ..training.callbacks import History, Memory, Progress, Watch, find_callback, peak_memory_mb
 from ..training.checkpoint import Checkpoint
 from ..training.compute import make_fabric
@@ -245,7 +245,8 @@ def checkpoint_of(
     fingerprint: Mapping[str, object] = {},  # of the experiment
 ) -> Checkpoint:
     "Return where a run's training is kept while it lasts. It goes on only from the same data, weights and code."
-    about = {**asdict(spec), "moosa": moosa.__version__, "torch": torch.__version__, "made_from": identity(fingerprint)}
+    versions = {"moosa": moosa.__version__, "torch": torch.__version__, "made_from": identity(fingerprint)}
+    about = {**asdict(spec), "hyper": without_later(spec.hyper), **versions}
     return Checkpoint(run_folder(spec, store)/"checkpoint", about, LATER)
 
 # %% ../../nbs/runs/13_experiment.ipynb #5799d60b
