@@ -1663,6 +1663,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'moosa.methods.cmrf.Cmrf.__init__': ('methods/cmrf.html#cmrf.__init__', 'moosa/methods/cmrf.py'),
                                     'moosa.methods.cmrf.Cmrf.after_step': ('methods/cmrf.html#cmrf.after_step', 'moosa/methods/cmrf.py'),
                                     'moosa.methods.cmrf.Cmrf.loss': ('methods/cmrf.html#cmrf.loss', 'moosa/methods/cmrf.py'),
+                                    'moosa.methods.cmrf.Cmrf.of_head': ('methods/cmrf.html#cmrf.of_head', 'moosa/methods/cmrf.py'),
                                     'moosa.methods.cmrf.Cmrf.pulled': ('methods/cmrf.html#cmrf.pulled', 'moosa/methods/cmrf.py'),
                                     'moosa.methods.cmrf.Cmrf.shares': ('methods/cmrf.html#cmrf.shares', 'moosa/methods/cmrf.py'),
                                     'moosa.methods.cmrf.Cmrf.teacher': ('methods/cmrf.html#cmrf.teacher', 'moosa/methods/cmrf.py'),

@@ -51,7 +51,6 @@ def distance_to_mixtures(
 # %% ../../nbs/methods/23_cmrf.ipynb #1d08517e
 class Cmrf(OwnMethod):
     "Contrast of all modalities in one space, and each pulled towards mixtures of the teacher's."
-    trains_heads = True
 
     def __init__(self, dims: Mapping[str, int], hyper: Mapping[str, object], seed: int = 0):
         super().__init__(dims, hyper, seed)
@@ -68,12 +67,16 @@ class Cmrf(OwnMethod):
         "Return the weighted terms by name."
         z = {m: self.projections[m].of(e, outputs.having(m)) for m, e in outputs.embeddings.items()}
         contrast = supcon(torch.stack(list(z.values()), dim=1), labels, self.temp, there=who(outputs))
-        heads = [self.weight(m)*F.cross_entropy(picked(outputs.logits[m], rows), picked(labels, rows))
-                 for m, rows in ((m, outputs.having(m)) for m in outputs.seen)]
+        heads = [self.of_head(m, outputs, labels) for m in outputs.seen]
         found = dict(classification=F.cross_entropy(outputs.fused, labels), heads=self.mix_coef*sum(heads),
                      contrast=self.alpha_contrast*contrast)
         pulled, started = self.pulled(z, outputs), self.mean_projections.steps >= self.sma_start_step
         return found | {"distillation": self.distill_coef*pulled if started else torch.zeros_like(pulled)}
+
+    def of_head(self, modality: str, outputs: Outputs, labels: torch.Tensor) -> torch.Tensor:  # scalar
+        "Return a modality's weighted cross entropy, of the clips that have it."
+        rows = outputs.having(modality)
+        return self.weight(modality)*F.cross_entropy(picked(outputs.logits[modality], rows), picked(labels, rows))
 
     def after_step(self, learner: nn.Module, step: int): self.mean_projections.follow(self.projections)
 

@@ -120,7 +120,6 @@ def standing_of(logits: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor
 # %% ../../nbs/methods/24_gmp.ipynb #54554ad5
 class Gmp(OwnMethod):
     "The fused head's cross entropy; to the weights of each modality, its two gradients, modulated and projected."
-    trains_heads = True
 
     def start(self, model: Model):
         "Make the domain classifier for as many sources as the model is trained on."

@@ -100,7 +100,6 @@ def divergence(
 # %% ../../nbs/methods/25_mbcd.ipynb #fbebf37e
 class Mbcd(OwnMethod):
     "Inner steps, modality dropout, and a teacher that is tested."
-    trains_heads = True
 
     def start(self, model: Model):
         "Give the model heads with a hidden layer, normalised embeddings and perturbed features."

@@ -110,7 +110,9 @@ def mended(
     "Return what was mended since runs of this schema had been done, where that changes the spec's numbers."
     said = []  # in the hash: a run from before must not be taken for this one
     if given.get("pairing") == "shuffled": said.append("both lists of pairs are shuffled")
-    method, modalities = str(given.get("method")).split("+")[0], given.get("modalities") or ()
+    method, *options = str(given.get("method")).split("+")
+    modalities = given.get("modalities") or ()
+    if "gmp" in options: said.append("gmp adds up its cross entropies")  # as +balance was called; records stay readable
     if method == "cmrf": said.append("cmrf is its authors'")
     if method == "rna-net" and len(modalities) > 2: said.append("rna-net's third quotient is its authors'")
     return said

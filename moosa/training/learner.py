@@ -126,7 +126,6 @@ class Learner(nn.Module):
         return replace(outputs, domains=domains, teacher=taught, second=second, **more)
 
 
-
     def follow(self):
         "Let the teacher follow a step that is done, if there is one."
         if self.teacher: self.teacher.follow(self.model)
