@@ -16,7 +16,7 @@ import moosa
 from .commands.data import cache_app, data_app, weights_app
 from .commands.grids import grid_command, report_command, rescore_command, status_command
 from .commands.listing import list_command
-from .commands.run import record_app, run_command
+from .commands.run import ood_command, record_app, run_command
 from .commands.study import explore_command, new_command
 from .core import SAFE_PATH, InputError, RunFailed
 from .runs.lock import Busy
@@ -26,7 +26,7 @@ from .runs.process import ClusterLost
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True,
                   pretty_exceptions_enable=False, rich_markup_mode="markdown")
 COMMANDS = dict(run=run_command, grid=grid_command, status=status_command, rescore=rescore_command,
-                report=report_command, new=new_command, explore=explore_command, list=list_command)
+                report=report_command, ood=ood_command, new=new_command, explore=explore_command, list=list_command)
 GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app)
 
 for name, command in COMMANDS.items(): app.command(name)(command)

@@ -8,7 +8,8 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_VALUES', 'DEEPEST', 'OURS', 'Plain', 'read_words', 'read_word_file', 'is_nothing',
            'number_of', 'value_of', 'values_of', 'split_names', 'word', 'without_folder', 'in_label', 'one_line',
-           'short', 'in_figure', 'in_markdown', 'markdown_table', 'plain_table', 'in_html', 'in_latex', 'in_file_name']
+           'short', 'in_figure', 'in_markdown', 'Markdown', 'markdown_table', 'plain_table', 'in_html', 'in_latex',
+           'in_file_name']
 
 # %% ../nbs/02_words.ipynb #0d639e8a
 import html
@@ -239,14 +240,18 @@ def in_markdown(text: str) -> str:
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # within a word it means nothing
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
+# %% ../nbs/02_words.ipynb #b7d0a3c1
+class Markdown(str):
+    "A text that is Markdown already."
+
 
 def markdown_table(
     table: pd.DataFrame | Sequence[Mapping[str, object]],  # a frame; or its rows, all of the same columns
 ) -> str:
-    "A table in Markdown, without its index; texts and column names as they are."
+    "A table in Markdown, without its index; texts and column names as they are, but those that are Markdown already."
     def head(name: str) -> str: return one_line(name).replace("|", r"\|").replace("<", "&lt;")  # not the * of OS*
 
-    return _tabulated(table, in_markdown, head)
+    return _tabulated(table, lambda text: text if isinstance(text, Markdown) else in_markdown(text), head)
 
 # %% ../nbs/02_words.ipynb #568ce564
 def plain_table(

@@ -14,7 +14,8 @@ from moosa.core import InputError
 from moosa.evaluation.protocols import PROTOCOLS, Protocol
 from moosa.evaluation.scores import SCORES, Score
 from moosa.evaluation.sources import pretend, pretend_sources
-from moosa.results.alternatives import ROOMS, read_scores, rescore_grid, rescore_run, scores_table, sources_of
+from moosa.results.alternatives import ROOMS, read_scores, rescore_grid, rescore_run, scores_table
+from moosa.runs.predictions import sources_of
 from moosa.runs.grid import expand
 from moosa.runs.predictions import save_predictions
 from moosa.runs.record import run_folder

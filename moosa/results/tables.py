@@ -8,7 +8,7 @@ __all__ = ['OWN', 'CHOSEN', 'OPEN_SET', 'NOT_ALWAYS', 'Column', 'NOTE', 'TABLES'
            'Table', 'table_columns', 'summary_heading', 'make_tables', 'missing_table', 'missing_cells', 'save_table']
 
 # %% ../../nbs/results/03_tables.ipynb #c564ffb4
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..runs.spec import Spec, spec_hash
-from ..words import in_latex, in_markdown, markdown_table, word
+from ..words import Markdown, in_latex, in_markdown, markdown_table, word
 
 # %% ../../nbs/results/03_tables.ipynb #99f51e91
 def collect_results(
@@ -187,8 +187,8 @@ def wide_table(
     keys = list(tidy.columns[:list(tidy.columns).index("number")])
     if "task" in keys: tidy = tidy[(tidy.task != "mean") | (tidy.groupby("case").task.transform("nunique") > 2)]
     text = [cell_text(*row) for row in tidy[["mean", "se", "n", "expected"]].itertuples(index=False)]
-    order = list(tidy[keys].drop_duplicates().itertuples(index=False, name=None))
-    wide = tidy.assign(text=text).pivot(index=keys, columns="number", values="text")
+    order = tidy.set_index(keys).index.unique()
+    wide = tidy.assign(text=text).set_index([*keys, "number"]).text.unstack()
     wide = wide.loc[order, list(tidy.number.unique())]
     wide["n"] = [str(n or "–") for n in tidy.groupby(keys, sort=False).expected.max()]
     wide.columns.name = None
@@ -206,15 +206,29 @@ class Table:
     data: str  # which data the numbers are from
     tidy: pd.DataFrame
     wide: pd.DataFrame
+    marks: pd.DataFrame | None = None  # index and columns of `wide`: bold, italic or ''; None: nothing stands out
 
     def markdown(self) -> str:
         "Return the table for a page."
         heading = f"**{self.title}.** Data: {in_markdown(self.data)}. {NOTE}"
-        return f"{heading}\n\n{markdown_table(self.wide.reset_index())}\n"
+        forms = {"": "{}", "bold": "**{}**", "italic": "*{}*"}
+        return f"{heading}\n\n{markdown_table(self._marked(in_markdown, forms).map(Markdown).reset_index())}\n"
+
+    def _marked(self,
+        escaped: Callable[[str], str],
+        forms: Mapping[str, str],  # mark -> how a text looks that has it
+    ) -> pd.DataFrame:
+        "Return the wide table with every text as a page or a paper shows it."
+        body = self.wide.map(lambda value: escaped(str(value)))
+        if self.marks is None: return body
+        return body.combine(self.marks[body.columns], lambda texts, marks: marks.map(forms).combine(texts, str.format))
 
     def latex(self) -> str:
         "Return the table for a paper."
-        body = self.wide.reset_index().map(lambda v: in_latex(str(v)))
+        forms = {"": "{}", "bold": r"\textbf{{{}}}", "italic": r"\textit{{{}}}"}
+        body = self._marked(in_latex, forms).reset_index()
+        keys = list(body.columns[:self.wide.index.nlevels])
+        body[keys] = body[keys].map(lambda value: in_latex(str(value)))
         body.isetitem(0, body.iloc[:, 0].where(lambda first: first != first.shift(), ""))  # said once
         keys = self.wide.index.nlevels
         layout = "l"*keys + "r"*(len(body.columns) - keys)

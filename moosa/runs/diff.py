@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NAMES', 'NOTHING', 'find_record', 'flatten', 'named', 'differing_values', 'differing', 'apart', 'shorten']
+__all__ = ['NAMES', 'NOTHING', 'find_folder', 'find_record', 'flatten', 'named', 'differing_values', 'differing',
+           'apart', 'shorten']
 
 # %% ../../nbs/runs/11_diff.ipynb #e32525bb
 from collections import Counter
@@ -21,18 +22,25 @@ from .record import read_record
 pd = later("pandas")
 
 # %% ../../nbs/runs/11_diff.ipynb #6d9c251f
+def find_folder(
+    name: str | Path,  # a hash, its beginning, or a run's folder
+    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
+) -> Path:
+    "Return a run's folder by its name; raise `InputError` if no run has it, or several have."
+    place, runs = user_path(name), open_store(store).folder/"runs"
+    if str(name) and place.is_dir(): return place
+    found = sorted(runs.glob(f"{name}*"))
+    if len(found) == 1: return found[0]
+    said = ": " + ", ".join(p.name for p in found[:6]) if found else ""
+    raise InputError(f"record: {len(found)} runs in {runs} begin with {name!r}{said}; expected one.")
+
+
 def find_record(
     name: str | Path,  # a hash, its beginning, or a run's folder
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> dict:
-    "Return a run's record by its name; raise `InputError` if no run has it, or several have, or the run is not done."
-    place, runs = user_path(name), open_store(store).folder/"runs"
-    if not (str(name) and place.is_dir()):
-        found = sorted(runs.glob(f"{name}*"))
-        said = ": " + ", ".join(p.name for p in found[:6]) if found else ""
-        if len(found) != 1:
-            raise InputError(f"record: {len(found)} runs in {runs} begin with {name!r}{said}; expected one.")
-        place = found[0]
+    "Return a run's record by its name; raise `InputError` as `find_folder` does, or if the run is not done."
+    place = find_folder(name, store)
     if (record := read_record(place)) is None:
         raise InputError(f"record: the run in {place} is not done, and has no record.json.")
     return record
