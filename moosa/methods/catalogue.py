@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
-           'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'DannHyper', 'MmSadaHyper',
-           'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method', 'check_hyper_value', 'hyper_of',
-           'make_hyper']
+           'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'MmdHyper', 'MmdAdaptHyper',
+           'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method',
+           'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
@@ -155,10 +155,23 @@ class MbcdHyper:
 class CoralHyper:
     "Hyper-parameters of coral."
     coral_weight: float = 1.0  # weight of correlation alignment
+    coral_means: bool = False  # align means, too, and all of it four times as much: as in domain generalization
 
 
 @dataclass(frozen=True)
 class CoralAdaptHyper(CoralHyper):
+    "The same in adaptation, where the target is one of the domains."
+    target_filter_thr: float = 0.0  # has no effect: all target clips are compared
+
+# %% ../../nbs/methods/06_catalogue.ipynb #de38a572
+@dataclass(frozen=True)
+class MmdHyper:
+    "Hyper-parameters of mmd."
+    mmd_weight: float = 1.0  # weight of the discrepancy
+
+
+@dataclass(frozen=True)
+class MmdAdaptHyper(MmdHyper):
     "The same in adaptation, where the target is one of the domains."
     target_filter_thr: float = 0.0  # has no effect: all target clips are compared
 
@@ -209,7 +222,8 @@ _PLAIN = {
     "erm-entmin": Method(_factory("erm", "erm_entmin"), EntMinHyper, EntMinAdaptHyper),
     "rna-net": Method(_factory("rna_net"), RnaHyper, trains_heads=False),
     "mixup": Method(_factory("mixup"), MixupHyper, trains_heads=False),
-    "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False),
+    "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False, compares_domains=True),
+    "mmd": Method(_factory("mmd"), MmdHyper, MmdAdaptHyper, trains_heads=False, compares_domains=True),
     "cmrf": Method(_factory("cmrf"), CmrfHyper),
     "gmp": Method(_factory("gmp"), GmpHyper),
     "mbcd": Method(_factory("mbcd"), MbcdHyper),

@@ -23,6 +23,7 @@ from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, 
                                        Entry, backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
+from ..methods.method import expect_domains
 from .guests import resolve_own, with_full_names
 from .spec import Spec
 from ..training.shares import PRECISIONS
@@ -52,6 +53,7 @@ def resolve(
                    data_options=resolve_options(spec.data_options, data.options),
                    missing=resolve_missing(spec, hyper, len(spec.modalities)))
     check_choices(spec)
+    if method := check_method(spec.method): expect_domains(method, spec.method, spec.sources, spec.setting)
     return resolve_numbers(replace(spec, **resolve_features(spec)))
 
 # %% ../../nbs/runs/03_resolve.ipynb #49290619
