@@ -1803,6 +1803,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'moosa/methods/mixup.py'),
                                      'moosa.methods.mixup.MixedCE.forward': ( 'methods/mixup.html#mixedce.forward',
                                                                               'moosa/methods/mixup.py'),
+                                     'moosa.methods.mixup.draw_partners': ('methods/mixup.html#draw_partners', 'moosa/methods/mixup.py'),
                                      'moosa.methods.mixup.mix_clips': ('methods/mixup.html#mix_clips', 'moosa/methods/mixup.py'),
                                      'moosa.methods.mixup.mixed_ce': ('methods/mixup.html#mixed_ce', 'moosa/methods/mixup.py'),
                                      'moosa.methods.mixup.mixup': ('methods/mixup.html#mixup', 'moosa/methods/mixup.py')},

@@ -114,8 +114,10 @@ def test_one_domain_on_the_command_line(data_dir):
     assert "Traceback" not in done.stderr and not list(data_dir.glob("runs/*"))
 
 
-def test_coral_as_it_was_keeps_its_name():
-    "Records from before have no coral_means, and mean the form with means; the paper's is another run."
-    now, before = (spec_from(dict(target="mfeat", method="coral", hyper=dict(coral_means=m))) for m in (False, True))
-    assert spec_hash(now) == spec_hash(spec_from(dict(target="mfeat", method="coral"))) != spec_hash(before)
-    assert spec_hash(before) == "275ebc024f53"  # of the schema's first records
+@pytest.mark.parametrize("method, name, as_before, found", [("coral", "coral_means", True, "275ebc024f53"),
+                                                            ("mixup", "across_domains", False, "ca24cfa90e3e")])
+def test_a_method_as_it_was_keeps_its_name(method, name, as_before, found):
+    "Records from before have no such hyper-parameter, and mean this value; the default of now is another run."
+    before, now = (spec_from(dict(target="mfeat", method=method, hyper={name: v})) for v in (as_before, not as_before))
+    assert spec_hash(now) == spec_hash(spec_from(dict(target="mfeat", method=method))) != spec_hash(before)
+    assert spec_hash(before) == found  # of records from before

@@ -76,7 +76,8 @@ class Spec:
 # later field -> the value that changes nothing
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
          "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": ()}
-LATER_HYPER = {"batch_mean_weights": False, "coral_means": True}  # the same of a method's hyper-parameters
+LATER_HYPER = {"batch_mean_weights": False, "coral_means": True,  # the same of a method's hyper-parameters
+               "across_domains": False}
 
 
 def without_later(
