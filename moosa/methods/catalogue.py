@@ -6,8 +6,8 @@
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'ABOVE_0', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
            'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'MmdHyper', 'MmdAdaptHyper',
-           'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods', 'check_method',
-           'check_hyper_value', 'hyper_of', 'make_hyper']
+           'MiroHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods',
+           'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
@@ -176,6 +176,13 @@ class MmdAdaptHyper(MmdHyper):
     "The same in adaptation, where the target is one of the domains."
     target_filter_thr: float = 0.0  # has no effect: all target clips are compared
 
+# %% ../../nbs/methods/06_catalogue.ipynb #420325ae
+@dataclass(frozen=True)
+class MiroHyper:
+    "Hyper-parameters of miro."
+    miro_weight: float = 0.1  # lambda, weight of what is kept
+    variance_rate: float = 10.0  # how much faster than the network the variances learn, above 0
+
 # %% ../../nbs/methods/06_catalogue.ipynb #dad037de
 @dataclass(frozen=True)
 class DannHyper:
@@ -225,6 +232,7 @@ _PLAIN = {
     "mixup": Method(_factory("mixup"), MixupHyper, trains_heads=False),
     "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False, compares_domains=True),
     "mmd": Method(_factory("mmd"), MmdHyper, MmdAdaptHyper, trains_heads=False, compares_domains=True),
+    "miro": Method(_factory("miro"), MiroHyper, trains_heads=False, moves_extractors=True),
     "cmrf": Method(_factory("cmrf"), CmrfHyper),
     "gmp": Method(_factory("gmp"), GmpHyper),
     "mbcd": Method(_factory("mbcd"), MbcdHyper),
@@ -278,7 +286,7 @@ LARGEST = 1e300  # a number beyond it is none
 AT_MOST = dict(
     jigsaw_num_splits=4096,  # parts of an embedding
     jigsaw_samples=100_000)  # orders that a network tells apart
-ABOVE_0 = ("mixup_alpha",)  # what a distribution or a step cannot be without
+ABOVE_0 = ("mixup_alpha", "variance_rate")  # what a distribution or a step cannot be without
 
 
 def check_hyper_value(

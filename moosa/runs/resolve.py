@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBERS', 'resolve', 'check_choices',
-           'resolve_modalities', 'resolve_setting', 'in_domain_sources', 'resolve_unknown', 'resolve_shown',
-           'resolve_features', 'resolve_clips', 'resolve_extractors', 'resolve_stems', 'resolve_options',
-           'resolve_hyper', 'resolve_missing', 'resolve_numbers', 'differs_from_live']
+           'check_fit', 'resolve_modalities', 'resolve_setting', 'in_domain_sources', 'resolve_unknown',
+           'resolve_shown', 'resolve_features', 'resolve_clips', 'resolve_extractors', 'resolve_stems',
+           'resolve_options', 'resolve_hyper', 'resolve_missing', 'resolve_numbers', 'differs_from_live']
 
 # %% ../../nbs/runs/03_resolve.ipynb #87f34d38
 import math
@@ -23,7 +23,7 @@ from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, 
                                        Entry, backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
-from ..methods.method import expect_domains
+from ..methods.method import expect_domains, expect_trained
 from .guests import resolve_own, with_full_names
 from .spec import Spec
 from ..training.shares import PRECISIONS
@@ -53,7 +53,7 @@ def resolve(
                    data_options=resolve_options(spec.data_options, data.options),
                    missing=resolve_missing(spec, hyper, len(spec.modalities)))
     check_choices(spec)
-    if method := check_method(spec.method): expect_domains(method, spec.method, spec.sources, spec.setting)
+    check_fit(spec)
     return resolve_numbers(replace(spec, **resolve_features(spec)))
 
 # %% ../../nbs/runs/03_resolve.ipynb #49290619
@@ -73,6 +73,15 @@ def check_choices(
         if not isinstance(value, bool): raise InputError(f"{name}: {brief(value)} is neither true nor false.")
 
 
+def check_fit(
+    spec: Spec,
+):
+    "Raise `InputError` where a built-in method is nothing with these domains or features."
+    if (method := check_method(spec.method)) is None: return
+    expect_domains(method, spec.method, spec.sources, spec.setting)
+    expect_trained(method, spec.method, spec.features)
+
+# %% ../../nbs/runs/03_resolve.ipynb #c1c78065
 def resolve_modalities(given: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     "Return the modalities in the order of concatenation: given, or all that the data set has."
     modalities = tuple(given) or tuple(there)
