@@ -12,7 +12,7 @@ from moosa.methods.model import Model
 from moosa.training.parallel import rank, ranks, share_of
 from moosa.training.compute import make_fabric
 from moosa.training.learner import Learner
-from moosa.training.trainer import TrainConfig, predict
+from moosa.training.trainer import TrainConfig, change_gradients, predict
 
 DIMS = dict(video=8, audio=12)
 SMALL = dict(moosa=dict(jigsaw_samples=4, jigsaw_num_splits=2, mask_ratio=0.0, trans_hidden_num=16, hidden_dim=16,
@@ -71,6 +71,7 @@ def gradients(fabric, method, setting, holes="", clips=12):
     batch = Batch(of(data), labels[mine], [], of(unlabelled), domains[mine], of(second), **who).to(fabric.device)
     _, loss, terms = wrapped(batch)
     fabric.backward(loss)
+    change_gradients(fabric, wrapped, torch.optim.SGD(learner.parameters(), lr=0.1), batch)
     found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learner.named_parameters()
              if p.requires_grad}
     return {"loss": loss.detach(), **{f"term {k}": v.detach() for k, v in terms.items()}, **found}

@@ -247,7 +247,7 @@ def loss_of(method, lacking, detach_fused=True, seed=0):
 
 
 PLAIN = [name for name in METHODS if "+" not in name]
-OPTIONS = ["moosa+outliers", "moosa+balance", "erm+balance", "mm-sada+balance"]
+OPTIONS = ["moosa+outliers", "moosa+balance", "erm+balance", "mm-sada+balance", "moosa+sam"]
 LOOK_AT_ZEROS = ("mixup", "osbp")  # they ask the fused head about embeddings of their own making
 
 

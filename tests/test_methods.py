@@ -13,7 +13,7 @@ from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
 
-NAMES = [name for name in METHODS if "+" not in name] + ["moosa+outliers"]
+NAMES = [name for name in METHODS if "+" not in name] + ["moosa+outliers", "moosa+sam"]
 NARROW = dict(simmmdg=dict(trans_hidden_num=16, hidden_dim=16),
               moosa=dict(trans_hidden_num=16, hidden_dim=16, jigsaw_hidden=16, jigsaw_samples=8))
 

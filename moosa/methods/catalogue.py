@@ -6,7 +6,7 @@
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'ABOVE_0', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
            'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'MmdHyper', 'MmdAdaptHyper',
-           'MiroHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'Methods',
+           'MiroHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'SamHyper', 'Methods',
            'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
@@ -220,6 +220,12 @@ class BalanceHyper:
     balance_damping: float = 0.5  # alpha, how much a modality that runs ahead is slowed down, 0 or above
     balance_domain_weight: float = 0.1  # lambda, weight of hiding the domain
 
+# %% ../../nbs/methods/06_catalogue.ipynb #c681681c
+@dataclass(frozen=True)
+class SamHyper:
+    "Hyper-parameters that the option adds to a method's."
+    sam_rho: float = 0.05  # how far uphill gradients are taken, above 0
+
 # %% ../../nbs/methods/06_catalogue.ipynb #c34d1140
 def _factory(room: str, function: str = "") -> str: return f"moosa.methods.{room}:{function or room}"
 
@@ -246,7 +252,8 @@ _PLAIN = {
                    own_score=_factory("osbp", "OWN")),
 }
 OPTIONS = {"outliers": Option(_factory("outliers", "add_outliers"), OutliersHyper),
-           "balance": Option(_factory("balance", "add_balance"), BalanceHyper)}
+           "balance": Option(_factory("balance", "add_balance"), BalanceHyper),
+           "sam": Option(_factory("sam", "add_sam"), SamHyper, several=False)}
 PLAIN = tuple(_PLAIN)  # names of those without options
 
 # %% ../../nbs/methods/06_catalogue.ipynb #a53cb839
@@ -286,7 +293,7 @@ LARGEST = 1e300  # a number beyond it is none
 AT_MOST = dict(
     jigsaw_num_splits=4096,  # parts of an embedding
     jigsaw_samples=100_000)  # orders that a network tells apart
-ABOVE_0 = ("mixup_alpha", "variance_rate")  # what a distribution or a step cannot be without
+ABOVE_0 = ("mixup_alpha", "variance_rate", "sam_rho")  # what a distribution or a step cannot be without
 
 
 def check_hyper_value(

@@ -95,9 +95,10 @@ def expect_trained(
 # %% ../../nbs/methods/00_method.ipynb #8a816a69
 @dataclass(frozen=True)
 class Option:
-    "A term that goes with any method."
-    add: str | Callable  # (objective, method, dims, hyper) -> the objective with one more term; or where it is
+    "A term, or hooks, that go with any method."
+    add: str | Callable  # (objective, method, dims, hyper) -> the objective with more; or where it is
     hyper: type  # its hyper-parameters, a frozen dataclass
+    several: bool = True  # does it need two modalities?
 
 
 def with_option(
@@ -105,12 +106,12 @@ def with_option(
     name: str,  # the option's, as users write it after the plus
     option: Option,
 ) -> Method:
-    "Return the method with an option. What it makes raises `InputError` for a single modality."
+    "Return the method with an option. What it makes raises `InputError` for one modality, if the option needs several."
     def wider(hyper: type | None) -> type | None:  # the method's hyper-parameters, then the option's
         return hyper and make_dataclass(hyper.__name__ + name.title(), [], bases=(option.hyper, hyper), frozen=True)
 
     def make(dims: Mapping[str, int], hyper: object, seed: int = 0):
-        expect_several(dims, f"+{name} works between modalities")
+        if option.several: expect_several(dims, f"+{name} works between modalities")
         return _found(option.add)(method.make(dims, hyper, seed), method, dims, hyper)
 
     return replace(method, factory=make, hyper=wider(method.hyper), adapt_hyper=wider(method.adapt_hyper))

@@ -78,6 +78,7 @@ def method_table(
         passes = "1, and 1 of the target" if objective.adapts else "1"
         if objective.hooks.overrides("teacher"): passes += ", and 1 forward of a teacher"
         if METHODS[name].two_views: passes += ", of two views"
+        if objective.hooks.overrides("after_backward"): passes += ", twice"
         rows.append(dict(
             method=name,
             terms=" + ".join(term_names(objective, dims)),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'TrainState', 'Callback', 'fit', 'make_optimiser', 'Rates', 'change_gradients', 'own_rows',
-           'Meter', 'check_finite', 'validate', 'predict', 'predict_batch']
+           'Meter', 'check_finite', 'accuracy_and_loss', 'predict', 'predict_batch']
 
 # %% ../../nbs/training/04_trainer.ipynb #1cc079e4
 import math
@@ -97,6 +97,7 @@ def fit(
             meter, started = Meter(), time.perf_counter()
             for batch in train_batches(train, config.batch_size, config.seed, epoch, config.workers, pinned, own_rows):
                 batch = batch.to(fabric.device)
+                with blamed_on(hooks.guest, "before_step(step, steps) to work"): hooks.before_step(state.step, steps)
                 outputs, loss, terms = learner(batch)
                 check_finite(loss, terms, epoch, state.step, outputs, batch.clips)
                 rates.set(state.step, steps)
@@ -111,7 +112,10 @@ def fit(
                 for c in callbacks: c.on_step(state, learner, optimiser, meter)
 
             share_buffers(learner)
-            accuracy, validation_loss = validate(fabric, learner, validation, config)
+            predictions = predict(fabric, learner, validation, config)
+            with blamed_on(hooks.guest, "after_epoch(learner, predictions) to work"):
+                hooks.after_epoch(learner, predictions)
+            accuracy, validation_loss = accuracy_and_loss(predictions)
             if accuracy >= state.best_accuracy: state.best_accuracy, state.best_epoch = accuracy, epoch
             state.epoch, state.world_size = epoch + 1, ranks()
             state.scaler = fabric.strategy.precision.state_dict()
@@ -206,17 +210,12 @@ def check_finite(
                      "Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
 # %% ../../nbs/training/04_trainer.ipynb #dd05ec02
-@torch.no_grad()
-def validate(
-    fabric,  # a Lightning Fabric
-    learner: Learner,
-    clips: ClipList,  # source validation
-    config: TrainConfig,
+def accuracy_and_loss(
+    predictions: Predictions,  # of source validation
 ) -> tuple[float, float]:  # accuracy (0..1) and mean cross entropy of the fused head
     """Return accuracy and loss over all clips.
 
     The published log weighs a short last batch wrongly (ref 6.3); this is the true mean."""
-    predictions = predict(fabric, learner, clips, config)
     right = predictions.fused.argmax(dim=1) == predictions.labels
     return right.double().mean().item(), F.cross_entropy(predictions.fused, predictions.labels).item()
 
