@@ -225,6 +225,8 @@ class Busy(OwnMethod):
     def start(self, model):
         self.scale = torch.nn.Parameter(torch.ones(1))
         self.register_buffer("steps", torch.zeros(1))
+        self.register_buffer("right", torch.zeros(1))
+        self.progress = []
 
     def loss(self, outputs, labels):
         assert outputs.model.num_known == 8 and outputs.domains is not None
@@ -244,7 +246,12 @@ class Busy(OwnMethod):
         again()
         with torch.no_grad(): torch._foreach_sub_(weights, moves)
 
+    def before_step(self, step, steps): self.progress.append((step, steps))
+
     def after_step(self, learner, step): self.steps.fill_(step)
+
+    def after_epoch(self, learner, predictions):
+        self.right.fill_((predictions.fused.argmax(dim=1) == predictions.labels).double().mean())
 
 
 class Stop(Callback):
@@ -296,6 +303,8 @@ def test_every_hook_is_called(lists):
     learner, state = trained(lists, Busy, [seen])
     own = learner.objective.terms["own"]
     assert own.steps.item() == state.step > 0 and own.scale.item() != 1
+    assert own.progress == [(step, state.step) for step in range(state.step)]
+    assert own.right.item() == pytest.approx(state.history[-1]["validation_accuracy"])
     assert seen.seen[0] == pytest.approx(1e-2/state.step), "the last step's learning rate"
     assert {"ce", "agree"} <= state.history[0].keys() and state.history[0]["agree"] > 0
     assert learner.read(random := learner.model({m: x[:4] for m, x in one_batch(lists).items()})).fused.equal(
@@ -329,6 +338,7 @@ def test_a_stopped_run_with_hooks_goes_on_as_the_unbroken_one(lists):
     ("def schedule(self, step, steps): return -1", "expected a factor"),
     ("def read(self, outputs): return outputs.fused[:, 0]", "expected logits"),
     ("def after_step(self, learner, step): learner.nothing()", "AttributeError"),
+    ("def before_step(self, step): pass", "TypeError"), ("def after_epoch(self, learner): pass", "TypeError"),
     ("def after_backward(self, learner): pass", "TypeError"), ("def start(self): pass", "TypeError"),
     ("def teacher(self, model): return model", "expected a moosa.methods.teacher.Teacher"),
     ("def tested(self, learner): return learner", "expected a Model"), ("def teacher(self): pass", "TypeError")])

@@ -31,7 +31,7 @@ CASES = ["moosa/osdg", "moosa/osda", "erm/osdg", "simmmdg/osdg", "rna-net/osdg",
          "moosa/osdg/holes", "moosa/osda/holes", "cmrf/osdg/holes", "moosa+balance/osdg/holes",
          "jat/osdg", "nel/osdg", "gmp/osdg", "mbcd/osdg", "jat/osdg/holes", "nel/osdg/holes",
          "miro/osdg", "miro/osdg/holes",
-         "erm+sam/osdg", "coral+sam/osda", "moosa+sam/osdg/holes"]
+         "erm+sam/osdg", "coral+sam/osda", "moosa+sam/osdg/holes", "grad-blend/osdg", "grad-blend/osdg/holes"]
 ENV = dict(os.environ, OMP_NUM_THREADS="1", MOOSA_NO_PROGRESS="1")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "3", "--train-share", "0.3", "--hyper",

@@ -6,8 +6,8 @@
 __all__ = ['OPTIONS', 'PLAIN', 'METHODS', 'LARGEST', 'AT_MOST', 'ABOVE_0', 'MoosaHyper', 'MoosaAdaptHyper', 'ErmHyper',
            'EntMinHyper', 'EntMinAdaptHyper', 'SimmmdgHyper', 'CmrfHyper', 'RnaHyper', 'MixupHyper', 'JatHyper',
            'GmpHyper', 'NelHyper', 'MbcdHyper', 'CoralHyper', 'CoralAdaptHyper', 'MmdHyper', 'MmdAdaptHyper',
-           'MiroHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper', 'SamHyper', 'Methods',
-           'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
+           'MiroHyper', 'GradBlendHyper', 'DannHyper', 'MmSadaHyper', 'OsbpHyper', 'OutliersHyper', 'BalanceHyper',
+           'SamHyper', 'Methods', 'check_method', 'check_hyper_value', 'hyper_of', 'make_hyper']
 
 # %% ../../nbs/methods/06_catalogue.ipynb #53dcc88f
 from collections.abc import Mapping
@@ -183,6 +183,12 @@ class MiroHyper:
     miro_weight: float = 0.1  # lambda, weight of what is kept
     variance_rate: float = 10.0  # how much faster than the network the variances learn, above 0
 
+# %% ../../nbs/methods/06_catalogue.ipynb #5c3dd611
+@dataclass(frozen=True)
+class GradBlendHyper:
+    "Hyper-parameters of grad-blend."
+    blend_epochs: int = 3  # between two looks at the losses, from which heads' weights are estimated, 1 or more
+
 # %% ../../nbs/methods/06_catalogue.ipynb #dad037de
 @dataclass(frozen=True)
 class DannHyper:
@@ -238,6 +244,7 @@ _PLAIN = {
     "mixup": Method(_factory("mixup"), MixupHyper, trains_heads=False),
     "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False, compares_domains=True),
     "mmd": Method(_factory("mmd"), MmdHyper, MmdAdaptHyper, trains_heads=False, compares_domains=True),
+    "grad-blend": Method(_factory("grad_blend"), GradBlendHyper),
     "miro": Method(_factory("miro"), MiroHyper, trains_heads=False, moves_extractors=True),
     "cmrf": Method(_factory("cmrf"), CmrfHyper),
     "gmp": Method(_factory("gmp"), GmpHyper),
@@ -293,7 +300,7 @@ LARGEST = 1e300  # a number beyond it is none
 AT_MOST = dict(
     jigsaw_num_splits=4096,  # parts of an embedding
     jigsaw_samples=100_000)  # orders that a network tells apart
-ABOVE_0 = ("mixup_alpha", "variance_rate", "sam_rho")  # what a distribution or a step cannot be without
+ABOVE_0 = ("mixup_alpha", "variance_rate", "blend_epochs", "sam_rho")  # what a distribution or a step cannot be without
 
 
 def check_hyper_value(
