@@ -194,6 +194,7 @@ class GradBlendHyper:
 class DannHyper:
     "Hyper-parameters of dann."
     domain_weight: float = 1.0  # weight of the domain classifier
+    domain_ramp: float = 10.0  # gamma, how soon the reversal is at its full strength; 0: at once
     target_filter_thr: float = 0.0  # has no effect: all target clips are compared
 
 
@@ -202,6 +203,9 @@ class MmSadaHyper:
     "Hyper-parameters of mm-sada."
     domain_weight: float = 0.5  # weight of the domain classifiers
     correspondence_weight: float = 5.0  # weight of correspondence
+    domain_ramp: float = 10.0  # gamma, how soon in the second stage the reversal is at its full strength; 0: at once
+    first_stage: float = 1/3  # share of training without domain classifiers, 0 or above, below 1
+    late_fusion: bool = False  # add up the unimodal heads, in place of the fused one
     target_filter_thr: float = 0.0  # confidence that a target clip needs for correspondence, 0..1
 
 # %% ../../nbs/methods/06_catalogue.ipynb #ae226dc1

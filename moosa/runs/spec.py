@@ -77,7 +77,7 @@ class Spec:
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
          "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": ()}
 LATER_HYPER = {"batch_mean_weights": False, "coral_means": True,  # the same of a method's hyper-parameters
-               "across_domains": False}
+               "across_domains": False, "domain_ramp": 0.0}
 
 
 def without_later(
@@ -115,5 +115,7 @@ def mended(
     modalities = given.get("modalities") or ()
     if "gmp" in options: said.append("gmp adds up its cross entropies")  # as +balance was called; records stay readable
     if method == "cmrf": said.append("cmrf is its authors'")
+    now = "first_stage" in (given.get("hyper") or {})  # records from before say nothing of it, and keep their names
+    if method == "mm-sada" and now: said.append("mm-sada adds up its domain losses")
     if method == "rna-net" and len(modalities) > 2: said.append("rna-net's third quotient is its authors'")
     return said
