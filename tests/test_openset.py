@@ -2,15 +2,20 @@
 import numpy as np
 import pytest
 import torch
+from conftest import call
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
+from moosa.core import InputError
+from moosa.results.alternatives import rescore_run
 from moosa.results.run_figures import nines, plot_scores, plot_sweep
 from moosa.methods.catalogue import METHODS
 from moosa.evaluation.openset import (Predictions, at_threshold, evaluate, exact_sweep, hos_curve, max_softmax,
                                       published_sweep)
-from moosa.evaluation.rescoring import rescore
+from moosa.evaluation.rescoring import by_choice, rescore
 from moosa.evaluation.sources import Sources
+from moosa.runs.given import spec_from
+from moosa.runs.record import read_record, run_folder
 
 
 def pretend(seed, n, classes, num_known=4, sharp=3., scale=1.):
@@ -70,7 +75,7 @@ def test_nines():
     assert np.isfinite(nines(1.0)) and nines(1.0) > nines(np.nextafter(np.float32(1), np.float32(0)))
 
 
-@pytest.mark.parametrize("method", ["osbp", "osbp+balance", "osbp+outliers"])
+@pytest.mark.parametrize("method", ["osbp", "osbp+balance", "osbp+outliers", "osbp+sam"])
 def test_osbp_has_both_numbers_and_its_decision(method):
     target, validation = pretend(0, 300, 6), pretend(1, 200, 4)
     for p in (target, validation): p.fused = p.fused - 1.5
@@ -88,9 +93,35 @@ def test_osbp_has_both_numbers_and_its_decision(method):
     for group, number in same_order:  # energy orders clips in the same way
         assert results[f"own {group}"][number] == pytest.approx(by_score["energy", group, number], abs=1e-12)
     assert results["own threshold-free"]["AUROC"] != plain["threshold-free"]["AUROC"]
+    chosen = by_choice("max_logit", "unknown-class", target, Sources(validation, open_class=True))["chosen"]
+    for number in ("OS*", "UNK", "HOS"): assert chosen[number] == pytest.approx(decision[number], abs=1e-12)
     closed = evaluate(pretend(2, 80, 4), validation, own=METHODS[method].own)
     assert not any(k.startswith("own") for k in closed)
 
 
 def test_other_methods_have_none():
     assert not any(METHODS[name].own for name in METHODS if not name.startswith("osbp"))
+    assert [name for name in METHODS if METHODS[name].open_class] == [name for name in METHODS if METHODS[name].own]
+
+
+def test_the_class_unknown_as_a_protocol(data_dir):
+    "By name, for the methods that have such a class; a run's numbers are those of its own decision, and rescored ones."
+    asked = dict(target="mfeat", method="osbp", setting="osda", score="max_logit", protocol="unknown-class")
+    for wrong, says in ((dict(method="dann"), "dann has none"), (dict(score="energy"), "Set score=max_logit"),
+                        (dict(method="erm", setting="osdg"), "such as osbp; erm has none")):
+        with pytest.raises(InputError, match=says): spec_from({**asked, **wrong})
+    words = [word for name, value in asked.items() for word in (f"--{name}", value)]
+    words += ["--epochs", 1, "--train-share", .1, "--data-dir", data_dir]
+    done = call("run", *words, env=dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(spec_from({**asked, "epochs": 1, "train_share": .1}), data_dir)
+    results = read_record(folder)["results"]
+    numbers = ("OS*", "UNK", "HOS")
+    assert [results["chosen"][n] for n in numbers] == [results["own decision"][n] for n in numbers]
+    assert results["chosen"]["threshold"] == 0
+    assert "unknown-class" not in rescore_run(folder, scores=["energy"]).group.tolist()
+    found = rescore_run(folder, scores=["max_logit"], protocols=["unknown-class"])
+    found = found[found.group == "unknown-class"].set_index("number").value
+    assert found[[*numbers]].tolist() == pytest.approx([results["chosen"][n] for n in numbers])
+    found = rescore_run(folder, scores=["energy"], protocols=["unknown-class"])
+    assert found.number.str.contains("energy is none; take max_logit").any()

@@ -102,7 +102,7 @@ TRAINING = dict(
     on_bad_clip=one(str, "At a clip that cannot be read: stop, or skip it and say so in the record.", "stop"),
     score=one(str, "How known a clip looks, in numbers beside the published ones: see `moosa list scores`; or your "
               "own, e.g. mine.py:score.", "max_softmax"),
-    protocol=one(str, "How the threshold on it is chosen: source-quantile, leave-one-class-out; or your own.",
+    protocol=one(str, "How the threshold on it is chosen: see `moosa list protocols`; or your own.",
                  "source-quantile"),
     callbacks=names("Your own, called beside training, e.g. mine.py:Swa; may be repeated."),
     epochs=one(int | None, "Passes over the source clips."),

@@ -137,7 +137,8 @@ def rescore_command(
         "By this score, beside the published one, e.g. energy or mine.py:score; may be given several times. "
         "Default: all built-in ones."))] = None,
     protocol: Annotated[list[str] | None, typer.Option(help=(
-        "Only with thresholds by this protocol; may be given several times. Default: all that are built in."))] = None,
+        "Only with thresholds by this protocol; may be given several times. "
+        "Default: all built-in ones that any method has."))] = None,
     data_dir: DataDir = None,
 ):
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "

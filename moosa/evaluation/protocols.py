@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'OFFERED', 'FORM', 'PROTOCOLS', 'ClassOut', 'playable', 'confidence_without', 'classes_out',
-           'hos_by_quantile', 'class_out_curves', 'Protocol', 'source_quantile', 'leave_one_class_out', 'find_protocol',
-           'Evidence', 'check_threshold']
+           'hos_by_quantile', 'class_out_curves', 'Protocol', 'source_quantile', 'leave_one_class_out', 'unknown_class',
+           'usual_protocols', 'find_protocol', 'Evidence', 'check_threshold']
 
 # %% ../../nbs/evaluation/10_protocols.ipynb #e2916bde
 import math
@@ -100,7 +100,7 @@ def class_out_curves(
                         index=pd.Index(QUANTILES, name="quantile"))
 
 # %% ../../nbs/evaluation/10_protocols.ipynb #8094ae58
-OFFERED = ("confidence", "labels", "predicted", "num_known", "quantile", "class_out")
+OFFERED = ("confidence", "labels", "predicted", "num_known", "quantile", "class_out", "score", "open_class")
 FORM = (f"A protocol is a function of some of {', '.join(OFFERED)}, by these names (any other parameter has a "
         "default), that returns the threshold, a finite number, or a dict of numbers with 'threshold' among them.")
 
@@ -127,11 +127,27 @@ def leave_one_class_out(
     quantile = float(class_out_curves(class_out).mean(axis=1).idxmax())
     return {"threshold": source_quantile_threshold(confidence, quantile), "quantile": quantile}
 
+# %% ../../nbs/evaluation/10_protocols.ipynb #4e312fc1
+def unknown_class(
+    score: str,  # the score's name
+    open_class: bool,  # is there a class "unknown", whose logit is 0?
+) -> float:
+    "Return the threshold below which the class unknown is the most probable of all; raise `Unfit` if there is none."
+    if not open_class: raise Unfit("unknown-class: the method has no class unknown.")
+    if score != "max_logit": raise Unfit(f"unknown-class: it compares logits, and {score} is none; take max_logit.")
+    return 0.0
+
 # %% ../../nbs/evaluation/10_protocols.ipynb #417c9c07
 PROTOCOLS = {
     "source-quantile": Protocol(source_quantile, "common practice; 5 %"),
     "leave-one-class-out": Protocol(leave_one_class_out, "moosa"),
+    "unknown-class": Protocol(unknown_class, "Saito et al., 2018"),
 }
+
+
+def usual_protocols() -> tuple[str, ...]:
+    "Return the names of those that need no class unknown, which few methods have."
+    return tuple(name for name, protocol in PROTOCOLS.items() if "open_class" not in protocol.needs)
 
 
 def find_protocol(
@@ -164,7 +180,8 @@ class Evidence:
         "Return a protocol's threshold; raise `Unfit` if a run has not what it takes, `InputError` if it fails."
         p, validation, what = find_protocol(protocol), self.sources.validation, f"protocol {protocol}"
         offered = dict(confidence=self.confidence, quantile=self.quantile, num_known=validation.num_known,
-                       labels=validation.labels, predicted=validation.fused.argmax(dim=1))
+                       labels=validation.labels, predicted=validation.fused.argmax(dim=1),
+                       score=self.score, open_class=self.sources.open_class)
         if "class_out" in p.needs: offered["class_out"] = self.class_out
         found = call_with(p.fn, offered, what, FORM)
         return check_threshold(found, f"{what} ({place_of(p.fn)})")

@@ -15,7 +15,7 @@ from ..core import InputError
 from .asked import Unfit
 from .openset import (Predictions, at_threshold, check_logits, coarse_sweep, exact_sweep, hos_curve,
                                       threshold_free)
-from .protocols import PROTOCOLS, Evidence
+from .protocols import Evidence, usual_protocols
 from .scores import SCORES, score
 from .sources import Sources
 
@@ -79,7 +79,7 @@ def rescore(
     target: Predictions,  # with unknown clips
     sources: Sources,
     scores: Sequence[str] = tuple(SCORES),
-    protocols: Sequence[str] = tuple(PROTOCOLS),
+    protocols: Sequence[str] = usual_protocols(),
     quantile: float = 0.05,  # for the source-quantile protocol
 ) -> pd.DataFrame:  # score, group, number, value; where something cannot be had, `number` is the reason
     "Return all open-set numbers of a run, by each score and protocol."

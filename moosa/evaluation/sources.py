@@ -25,6 +25,7 @@ class Sources:
     train: Predictions | None = None  # of source training clips, seen as evaluation sees; None: the run kept none
     head: nn.Module | None = None  # (N, sum of D) joined embeddings -> (N, C) logits, in evaluation mode
     trained_heads: bool = True  # has the method trained the heads of single modalities?
+    open_class: bool = False  # has the fused head one more class, "unknown", whose logit is 0?
 
 # %% ../../nbs/evaluation/06_sources.ipynb #2f7c7f4e
 def rows(

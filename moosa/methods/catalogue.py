@@ -260,7 +260,7 @@ _PLAIN = {
     "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True),
     "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True),
     "osbp": Method(_factory("osbp"), OsbpHyper, OsbpHyper, trains_heads=False, only_adapts=True,
-                   own_score=_factory("osbp", "OWN")),
+                   own_score=_factory("osbp", "OWN"), open_class=True),
 }
 OPTIONS = {"outliers": Option(_factory("outliers", "add_outliers"), OutliersHyper),
            "balance": Option(_factory("balance", "add_balance"), BalanceHyper),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..core import InputError, read_table, stable_hash, write_table
 from ..places import StoreLike, open_store
 from ..doors import check_name, source_of
-from ..evaluation.protocols import PROTOCOLS, find_protocol
+from ..evaluation.protocols import PROTOCOLS, find_protocol, usual_protocols
 from ..evaluation.rescoring import LEFT_OUT, is_left_out, rescore
 from ..evaluation.scores import SCORES, find_score
 from ..extractors.cache import code_hash
@@ -85,7 +85,7 @@ def rescore_run(
     What is computed is kept in the run's scores.csv."""
     path = run_dir/"scores.csv"
     if not read_record(run_dir)["spec"]["unknown"]: return None
-    kept, names, by = read_scores(path), scores or tuple(SCORES), protocols or tuple(PROTOCOLS)
+    kept, names, by = read_scores(path), scores or tuple(SCORES), protocols or usual_protocols()
     if compute and (todo := [name for name in names if not _is_whole(kept, name, by)]):
         before = [group for group in kept.group.unique() if group not in GROUPS]
         numbers = rescore(*sources_of(run_dir), todo, list(dict.fromkeys([*by, *before])))

@@ -20,6 +20,7 @@ from torch import nn
 from ..core import InputError, atomic_write, read_table, write_table
 from ..evaluation.openset import Predictions
 from ..evaluation.sources import Sources
+from ..methods.catalogue import METHODS
 from ..methods.model import fused_head, joined
 from .record import check_files, read_record
 from ..training.checkpoint import load_tensors
@@ -101,10 +102,12 @@ def sources_of(
     run_dir: Path,  # a finished run's folder
 ) -> tuple[Predictions, Sources]:  # the target's predictions, and what scores are made of
     "Return what a run has kept."
-    parts, heads = load_predictions(run_dir), read_record(run_dir).get("trained_heads", [])
-    validation, head = parts["validation"], load_head(run_dir)
+    parts, record = load_predictions(run_dir), read_record(run_dir)
+    validation, head, heads = parts["validation"], load_head(run_dir), record.get("trained_heads", [])
     if head is not None and not says(head, validation): head = None
-    return parts["target"], Sources(validation, parts.get("train"), head, len(heads) > 1)
+    method = record["spec"]["method"]
+    opened = method in METHODS and METHODS[method].open_class  # a guest's is not imported for it
+    return parts["target"], Sources(validation, parts.get("train"), head, len(heads) > 1, opened)
 
 
 @torch.no_grad()

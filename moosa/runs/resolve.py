@@ -23,7 +23,7 @@ from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, 
                                        Entry, backbone_of, check_extractor, tail_start)
 from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
-from ..methods.method import expect_domains, expect_trained
+from ..methods.method import expect_domains, expect_open_class, expect_trained
 from .guests import resolve_own, with_full_names
 from .spec import Spec
 from ..training.shares import PRECISIONS
@@ -76,10 +76,11 @@ def check_choices(
 def check_fit(
     spec: Spec,
 ):
-    "Raise `InputError` where a built-in method is nothing with these domains or features."
+    "Raise `InputError` where a built-in method is nothing with these domains or features, or has not what is asked."
     if (method := check_method(spec.method)) is None: return
     expect_domains(method, spec.method, spec.sources, spec.setting)
     expect_trained(method, spec.method, spec.features)
+    expect_open_class(method, spec.method, spec.score, spec.protocol)
 
 # %% ../../nbs/runs/03_resolve.ipynb #c1c78065
 def resolve_modalities(given: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from ..core import InputError, one_of
 from ..places import StoreLike, data_parameter, experiments_folder, open_store
 from ..evaluation.rules import check_rules
 from ..extractors.entries import find_extractor
+from ..methods.method import expect_open_class
 from .lists import check_data
 from .notebook import Job, execute_run, notebook_parameters
 from .record import finished, forget, run_folder
@@ -34,6 +35,7 @@ def check_guests(
     for name in spec.callbacks: find_callback(name)
     find_score(spec.score), find_protocol(spec.protocol)
     method, hyper = find_method(spec.method), find_hyper(spec.method, spec.hyper, spec.setting)
+    expect_open_class(method, spec.method, spec.score, spec.protocol)
     translates = method.translates and getattr(hyper, "alpha_trans", 1) != 0
     check_rules(spec.method, spec.missing, method.trains_heads, translates, len(spec.modalities))
 
