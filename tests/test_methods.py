@@ -9,6 +9,7 @@ from moosa.runs.predictions import load_head, load_predictions
 from moosa.runs.record import run_folder
 from moosa.methods.catalogue import METHODS
 from moosa.methods.model import joined
+from moosa.methods.registry import create_objective, trial
 from moosa.runs.given import spec_from
 from moosa.training.compute import make_fabric
 from moosa.training.trainer import fit
@@ -54,6 +55,15 @@ def test_on_generated_clips(name, generated):
     row, objective = trained(name, generated, dataset="mini-hac", target="cartoon", source="human",
                              modalities=["video", "audio"], batch_size=4, views=1)
     terms_in(row, objective)
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+@pytest.mark.parametrize("name", ["mixup", "coral", "mmd", "miro", "grad-blend", "erm+sam", "dann", "osbp"])
+def test_any_number_of_modalities(name, modalities):
+    dims = dict(list(dict(video=8, audio=4, pose=6).items())[:modalities])
+    objective = create_objective(name, dims, setting="osda" if METHODS[name].only_adapts else "osdg")
+    found = trial(objective, dims)
+    assert all(value.isfinite() for value in found.values()) and found["total"].requires_grad
 
 
 def test_by_name_on_the_command_line(data_dir):
