@@ -132,7 +132,9 @@ def unknown_class(
     score: str,  # the score's name
     open_class: bool,  # is there a class "unknown", whose logit is 0?
 ) -> float:
-    "Return the threshold below which the class unknown is the most probable of all; raise `Unfit` if there is none."
+    """Return the threshold below which the class unknown is the most probable of all.
+
+    Raise `Unfit` if there is no such class, or if the score is no logit."""
     if not open_class: raise Unfit("unknown-class: the method has no class unknown.")
     if score != "max_logit": raise Unfit(f"unknown-class: it compares logits, and {score} is none; take max_logit.")
     return 0.0
