@@ -55,6 +55,8 @@ def mean_discrepancy(
     "Return the mean squared discrepancy over pairs of domains."
     large = [g for g in groups if len(g) > 1]
     if len(large) < 2: return None
+    enough = torch.promote_types(large[0].dtype, torch.float32)  # torch has no pdist in half precision
+    large = [g.to(enough) for g in large]
     scale = median_distance(large)
     return torch.stack([discrepancy(a, b, scale) for a, b in combinations(large, 2)]).mean()
 
