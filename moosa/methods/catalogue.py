@@ -125,6 +125,7 @@ class GmpHyper:
     domain_adv_loss_local: float = 0.5  # weight of the domain adversary
     projection_dim: int = 512  # width of the projections
     train_adversary: bool = False  # let projections and domain classifier learn (the published code does not)
+    permuted_test: bool = False  # test with audio, flow in the place of flow, audio (the published code does)
 
 # %% ../../nbs/methods/06_catalogue.ipynb #a1c0de22
 @dataclass(frozen=True)

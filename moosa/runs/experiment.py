@@ -69,7 +69,7 @@ class Experiment:
         "Return how to train."
         s = self.spec
         if workers is None: workers = self._decoders() if s.features == "live" else 0
-        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
+        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch)
 
     def check_before(self):
         "Raise `InputError` if an array or a sound holds a NaN, now rather than when all the training is done."

@@ -58,7 +58,7 @@ def resolve(
 PAIRINGS = ("shuffled", "published")
 CHOICES = {"precision": PRECISIONS, "weights": WEIGHTS, "frozen_bn": FROZEN_BN, "audio_tail": AUDIO_TAILS,
            "features": ("live", "stem", "embedding"), "stem_dtype": STEM_DTYPES, "on_bad_clip": ("stop", "skip"),
-           "missing_in_training": ("stop", "skip", "zero", "mask")}
+           "missing_in_training": ("stop", "skip", "zero", "mask"), "tested_epoch": ("best", "last")}
 
 
 def check_choices(
