@@ -221,7 +221,8 @@ _PLAIN = {
     "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True, needs=_SHAPES),
     "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, translates=True),
     "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True, needs=_SHAPES),
-    "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True, needs=_ALIGNS),
+    "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True,
+                      needs=_ALIGNS),
     "osbp": Method(_factory("osbp"), OsbpHyper, OsbpHyper, trains_heads=False, only_adapts=True,
                    own_score=_factory("osbp", "OWN")),
 }
