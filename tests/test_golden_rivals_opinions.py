@@ -7,7 +7,6 @@ file alone."""
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 import torch
 from golden_rules import close, close_stats, fill, golden_weight, no_dropout, stats
 from test_golden_rivals import FOLDER
