@@ -25,6 +25,7 @@ def golden_weight(name: str, shape) -> torch.Tensor:
     if leaf == "running_mean": value = 0.1*r.standard_normal(shape)
     elif leaf == "running_var": value = r.uniform(0.5, 1.5, shape)
     elif leaf == "bias": value = 0.05*r.standard_normal(shape)
+    elif leaf == "in_proj_bias": value = r.standard_normal(shape)*np.sqrt(2)  # of attention
     elif len(shape) == 1: value = r.uniform(0.3, 0.7, shape)
     else: value = r.standard_normal(shape)*np.sqrt(2/np.prod(shape[1:]))
     return torch.from_numpy(np.asarray(value).astype(np.float32))

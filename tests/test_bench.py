@@ -15,7 +15,7 @@ from moosa.bench.timing import SMALL
 begin = ("Step", "Jigsaw alone, V+A", "Growth with the batch", "Reading a clip, keyframe every 15",
          "Epoch of mini-HAC from stem", "GPU: fused")
 chosen = tuple(line for line in LINES if line.what.startswith(begin))
-bench(SMALL, chosen)
+bench(SMALL, chosen, methods=("jat", "mbcd", "moosa"))
 print(publish(out=OUT))
 """
 
@@ -72,3 +72,14 @@ def test_without_a_result_the_page_says_what_to_do(tmp_path):
                            f"from moosa.bench.report import read_bench; read_bench({str(tmp_path)!r})"],
                           capture_output=True, text=True, cwd=ROOT)
     assert done.returncode and "make bench" in done.stderr and "does not exist" in done.stderr
+
+
+def test_methods_stand_beside_erm(made):
+    folder, printed, result = made
+    assert [row["method"] for row in result["methods"]] == ["erm", "jat", "mbcd", "moosa"]
+    text = (folder/"page"/"report.ipynb").read_text()
+    for row in result["methods"]:
+        assert row["seconds"] > 0 and row["peak"] >= row["held"] > 0
+        assert f"| {row['method']} " in printed and f"| {row['method']} " in text
+        assert (row["plain"] is not None) == (row["method"] == "moosa")  # of it the yardstick is
+    assert "2 passes" in text and "weights that ERM has not" in text

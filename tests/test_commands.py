@@ -60,10 +60,12 @@ def test_run(monkeypatch, tmp_path):
     one = spec("--target", "mfeat", "--dataset", "av-digits", "--method", "moosa", "--seed", 3, "--sources", "mnist",
                "--num-unknown", 3, "--missing", "zero", "--modalities", "image,speech",
                "--hyper", "mask_ratio=0.5", "--train-share", .5, "--watch-target", "--epochs", 2, "--batch-size", 8,
+               "--tested-epoch", "last",
                "--lr", .01, "--precision", "bf16-mixed", "--compile",
                "--on-bad-clip", "skip", "--device", "cpu", "--devices", 2, "--again", "--contents")
     assert (one.seed, one.sources, len(one.unknown), one.missing, one.modalities,
             one.hyper["mask_ratio"]) == (3, ("mnist",), 3, ("zero",), ("image", "speech"), .5)
+    assert one.tested_epoch == "last"
     assert (one.train_share, one.watch_target, one.epochs, one.batch_size, one.lr, one.precision, one.compile,
             one.on_bad_clip) == (.5, True, 2, 8, .01, "bf16-mixed", True, "skip")
     _, store, device = ran[-1][0]

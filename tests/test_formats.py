@@ -5,7 +5,6 @@ MOOSA_GOLDEN_RIVALS, or in golden_rivals/ of MOOSA_SHARED, by default `shared` b
 """
 import os
 import pickle
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from epic_lists import segments, write_lists
-from golden_rules import SALT, golden_weight
+from golden_rules import golden_weight
 from scipy.io import savemat
 from torch import nn
 from typer.testing import CliRunner
@@ -194,13 +193,6 @@ def test_opinions_are_the_benchmarks(tmp_path):
     assert Sentiment.label_of(z["metrics/truth"]).tolist() == z["metrics/sentiment_class"].tolist()
 
 
-def weight(name: str, shape) -> torch.Tensor:
-    "As `golden_weight`, but for the one parameter of attention that has another rule."
-    if not name.endswith("in_proj_bias"): return golden_weight(name, shape)
-    random = np.random.RandomState(zlib.crc32(f"{SALT}:{name}".encode()) & 0xFFFFFFFF)
-    return torch.from_numpy((random.standard_normal(shape)*np.sqrt(2)).astype(np.float32))
-
-
 @golden
 def test_late_transformer_is_the_benchmarks():
     z, found = numbers("mmsa"), []
@@ -211,11 +203,11 @@ def test_late_transformer_is_the_benchmarks():
         with torch.no_grad():
             for name, p in net.stem.project.named_parameters():
                 shape = (*p.shape, 1) if name == "weight" else p.shape  # there, a convolution of width 1
-                p.copy_(weight(f"latefusion.proj.{i}.{name}", shape).reshape(p.shape))
+                p.copy_(golden_weight(f"latefusion.proj.{i}.{name}", shape).reshape(p.shape))
             for name, p in net.tail[0].named_parameters():
                 theirs = name.replace("norm.", "layer_norm.") if name.startswith("norm.") else name
                 for ours, other in names.items(): theirs = theirs.replace(f".{ours}.", f".{other}.")
-                p.copy_(weight(f"latefusion.encoders.{i}.{theirs}", p.shape))
+                p.copy_(golden_weight(f"latefusion.encoders.{i}.{theirs}", p.shape))
             found.append(net(x))
     np.testing.assert_allclose(torch.cat(found, dim=1), z["net/latefusion_hidden"], atol=1e-5)
 

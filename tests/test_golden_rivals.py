@@ -1,4 +1,5 @@
 """Numbers of the 2026 benchmark's own code for the rivals (tests/golden_rivals/README.md)."""
+import copy
 import os
 from dataclasses import replace
 from functools import partial
@@ -302,6 +303,25 @@ def test_gmp_answers_in_the_order_it_was_trained_in(case):
     golden.order = "".join(m for m in "vfa" if m in golden.order)
     model = tiny_model(golden).eval()
     with torch.no_grad(): close(model(inputs_of(golden)).fused, golden["train_order_predict"])
+
+
+@pytest.mark.parametrize("users_order", ["vfa", "vaf"])
+@pytest.mark.parametrize("case", CASES)
+def test_gmp_answers_as_the_reference_if_it_is_asked_to(case, users_order):
+    "The benchmark's own mistake, whatever the order in which the user lists the modalities."
+    golden = Golden("gmp_val", case)
+    golden.order = "".join(m for m in "vfa" if m in golden.order)
+    theirs = tiny_model(golden).eval()  # the head's columns are in the reference's order of training
+    dims = {NAMES[m]: theirs.dims[NAMES[m]] for m in users_order if m in golden.order}
+    ours = Model({m: theirs.extractors[m] for m in dims}, 5, fused_hidden=20).eval()
+    ours.heads, ours.fused = theirs.heads, copy.deepcopy(theirs.fused)
+    columns = dict(zip(theirs.dims, theirs.fused[0].weight.split(list(theirs.dims.values()), dim=1)))
+    with torch.no_grad(): ours.fused[0].weight.copy_(torch.cat([columns[m] for m in dims], dim=1))
+    learner = Learner(ours, gmp(dims, GmpHyper(permuted_test=True))).eval()
+    inputs = inputs_of(golden)
+    with torch.no_grad():
+        close(learner.tested(inputs).fused, golden["val_predict"])
+        close(ours(inputs).fused, golden["train_order_predict"])
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -53,7 +53,8 @@ def terms_in(row: dict, objective) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_on_generated_clips(name, generated):
     row, objective = trained(name, generated, dataset="mini-hac", target="cartoon", source="human",
-                             modalities=["video", "audio"], batch_size=4, views=1)
+                             modalities=["video", "audio"], batch_size=4,
+                             views=2 if METHODS[name].two_views else 1)
     terms_in(row, objective)
 
 

@@ -37,9 +37,9 @@ def test_any_number_of_modalities(modalities):
 
 def test_given_embeddings_are_refused(data_dir):
     asked = dict(target="mfeat", method="miro", features="embedding", frozen_stems=True, frozen_bn="eval")
-    with pytest.raises(InputError, match="with features=embedding none is trained"): spec_from(asked)
+    with pytest.raises(InputError, match="works on the extractors, but no part"): spec_from(asked)
     done = call("run", "--target", "mfeat", "--method", "miro", "--features", "embedding", "--frozen-stems",
                 "--frozen-bn", "eval", "--data-dir", data_dir)
-    assert done.returncode == 2 and "Set features=stem or live" in done.stderr, done.stderr
+    assert done.returncode == 2 and "Set features=live or features=stem" in done.stderr, done.stderr
     done = call("run", "--target", "mfeat", "--method", "miro", "--hyper", "variance_rate=0", "--data-dir", data_dir)
     assert done.returncode == 2 and "variance_rate is 0, expected a number above 0" in done.stderr, done.stderr

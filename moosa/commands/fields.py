@@ -108,6 +108,8 @@ TRAINING = dict(
     epochs=one(int | None, "Passes over the source clips."),
     batch_size=one(int | None, "Clips per step."),
     lr=one(float | None, "Adam's learning rate."),
+    tested_epoch=one(str | None, "Whose weights are tested: those of the best epoch on source validation, or of the "
+                     "last. Default: the preset's, or best."),
     watch_target=one(bool, "Test on the target after every epoch, too; the numbers are kept and choose nothing.",
                      False, "--watch-target"),
     precision=one(str, "32-true, bf16-mixed or 16-mixed.", "32-true"),

@@ -126,6 +126,7 @@ class GmpHyper:
     domain_adv_loss_local: float = 0.5  # weight of the domain adversary
     projection_dim: int = 512  # width of the projections
     train_adversary: bool = False  # let projections and domain classifier learn (the published code does not)
+    permuted_test: bool = False  # test with audio, flow in the place of flow, audio (the published code does)
 
 # %% ../../nbs/methods/06_catalogue.ipynb #a1c0de22
 @dataclass(frozen=True)
@@ -240,31 +241,34 @@ class SamHyper:
 def _factory(room: str, function: str = "") -> str: return f"moosa.methods.{room}:{function or room}"
 
 
+_SHAPES, _ALIGNS = ("tails",), ("modalities", "tails")  # needs of what works on embeddings; on several modalities'
 _PLAIN = {
     "erm": Method(_factory("erm"), ErmHyper, trains_heads=False),
     "erm-heads": Method(_factory("erm", "erm_heads"), ErmHyper),
     "erm-entmin": Method(_factory("erm", "erm_entmin"), EntMinHyper, EntMinAdaptHyper),
-    "rna-net": Method(_factory("rna_net"), RnaHyper, trains_heads=False),
+    "rna-net": Method(_factory("rna_net"), RnaHyper, trains_heads=False, needs=_ALIGNS),
     "mixup": Method(_factory("mixup"), MixupHyper, trains_heads=False),
-    "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False, compares_domains=True),
-    "mmd": Method(_factory("mmd"), MmdHyper, MmdAdaptHyper, trains_heads=False, compares_domains=True),
+    "coral": Method(_factory("coral"), CoralHyper, CoralAdaptHyper, trains_heads=False,
+                    needs=("domains", *_SHAPES)),
+    "mmd": Method(_factory("mmd"), MmdHyper, MmdAdaptHyper, trains_heads=False, needs=("domains", *_SHAPES)),
     "grad-blend": Method(_factory("grad_blend"), GradBlendHyper),
-    "miro": Method(_factory("miro"), MiroHyper, trains_heads=False, moves_extractors=True),
-    "cmrf": Method(_factory("cmrf"), CmrfHyper),
-    "gmp": Method(_factory("gmp"), GmpHyper),
-    "mbcd": Method(_factory("mbcd"), MbcdHyper),
+    "miro": Method(_factory("miro"), MiroHyper, trains_heads=False, needs=_SHAPES),
+    "cmrf": Method(_factory("cmrf"), CmrfHyper, needs=_ALIGNS),
+    "gmp": Method(_factory("gmp"), GmpHyper, needs=_ALIGNS),
+    "mbcd": Method(_factory("mbcd"), MbcdHyper, needs=_ALIGNS),
     "simmmdg": Method(_factory("simmmdg"), SimmmdgHyper, trains_heads=False, translates=True),
-    "jat": Method(_factory("jat"), JatHyper),
-    "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True),
+    "jat": Method(_factory("jat"), JatHyper, needs=_ALIGNS),
+    "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True, needs=_SHAPES),
     "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, translates=True),
-    "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True),
-    "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True),
+    "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True, needs=_SHAPES),
+    "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True,
+                      needs=_ALIGNS),
     "osbp": Method(_factory("osbp"), OsbpHyper, OsbpHyper, trains_heads=False, only_adapts=True,
                    own_score=_factory("osbp", "OWN"), open_class=True),
 }
 OPTIONS = {"outliers": Option(_factory("outliers", "add_outliers"), OutliersHyper),
-           "balance": Option(_factory("balance", "add_balance"), BalanceHyper),
-           "sam": Option(_factory("sam", "add_sam"), SamHyper, several=False)}
+           "balance": Option(_factory("balance", "add_balance"), BalanceHyper, needs=_ALIGNS),
+           "sam": Option(_factory("sam", "add_sam"), SamHyper, needs=())}
 PLAIN = tuple(_PLAIN)  # names of those without options
 
 # %% ../../nbs/methods/06_catalogue.ipynb #a53cb839

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Gradient', 'lead', 'damping_factor', 'without_part_along', 'projected', 'processes', 'check_whole',
-           'gradient_of', 'with_gradient', 'Standing', 'standing_of', 'Gmp', 'gmp']
+           'gradient_of', 'with_gradient', 'Standing', 'standing_of', 'in_order', 'with_permuted_inputs', 'Gmp', 'gmp']
 
 # %% ../../nbs/methods/24_gmp.ipynb #28a247b5
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -117,6 +118,31 @@ def standing_of(logits: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor
     "Return the cross entropy and the mean probability of the right answer; the latter without a way back."
     return F.cross_entropy(logits, right), logits.detach().softmax(dim=1).gather(1, right[:, None]).mean()
 
+# %% ../../nbs/methods/24_gmp.ipynb #6a0e0002
+def in_order(
+    dims: Mapping[str, int],  # modality -> D, in the order of concatenation
+    first: str,  # of two modalities, the one that is to come first
+    then: str,
+) -> torch.Tensor:  # (sum of D,) column of the joined embeddings that stands at each place
+    "Return the columns of joined embeddings in the order in which one of two modalities comes before the other."
+    places = list(dims)
+    if {first, then} <= dims.keys():
+        one, other = sorted((places.index(first), places.index(then)))
+        places[one], places[other] = first, then
+    columns = dict(zip(dims, torch.arange(sum(dims.values())).split(list(dims.values()))))
+    return torch.cat([columns[m] for m in places])
+
+
+def with_permuted_inputs(
+    model: Model,
+) -> Model:  # shares all but the fused head's first layer
+    "Return the model that is told audio, flow where it was trained on flow, audio."
+    trained = in_order(model.dims, "flow", "audio")
+    tested, other, head = in_order(model.dims, "audio", "flow"), copy.copy(model), copy.deepcopy(model.fused)
+    with torch.no_grad(): head[0].weight.copy_(model.fused[0].weight[:, trained][:, tested.argsort()])
+    other._modules = {**model._modules, "fused": head}
+    return other
+
 # %% ../../nbs/methods/24_gmp.ipynb #54554ad5
 class Gmp(OwnMethod):
     "The fused head's cross entropy; to the weights of each modality, its two gradients, modulated and projected."
@@ -127,6 +153,10 @@ class Gmp(OwnMethod):
         if not self.several: return
         self.domain_guess = DomainGuess(self.dims, model.num_sources, self.alpha_rev2, self.projection_dim)
         self.domain_guess.requires_grad_(self.train_adversary)
+
+    def tested(self, learner: nn.Module) -> Model:
+        "Return the model, or as the benchmark's code tests it."
+        return with_permuted_inputs(learner.model) if self.permuted_test else learner.model
 
     def loss(self, outputs: Outputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         "Return the terms by name; of two of them the value is for display, and the gradient is the balanced one."

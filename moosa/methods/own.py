@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'TAKEN', 'TYPES', 'OURS', 'OwnMethod', 'hyper_class', 'class_defaults', 'asks_for',
-           'class_of_function', 'method_of', 'make_own', 'find_method', 'find_hyper']
+           'class_of_function', 'needs_of', 'method_of', 'make_own', 'find_method', 'find_hyper']
 
 # %% ../../nbs/methods/19_own.ipynb #3ca81d56
 import inspect
@@ -15,10 +15,10 @@ from types import MappingProxyType
 
 import torch
 
-from ..core import InputError, brief
+from ..core import InputError, brief, one_of
 from ..doors import Guest, blamed_on, check_name, load_guest, place_of, split_option
 from .catalogue import OPTIONS, PLAIN, check_method, hyper_of
-from .method import Method, with_option
+from .method import NEEDS, Method, with_option
 from .model import Outputs
 from .objectives import Hooks, Objective, Term
 
@@ -27,6 +27,7 @@ class OwnMethod(Term, Hooks):
     "A method of one's own. A subclass has `loss`, and those of the hooks that it needs."
     trains_heads = False  # do the unimodal heads learn? If not, their accuracy means nothing
     two_views = False  # does it look at `outputs.second`, another random view of the same clips?
+    needs = ()  # any of methods.method's NEEDS: a run that lacks it is refused before anything is computed
 
     def __init__(self,
         dims: Mapping[str, int],  # modality -> D
@@ -134,6 +135,16 @@ def class_of_function(
     facts = {"trains_heads": getattr(function, "trains_heads", False), "__annotations__": dict.fromkeys(hyper, object)}
     return type(function.__name__, (OwnMethod,), {"loss": loss, "__doc__": function.__doc__, **facts, **hyper})
 
+# %% ../../nbs/methods/19_own.ipynb #c0de0020
+def needs_of(
+    kind: type[OwnMethod],
+    where: str,  # for messages
+) -> tuple[str, ...]:
+    "Return what a class says that it needs; raise `InputError` if there is no such need."
+    needs = kind.needs if isinstance(kind.needs, (tuple, list)) else (kind.needs,)
+    for need in needs: one_of(f"{where}: needs", need, NEEDS)
+    return tuple(needs)
+
 # %% ../../nbs/methods/19_own.ipynb #d50642eb
 def method_of(
     found,  # a function, a class that derives from OwnMethod, or a Method
@@ -155,7 +166,7 @@ def method_of(
     adapts = "target" in names
     needs_target = adapts and inspect.signature(loss).parameters["target"].default is inspect.Parameter.empty
     return Method(partial(make_own, kind, guest, adapts), hyper, hyper if adapts else None, kind.trains_heads,
-                  only_adapts=needs_target, two_views=kind.two_views)
+                  only_adapts=needs_target, two_views=kind.two_views, needs=needs_of(kind, where))
 
 
 def make_own(

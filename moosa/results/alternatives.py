@@ -292,7 +292,8 @@ def _of_each_choice(
 ) -> Iterator[dict[str, object]]:  # selection, group, number, value
     "Yield what each choice of the epoch gives."
     history = read_history(run_dir).set_index("epoch")
-    selected = read_record(run_dir)["selected_epoch"]
+    accuracy = history.validation_accuracy
+    selected = accuracy.index[accuracy == accuracy.max()][-1]  # whatever the run itself was tested by
     for heading, group, number in COMPARED:
         if (values := history.get(f"target {heading}")) is None: continue
         for way, value in zip(EPOCH_CHOICES, (values[selected], values.iloc[-1], values.max())):

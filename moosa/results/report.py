@@ -63,11 +63,17 @@ def describe(
     lines = [SEES[setting] for setting in cells.setting.unique()]
     if (~cells.sources.str.contains("+", regex=False) & (cells.setting != "in-domain")).any():
         lines.append("**Single source**: where one domain alone is the source, the task says which: `source→target`.")
+    last = [spec.tested_epoch == "last" for spec in grid.specs]
+    tested = "epochs were selected by source validation accuracy"
+    if last and all(last): tested = "the last epochs are tested"
+    if any(last) and not all(last):
+        cases = dict.fromkeys(case for (case, _), is_last in zip(case_labels(grid), last) if is_last)
+        lines.append(f"**The last epoch**, and none selected, is tested of: {in_markdown(', '.join(cases))}.")
     lines += feature_notes(grid)
     about = grid.about.rstrip(".") or in_markdown(grid.name)
     done = f"{(status == 'done').sum()} of {len(status)} runs are done" + (f", {failed} failed" if failed else "")
     return (f"**{about}.** Data: {in_markdown(', '.join(cells.data.unique()))}. {done}; "
-            "epochs were selected by source validation accuracy.\n\n" + "\n".join(f"- {line}" for line in lines))
+            f"{tested}.\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
 def feature_notes(

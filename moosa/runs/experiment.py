@@ -30,6 +30,7 @@ from ..extractors.entries import backbone_of, check_extractor
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.fitted import fitted, recipe_record
 from ..extractors.registry import create_extractor, is_drawn, needs_shape, takes_shape
+from ..methods.method import check_needs
 from ..methods.model import Model
 from ..methods.own import find_method
 from ..methods.registry import create_objective
@@ -38,7 +39,7 @@ from .lists import holes_record, make_split, open_dataset, tables_of
 from .lock import hold
 from .notebook import make_folder
 from .record import finished, read_history, read_record, run_folder
-from .resolve import differs_from_live
+from .resolve import differs_from_live, shown_by
 from .spec import LATER, Spec, without_later
 from ..training.callbacks import History, Memory, Progress, Watch, find_callback, peak_memory_mb
 from ..training.checkpoint import Checkpoint
@@ -69,7 +70,7 @@ class Experiment:
         "Return how to train."
         s = self.spec
         if workers is None: workers = self._decoders() if s.features == "live" else 0
-        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, compile=s.compile)
+        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch)
 
     def check_before(self):
         "Raise `InputError` if an array or a sound holds a NaN, now rather than when all the training is done."
@@ -114,6 +115,8 @@ def open_experiment(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> Experiment:
     "Open the data of a spec and make its lists; raise `InputError` where they cannot be made, or share a clip."
+    method = find_method(spec.method)
+    check_needs(spec.method, method, shown_by(spec, method))
     dataset = open_dataset(spec, store)
     fingerprint = fingerprint_of(spec, store, dataset)
     skipped = pd.DataFrame(columns=["clip", "modality", "file", "problem", "detail"])
@@ -125,7 +128,7 @@ def open_experiment(
     dataset.recipes = {**dataset.recipes, **array_recipes(spec, dataset, split, store)}
     shapes = shapes_of(spec, dataset, split)
     seen = seen_dataset(spec, dataset, store, shapes)
-    method, lists = find_method(spec.method), (split.train, split.validation, split.test)
+    lists = (split.train, split.validation, split.test)
     train, validation, test = (ClipList(seen, c, spec.modalities, two_views=method.two_views) for c in lists)
     if isinstance(split, AdaptationSplit) and method.adapt_hyper:
         unlabelled = ClipList(seen, split.unlabelled, spec.modalities)

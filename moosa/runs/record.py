@@ -66,7 +66,8 @@ def run_folder(
 
 # %% ../../nbs/runs/09_record.ipynb #3a20e70c
 KEPT = ("predictions.safetensors", "clips.csv", "history.csv", "model.safetensors")  # beside a finished run's notebook
-SELECTION = "source validation accuracy, ties to the later epoch"  # which epoch's weights are kept
+# which epoch's weights are kept
+SELECTION = {"best": "source validation accuracy, ties to the later epoch", "last": "the last epoch, unseen"}
 
 
 def write_record(
@@ -84,7 +85,8 @@ def write_record(
     files = [file for name in KEPT if (file := path.parent/name).is_file()]
     write_json(path, {
         "schema": SCHEMA, "hash": spec_hash(spec), "spec": asdict(spec), "results": results,
-        "selected_epoch": selected_epoch, "selection": SELECTION, "device": device, "seconds": round(seconds, 2),
+        "selected_epoch": selected_epoch, "selection": SELECTION[spec.tested_epoch],
+        "device": device, "seconds": round(seconds, 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"), "environment": environment(),
         "fingerprint": fingerprint,
         "files": {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}, **extra})

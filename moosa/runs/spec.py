@@ -66,6 +66,7 @@ class Spec:
     # threshold is chosen
     score: str = "max_softmax"
     protocol: str = "source-quantile"
+    tested_epoch: str = "best"  # whose weights are tested: the 'best' on source validation, or the 'last'
     watch_target: bool = False  # test on the target after every epoch, too; the numbers are kept and choose nothing
     precision: str = "32-true"  # of the computing: one of `PRECISIONS`
     devices: int = 1  # processes that share each batch; each draws its own masks and dropout
@@ -75,9 +76,10 @@ class Spec:
 # %% ../../nbs/runs/02_spec.ipynb #43c7b164
 # later field -> the value that changes nothing
 LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "callbacks": (),
-         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": ()}
-LATER_HYPER = {"batch_mean_weights": False, "coral_means": True,  # the same of a method's hyper-parameters
-               "across_domains": False, "domain_ramp": 0.0}
+         "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": (),
+         "tested_epoch": "best"}
+LATER_HYPER = {"batch_mean_weights": False, "permuted_test": False,  # the same of a method's hyper-parameters
+               "coral_means": True, "across_domains": False, "domain_ramp": 0.0}
 
 
 def without_later(

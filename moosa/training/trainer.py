@@ -39,6 +39,14 @@ class TrainConfig:
     seed: int = 0
     workers: int = 0  # processes that load data
     compile: bool = False  # torch.compile of the model: slow to start, and other last digits
+    tested_epoch: str = "best"  # which is selected: the 'best' on source validation, ties to the later; or the 'last'
+
+    def selects(self,
+        accuracy: float,  # of an epoch, on source validation
+        best: float,  # of the one that is selected so far
+    ) -> bool:
+        "Return whether an epoch is to be tested rather than the one before."
+        return self.tested_epoch == "last" or accuracy >= best
 
 # %% ../../nbs/training/04_trainer.ipynb #bad6dcf8
 @dataclass
@@ -116,7 +124,7 @@ def fit(
             with blamed_on(hooks.guest, "after_epoch(learner, predictions) to work"):
                 hooks.after_epoch(learner, predictions)
             accuracy, validation_loss = accuracy_and_loss(predictions)
-            if accuracy >= state.best_accuracy: state.best_accuracy, state.best_epoch = accuracy, epoch
+            if config.selects(accuracy, state.best_accuracy): state.best_accuracy, state.best_epoch = accuracy, epoch
             state.epoch, state.world_size = epoch + 1, ranks()
             state.scaler = fabric.strategy.precision.state_dict()
             validated = dict(validation_accuracy=accuracy, validation_loss=validation_loss)
