@@ -8,6 +8,7 @@ __all__ = ['DryRun', 'EngineName', 'Workers', 'Gpus', 'Scheduler', 'Slurm', 'Tim
 
 # %% ../../nbs/commands/05_grids.ipynb #08256a30
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,12 @@ from ..doors import in_full
 from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
-def _cells_of(grid: str, search: int):
-    "The grid of that name, widened if a search is asked for."
+def _cells_of(grid: str, search: int, data_dir: Path | None):
+    "The grid of that name, or the runs of a search that its file or the option asks for."
+    from moosa.runs.benchmark_search import searched
     from moosa.runs.grid import load_grid
-    from moosa.runs.search import widen
 
-    cells = load_grid(grid)
-    return widen(cells, search) if search else cells
+    return searched(load_grid(grid), search, data_dir)
 
 
 def _data_of(grid: str, data_dir: Path | None) -> Path | None:  # None: that of the current folder
@@ -55,6 +55,23 @@ Attempts = Annotated[int, typer.Option(help=(
     "How often a cell may lose its process before it is set aside as failed."))]
 
 # %% ../../nbs/commands/05_grids.ipynb #c9565857
+def _in_stages(cells, store: Store, run: Callable):  # the grid with all its runs; their status
+    "Run a grid; and then what a search adds once it knows the best trials."
+    from moosa.runs.benchmark_search import with_retraining
+
+    rows = run(cells)
+    more = with_retraining(cells, store)
+    return (more, run(more)) if len(more.specs) > len(cells.specs) else (cells, rows)
+
+
+def _still_to_come(cells) -> str:
+    "What a search will add, in words."
+    from moosa.runs.benchmark_search import still_to_come
+
+    number = still_to_come(cells)
+    return f", and {number} runs of best trials, once all trials of their cells are done" if number else ""
+
+# %% ../../nbs/commands/05_grids.ipynb #694b5451
 def grid_command(
     grid: GridName = OWN_GRID, dry_run: DryRun = False,
     engine: EngineName = None, workers: Workers = None, gpus: Gpus = None, scheduler: Scheduler = None,
@@ -68,7 +85,8 @@ def grid_command(
 
     from moosa.runs.status import status_rows
 
-    cells, data_dir = _cells_of(grid, search), _data_of(grid, data_dir)
+    data_dir = _data_of(grid, data_dir)
+    cells = _cells_of(grid, search, data_dir)
     if dry_run:
         rows = status_rows(cells, data_dir)
         print(plain_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
@@ -82,10 +100,12 @@ def grid_command(
         limits = Limits(60*time_limit if time_limit else None, attempts)
         if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, not run on the CPU
         with choose_engine(engine, workers, some_names([gpus] if gpus else []), scheduler, slurm) as chosen:
-            rows = run_grid(cells, Store(data_dir, contents), device, tqdm.write, chosen, limits, again)
+            store = Store(data_dir, contents)
+            cells, rows = _in_stages(cells, store, lambda part: run_grid(part, store, device, tqdm.write, chosen,
+                                                                         limits, again))
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
-    print(f"{len(cells.specs)} cells")
+    print(f"{len(cells.specs)} cells{_still_to_come(cells)}")
     if not dry_run and counts["done"] < len(cells.specs): raise typer.Exit(1)
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48
@@ -103,7 +123,8 @@ def status_command(
 
     from moosa.runs.status import overview
 
-    cells, data_dir = _cells_of(grid, search), _data_of(grid, data_dir)
+    data_dir = _data_of(grid, data_dir)
+    cells = _cells_of(grid, search, data_dir)
     seen = overview(cells, data_dir)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
     if as_json: print(json.dumps(seen, indent=2))
@@ -148,7 +169,11 @@ def rescore_command(
     score = score and ["max_softmax", *score]  # to compare with
     scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
                          for names in (score, protocol))
-    rescored = rescore_grid(load_grid(grid), _data_of(grid, data_dir), scores=scores, protocols=protocols)
+    cells = load_grid(grid)
+    if cells.search and cells.search[0] == "benchmark-2026":
+        raise InputError(f"rescore: {grid} asks for search: benchmark-2026, whose runs are not rescored. "
+                         "Name those that you want in a grid without a search.")
+    rescored = rescore_grid(cells, _data_of(grid, data_dir), scores=scores, protocols=protocols)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
@@ -167,7 +192,8 @@ def report_command(
     from moosa.runs.notebook import execute_notebook
     from moosa.runs.status import status_rows
 
-    cells, path, data_dir = _cells_of(grid, search), grid_path(grid).resolve(), _data_of(grid, data_dir)
+    path, data_dir = grid_path(grid).resolve(), _data_of(grid, data_dir)
+    cells = _cells_of(grid, search, data_dir)
     if all(row["status"] != "done" for row in status_rows(cells, data_dir)):
         raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
     experiments = experiments_folder()
