@@ -42,9 +42,12 @@ class Grid:
 
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
-        if spec in self.specs: cell = self._labels[self.specs.index(spec)]
-        else: cell = {a: in_label(getattr(spec, a)) for a in self.axes}
+        place = self._places.get(spec_hash(spec))
+        cell = {a: in_label(getattr(spec, a)) for a in self.axes} if place is None else self._labels[place]
         return ", ".join(f"{name}={value}" for name, value in cell.items() if value != "") or self.name
+
+    @cached_property
+    def _places(self) -> dict[str, int]: return {spec_hash(spec): place for place, spec in enumerate(self.specs)}
 
     @cached_property
     def _labels(self) -> list[dict[str, str]]:
