@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, call
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moosa.core import InputError, write_json, write_table
@@ -69,6 +69,7 @@ def test_ranges_are_the_benchmarks():
     assert {(m, n): (r.text, r.digits) for m, ranges in SEARCHED.items() for r in ranges for n in r.names} == wanted
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 20), st.sampled_from(list(SEARCHED)))
 def test_draws_lie_in_their_ranges(seed, draws, method):
     seeds, trials = search_draws(SEARCHED[method], seed, draws)
@@ -79,6 +80,7 @@ def test_draws_lie_in_their_ranges(seed, draws, method):
         assert all(min(ends) <= trial[name] <= max(ends) for trial in trials for name in drawn.names)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([.5, .6, .7]), st.sampled_from([-2., -1.])), min_size=1, max_size=11))
 def test_the_best_is_no_worse_than_any(standings):
     best = best_of(standings)

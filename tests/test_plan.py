@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import call
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moosa.bench.devices import DEVICES, device_named
@@ -58,6 +58,7 @@ def test_more_is_more(change):
     assert after.reading >= before.reading or "unknown" in change
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(0, 1e18)]*5), min_size=1, max_size=5), st.sampled_from(list(DEVICES)))
 def test_costs_add_up(numbers, name):
     costs, device = [Cost(*n) for n in numbers], DEVICES[name]
