@@ -14,7 +14,7 @@ import typer
 
 import moosa
 from .commands.data import cache_app, data_app, weights_app
-from .commands.grids import grid_command, report_command, rescore_command, status_command
+from .commands.grids import grid_command, plan_command, report_command, rescore_command, status_command
 from .commands.listing import list_command
 from .commands.run import ood_command, record_app, run_command
 from .commands.study import explore_command, new_command
@@ -25,7 +25,7 @@ from .runs.process import ClusterLost
 # %% ../nbs/99_cli.ipynb #10dc9f9a
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True,
                   pretty_exceptions_enable=False, rich_markup_mode="markdown")
-COMMANDS = dict(run=run_command, grid=grid_command, status=status_command, rescore=rescore_command,
+COMMANDS = dict(run=run_command, plan=plan_command, grid=grid_command, status=status_command, rescore=rescore_command,
                 report=report_command, ood=ood_command, new=new_command, explore=explore_command, list=list_command)
 GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app)
 

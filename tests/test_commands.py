@@ -112,6 +112,13 @@ def test_grid(monkeypatch, tmp_path):
     assert f"{2*cells} cells" in moosa("grid", "tiny.yaml", "--dry-run", "--search", 2, "--data-dir", tmp_path)
 
 
+def test_plan(tmp_path):
+    told = json.loads(moosa("plan", "shared-open-partial.yaml", "--device", "a100", "--decoders", 4, "--search", 2,
+                            "--json", "--data-dir", tmp_path))
+    assert (told["total"]["runs"], told["device"], told["decoders"]) == (18, "a100", 4)
+    moosa("plan", "shared-open-partial.yaml", "--device", "a10", "--data-dir", tmp_path, fails="Did you mean 'a100'?")
+
+
 def test_what_looks_at_grids(monkeypatch, tmp_path):
     seen = json.loads(moosa("status", "tiny.yaml", "--json", "--search", 2, "--data-dir", tmp_path))
     assert seen["done"] == 0 and seen["cells"] == 12

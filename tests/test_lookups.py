@@ -100,8 +100,8 @@ def test_records_are_looked_up_without_torch(finished):
     assert same.returncode == 0 and "agree in everything" in same.stdout and not imported
 
 
-HELPS = [(), ("run",), ("grid",), ("status",), ("rescore",), ("report",), ("data",), ("data", "check"), ("weights",),
-         ("cache",), ("record",), ("record", "show")]
+HELPS = [(), ("run",), ("plan",), ("grid",), ("status",), ("rescore",), ("report",), ("data",), ("data", "check"),
+         ("weights",), ("cache",), ("record",), ("record", "show")]
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)

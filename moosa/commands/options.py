@@ -46,7 +46,7 @@ Contents = Annotated[bool, typer.Option("--contents", help=(
     "Default: above 256 MB per domain and modality, sizes and times of change count."))]
 Search = Annotated[int, typer.Option(help=(
     "Each cell with this many draws of its hyper-parameters, the default first and the others drawn at random; "
-    "the report chooses by source validation."))]
+    "the report chooses by source validation. For the benchmark's search, the file says search: benchmark-2026."))]
 
 # %% ../../nbs/commands/01_options.ipynb #17ce28b6
 def some_names(

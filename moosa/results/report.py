@@ -18,7 +18,7 @@ from ..core import InputError, atomic_write
 from ..places import StoreLike, open_store, project_root
 from ..data.dataset import hole_sentence
 from .cases import case_labels, task_labels
-from .literature import beside_literature, literature_table
+from .literature import SAME_CLIPS, beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
 from ..runs.notebook import without_iri_grammar
 from ..runs.record import read_record, run_folder
@@ -128,12 +128,12 @@ def literature_part(
                  "seeds, ours is a standard error; difference in points")
         return Table("published", title, data, both, literature_table(both))
     if results.data.str.contains("synthetic").any(): return "There are no published numbers for generated clips."
-    if not results.dataset.isin(["hac", "epic"]).any():
+    if not results.dataset.isin(["hac", "epic", *SAME_CLIPS]).any():
         return f"There are no published numbers for {in_markdown(data)}."
     if not (results.setting == "closed").any():
         return ("The numbers at hand from the literature are closed-set; the open-set tables are not among them, "
                 "and nothing was guessed.")
-    return "No closed-set run that is done has the data, sources, target and modalities of a published number."
+    return "No closed-set run has the data, sources, target and modalities of a published number."
 
 # %% ../../nbs/results/11_report.ipynb #d9c50f52
 def collect_chosen(

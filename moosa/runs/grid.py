@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['FOLLOW', 'MOST_CELLS', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path', 'load_grid',
-           'expand', 'check_different', 'read_fields', 'read_base', 'read_cells', 'read_axes', 'check_set_once',
-           'cell_spec']
+__all__ = ['FOLLOW', 'MOST_CELLS', 'SEARCHES', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path',
+           'load_grid', 'expand', 'read_search', 'check_different', 'read_fields', 'read_base', 'read_cells',
+           'read_axes', 'check_set_once', 'cell_spec']
 
 # %% ../../nbs/runs/14_grid.ipynb #6b3bf430
 import itertools
@@ -16,7 +16,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..places import experiments_folder, study_folder, user_path
 from .guests import with_full_names
 from .given import as_field, spec_from
 from .spec import Spec, spec_hash
-from ..words import in_label, is_nothing, one_line, read_word_file
+from ..words import in_label, is_nothing, number_of, one_line, read_word_file
 
 # %% ../../nbs/runs/14_grid.ipynb #7a269b46
 pd = later("pandas")
@@ -38,12 +38,16 @@ class Grid:
     about: str  # what it is for
     axes: tuple[str, ...]  # fields of `Spec` that its cells and axes name, without mappings
     specs: tuple[Spec, ...]  # resolved
+    search: tuple[str, int] | None = field(default=None, kw_only=True)  # what its file asks for: whose rule, draws
 
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
-        if spec in self.specs: cell = self._labels[self.specs.index(spec)]
-        else: cell = {a: in_label(getattr(spec, a)) for a in self.axes}
+        place = self._places.get(spec_hash(spec))
+        cell = {a: in_label(getattr(spec, a)) for a in self.axes} if place is None else self._labels[place]
         return ", ".join(f"{name}={value}" for name, value in cell.items() if value != "") or self.name
+
+    @cached_property
+    def _places(self) -> dict[str, int]: return {spec_hash(spec): place for place, spec in enumerate(self.specs)}
 
     @cached_property
     def _labels(self) -> list[dict[str, str]]:
@@ -112,14 +116,14 @@ MOST_CELLS = 10_000
 
 def expand(
     name: str,  # of the grid
-    content: dict,  # about, base, cells, axes
+    content: dict,  # about, base, cells, axes, search
     where: str = "grid",  # for error messages
     folder: Path = Path(),  # where to look first for files that fields name, such as methods.py
 ) -> Grid:
     "Return a grid of every cell with all combinations of the axes' values; raise `InputError` if any is wrong."
     if not isinstance(content, dict) or not (content.get("axes") or content.get("cells")):
         raise InputError(f"{where}: expected keys about, base, and axes or cells or both; found {_found(content)}.")
-    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes"])
+    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes", "search"])
     about = content.get("about")
     if not (is_nothing(about) or isinstance(about, str)):
         raise InputError(f"{where}: about: {brief(about)} given; expected a text.")
@@ -132,11 +136,31 @@ def expand(
     parts = ([base, cell, dict(zip(axes, values))] for cell, *values in combinations)
     specs = [cell_spec(part, where, folder) for part in parts]
     named = dict.fromkeys(key for part in [*cells, axes] for key in part if key not in {"preset", *MAPPINGS})
-    grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs))
+    about = "" if is_nothing(about) else str(about)
+    grid = Grid(name, about, tuple(named), tuple(specs), search=read_search(content.get("search"), where))
     check_different(grid, where)
     return grid
 
 # %% ../../nbs/runs/14_grid.ipynb #5a4e6277
+SEARCHES = {"domainbed": None, "benchmark-2026": 11}  # whose rule -> its own number of draws, the default among them
+
+
+def read_search(
+    asked,  # as the file has it: a name, or a mapping of name and draws; None: nothing is searched
+    where: str,  # for error messages
+) -> tuple[str, int] | None:  # one of SEARCHES, draws of each cell
+    "Return which search a file asks for; raise `InputError` if there is none of that name, or no number of draws."
+    if is_nothing(asked): return None
+    asked = asked if isinstance(asked, dict) else {"name": asked}
+    for key in asked: one_of(f"{where}: search: key", key, ["name", "draws"])
+    name = one_of(f"{where}: search", asked.get("name"), SEARCHES)
+    draws = asked.get("draws", SEARCHES[name])
+    number = number_of(draws) if isinstance(draws, str) else draws
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MOST_CELLS: return str(name), number
+    raise InputError(f"{where}: search: draws is {brief(draws)}; expected a number from 1 to {MOST_CELLS}, the default "
+                     f"among them, e.g. {{name: {name}, draws: 8}}.")
+
+# %% ../../nbs/runs/14_grid.ipynb #74f0b99a
 def check_different(grid: Grid, where: str):
     "Raise `InputError` if two cells of a grid are the same run."
     counts = Counter(map(spec_hash, grid.specs))

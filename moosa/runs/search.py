@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SPACE', 'TASK', 'VALUES', 'SELECTIONS', 'Span', 'draw', 'SearchGrid', 'case_of', 'widen',
+__all__ = ['SPACE', 'TASK', 'VALUES', 'SELECTIONS', 'NOT_FINITE', 'Span', 'draw', 'SearchGrid', 'case_of', 'widen',
            'check_one_default', 'choose', 'best_draw', 'may_see', 'may_hear', 'validation_accuracy', 'without_number']
 
 # %% ../../nbs/runs/15_search.ipynb #08cd19de
@@ -181,13 +181,16 @@ def may_hear(
     return [i for i in alike if i == cell or own.target not in specs[i].sources]
 
 # %% ../../nbs/runs/15_search.ipynb #c37e666c
+NOT_FINITE = "the loss is (?:nan|inf|-inf)"  # pattern of the reason why a run that diverged has failed
+
+
 def validation_accuracy(
     results: pd.DataFrame,  # as `choose` takes it
 ) -> pd.Series:  # run -> share of the sources' validation clips that the fused head gets right
     "Return all that a choice may see. A run whose loss was no longer finite has learnt nothing, and counts as 0."
     validated = (results.group == "validation accuracy") & (results.number == "fused")
     seen = results[(results.status == "done") & validated]
-    not_finite = results.reason.str.contains("the loss is (?:nan|inf|-inf)", regex=True)
+    not_finite = results.reason.str.contains(NOT_FINITE, regex=True)
     diverged = results[(results.status == "failed") & not_finite]
     return pd.concat([seen, diverged.assign(value=0.0)]).set_index("run")["value"]
 
