@@ -37,7 +37,7 @@ def mixed(
     if not loud or not noisy: return wave
     return _within(wave + noise*(loud/noisy*10**(-ratio/20)), wave)
 
-
+# %% ../../nbs/data/35_corrupt_sound.ipynb #5008812d
 def _within(found: np.ndarray, wave: np.ndarray) -> np.ndarray:
     most = max(1., np.abs(wave).max())
     return np.clip(found, -most, most)
@@ -53,7 +53,7 @@ def wind(wave, ratio: float, rng, rate: int):  # ratio: dB
     rumble = coloured(rng.standard_normal(len(wave)), rate, lambda hz: 1/(1 + (hz/60)**2))
     return mixed(wave, rumble*(.2 + _wandering(len(wave), rate, 1, rng)**2), ratio)
 
-
+# %% ../../nbs/data/35_corrupt_sound.ipynb #683fb48d
 FORMANTS = ((350, 800, 90), (900, 2200, 120), (2300, 3000, 160))  # lowest, highest, half its width: Hz
 
 
@@ -70,7 +70,7 @@ def babble(wave, ratio: float, rng, rate: int):  # ratio: dB
     "Let eight people talk."
     return mixed(wave, sum(voice(len(wave), rate, rng) for _ in range(8)), ratio)
 
-
+# %% ../../nbs/data/35_corrupt_sound.ipynb #7bfa3bf6
 def white_noise(wave, ratio: float, rng):  # ratio: dB
     "Add hiss."
     return mixed(wave, rng.standard_normal(len(wave)), ratio)
@@ -88,7 +88,7 @@ def band_limit(wave, band: tuple[float, float], rng, rate: int):  # band: Hz
     def gain(hz): return 1/np.sqrt((1 + (low/np.maximum(hz, 1e-3))**8)*(1 + (hz/high)**8))
     return coloured(wave, rate, gain)
 
-
+# %% ../../nbs/data/35_corrupt_sound.ipynb #10c9c21e
 def gaps(wave, share: float, rng, rate: int):
     "Silence a share of the tenths of a second."
     piece = max(1, rate//10)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['gaussian_noise', 'disk', 'streak', 'defocus_blur', 'motion_blur', 'brightness', 'contrast', 'clouds', 'fog',
-           'jpeg', 'h264', 'dropped_frames', 'occlusion']
+__all__ = ['SAME', 'gaussian_noise', 'disk', 'streak', 'defocus_blur', 'motion_blur', 'brightness', 'contrast',
+           'clouds', 'fog', 'jpeg', 'h264', 'dropped_frames', 'occlusion']
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #4f555a0e
 import io
@@ -63,7 +63,7 @@ def _scale(frames: np.ndarray) -> float: return min(frames.shape[1:3])/224  # Im
 def _filtered(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.stack([cv2.filter2D(f, -1, kernel, borderType=cv2.BORDER_REPLICATE) for f in frames])
 
-
+# %% ../../nbs/data/34_corrupt_video.ipynb #f33b6cb5
 def defocus_blur(frames, radius: float, rng):  # radius: pixels of a picture of 224
     "Put a film out of focus."
     return _filtered(frames, disk(radius*_scale(frames)))
@@ -121,6 +121,9 @@ def jpeg(frames, quality: int, rng):  # quality: 0..100
     return np.stack([one(frame) for frame in frames])
 
 
+SAME = {"threads": "1", "preset": "veryfast", "x264-params": "mbtree=0:bframes=0"}  # every time the same bytes
+
+
 def h264(frames, factor: int, rng):  # factor: x264's constant rate factor, 0..51
     "Compress a film as H.264."
     import av
@@ -128,7 +131,7 @@ def h264(frames, factor: int, rng):  # factor: x264's constant rate factor, 0..5
     (height, width), film = frames.shape[1:3], io.BytesIO()
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")  # what H.264 can hold
     with av.open(film, "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=24, options={"crf": str(factor), "threads": "1", "preset": "medium"})
+        stream = out.add_stream("libx264", rate=24, options={"crf": str(factor), **SAME})
         stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
         for frame in even: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SIDE', 'MARGIN', 'AT_ONCE', 'READY', 'FOLDERS', 'Part', 'kind_of', 'film_behind', 'parts_of', 'CorruptFilm',
+__all__ = ['SIDE', 'MARGIN', 'AT_ONCE', 'FOLDERS', 'Part', 'kind_of', 'film_behind', 'parts_of', 'CorruptFilm',
            'FlowAnew', 'CorruptSound', 'change_array', 'CorruptArray', 'Change', 'CorruptMedia', 'CorruptLoad',
            'corrupted', 'FirstChannel', 'ReadyMedia', 'ready_made', 'with_ready_made']
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..core import InputError, later, one_of
 from .badclip import BadClip, check_numbers
-from .corruptions import Corruption, corrupt
+from .corruptions import READY, Corruption, corrupt
 from .dataset import DataSet
 from .films import VideoFile
 from .hac import Hac
@@ -51,7 +51,7 @@ def kind_of(dataset: DataSet, modality: str) -> str:  # 'video', 'flow', 'sound'
     if isinstance(recipe, FrameRecipe): return "flow" if recipe.flow else "video"
     return "sound" if isinstance(recipe, SoundRecipe) else "array"
 
-
+# %% ../../nbs/data/37_corrupted.ipynb #c171f281
 def film_behind(dataset: DataSet, modality: str) -> str:  # '': there is none
     "Return of which modality a flow may be made anew."
     if kind_of(dataset, modality) != "flow": return ""
@@ -255,14 +255,13 @@ def corrupted(
     if not dataset.in_files: other.reader = partial(DataSet.reader, other)
     return other
 
-
+# %% ../../nbs/data/37_corrupted.ipynb #56482b15
 def _copy(dataset: DataSet, says: str) -> DataSet:
     other = copy.copy(dataset)
     other.chosen_options = {**dataset.chosen_options, "corruption": says}
     return other
 
 # %% ../../nbs/data/37_corrupted.ipynb #2b1dbb92
-READY = "HAC-C"
 FOLDERS = {"videos": "video", "audio": "audio"}  # below a domain -> modality
 
 

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SEVERITIES', 'IMAGENET_C', 'FREE', 'CORRUPTIONS', 'ASKS', 'Corruption', 'find_corruption', 'check_severity',
-           'corrupt']
+__all__ = ['SEVERITIES', 'IMAGENET_C', 'FREE', 'CORRUPTIONS', 'ASKS', 'READY', 'Corruption', 'find_corruption',
+           'check_severity', 'corrupt', 'full_name', 'Wanted']
 
 # %% ../../nbs/data/33_corruptions.ipynb #45f71edd
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..core import InputError, brief, derived_seed, find_object, later
-from ..doors import Guest, blamed_on, check_name, load_guest
+from ..doors import Guest, blamed_on, check_name, in_full, load_guest
 from ..words import without_folder
 
 # %% ../../nbs/data/33_corruptions.ipynb #71a0f445
@@ -114,3 +115,28 @@ def corrupt(
     if found.shape == data.shape and np.isfinite(found).all(): return found.astype(data.dtype)
     raise InputError(f"corruption: {corruption.name} made of shape {data.shape} an array of shape {found.shape}, "
                      "or not all its numbers are finite; expected the same shape, and finite numbers.")
+
+# %% ../../nbs/data/33_corruptions.ipynb #9bc89cc7
+READY = "HAC-C"  # ready-made files: HAC-C/NAME, see data.corrupted
+
+
+def full_name(
+    name: str,  # of a corruption
+    *folders: Path,  # where to look for a guest's file, in this order
+) -> str:
+    "Return a name that does not depend on the folder it was written in; raise `InputError` if it can be none."
+    if not name.startswith(f"{READY}/"): check_name("corruption", name, CORRUPTIONS)
+    return in_full(name, *folders)
+
+# %% ../../nbs/data/33_corruptions.ipynb #340b33d8
+@dataclass(frozen=True)
+class Wanted:
+    "Which corruptions are asked for."
+    names: tuple[str, ...] = ()  # none: all built-in ones that fit
+    severities: tuple[int, ...] = SEVERITIES
+    modalities: tuple[str, ...] = ()  # none: all of a run that can be corrupted
+    seed: int = 0  # of the draws
+
+    def __post_init__(self):
+        if not self.severities: raise InputError("severity: none is given; expected some of 1 to 5.")
+        for severity in self.severities: check_severity(severity)
