@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import moosa
+from .commands.corrupt import corrupt_command
 from .commands.data import cache_app, data_app, weights_app
 from .commands.grids import grid_command, plan_command, report_command, rescore_command, status_command
 from .commands.listing import list_command
@@ -26,7 +27,8 @@ from .runs.process import ClusterLost
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True,
                   pretty_exceptions_enable=False, rich_markup_mode="markdown")
 COMMANDS = dict(run=run_command, plan=plan_command, grid=grid_command, status=status_command, rescore=rescore_command,
-                report=report_command, ood=ood_command, new=new_command, explore=explore_command, list=list_command)
+                corrupt=corrupt_command, report=report_command, ood=ood_command, new=new_command,
+                explore=explore_command, list=list_command)
 GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app)
 
 for name, command in COMMANDS.items(): app.command(name)(command)

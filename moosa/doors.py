@@ -30,7 +30,8 @@ from .sources import is_installed, module_file, sources_of
 
 # %% ../nbs/04_doors.ipynb #df88f121
 GROUPS = {"method": "moosa.methods", "score": "moosa.scores", "protocol": "moosa.protocols",
-          "extractors": "moosa.extractors", "dataset": "moosa.datasets", "callbacks": "moosa.callbacks"}
+          "extractors": "moosa.extractors", "dataset": "moosa.datasets", "callbacks": "moosa.callbacks",
+          "corruption": "moosa.corruptions"}
 FORMS = "package.module:object or file.py:object"
 _WORD = r"[^\W\d]\w*"
 _FILE = re.compile(rf"(?P<place>.+\.py):(?P<object>{_WORD})", re.DOTALL)
@@ -40,7 +41,7 @@ _MODULE = re.compile(rf"(?P<place>{_WORD}(\.{_WORD})*):(?P<object>{_WORD})")
 @dataclass(frozen=True)
 class Guest:
     "An object that is not of the package, and where it lies."
-    option: str  # the field of a spec that names it, a key of GROUPS
+    option: str  # the field of a spec, or the option of a command, that names it: a key of GROUPS
     name: str  # as in the spec
     place: str | Path  # package.module, or a file
     object: str  # its name there

@@ -118,3 +118,10 @@ def close_stats(ours, theirs, name, tensor, rtol=1e-5, floor=1e-9):
     # A bias before a BatchNorm has no effect: its gradient is rounding noise on both sides.
     noise = theirs[1] < 1e-6 and ours[1] < 1e-6
     assert noise or not bad.any(), f"{name}: {ours} against {theirs}"
+
+
+def wave(seed: int, samples: int) -> np.ndarray:
+    "The golden file's rule for sound: three tones and noise, 16 kHz."
+    rs, t = np.random.RandomState(seed), np.arange(samples)/16000
+    pitches, loudness = rs.uniform(80, 6000, 3), rs.uniform(.1, .6, 3)
+    return sum(a*np.sin(2*np.pi*f*t) for a, f in zip(loudness, pitches)) + .05*rs.standard_normal(samples)

@@ -136,6 +136,23 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
 
+def test_corrupt(monkeypatch, tmp_path):
+    import pandas as pd
+
+    from moosa.data.corruptions import Wanted
+
+    moosa("corrupt", "3f2a", "--corruption", "frog", "--data-dir", tmp_path, fails="Did you mean 'fog'?")
+    moosa("corrupt", "3f2a", "--severity", 6, "--data-dir", tmp_path, fails="expected one of 1, 2, 3, 4, 5")
+    moosa("corrupt", "3f2a", "--data-dir", tmp_path, fails="0 runs in")
+    moosa("corrupt", "tiny.yaml", "--data-dir", tmp_path, fails="no run of tiny.yaml is done")
+    asked = called_with(monkeypatch, "moosa.results.corruptions.grid_rows", pd.DataFrame())
+    moosa("corrupt", "tiny", "--corruption", "fog", "--corruption", "HAC-C/wind", "--severity", 5, "--severity", 1,
+          "--modality", "video", "--seed", 3, "--device", "cpu", "--data-dir", tmp_path, fails="no run of tiny")
+    (_, folder, wanted), how = asked[-1]
+    assert (folder, how["device"]) == (tmp_path, "cpu")
+    assert wanted == Wanted(("fog", "HAC-C/wind"), (5, 1), ("video",), 3)
+
+
 def test_data(data_dir, tmp_path):
     from moosa.data.media import write_video
 
@@ -201,7 +218,8 @@ def test_study(monkeypatch, tmp_path):
 
 
 def test_list(tmp_path):
-    for what in ("methods", "scores", "protocols", "extractors", "datasets"): assert "| name" in moosa("list", what)
+    for what in ("methods", "scores", "protocols", "extractors", "datasets", "corruptions"):
+        assert "| name" in moosa("list", what)
     assert "there are no runs" in moosa("list", "runs", "--data-dir", tmp_path)
     (tmp_path/"runs"/"0123456789ab").mkdir(parents=True)
     assert "not done" in moosa("list", "runs", "--data-dir", tmp_path)

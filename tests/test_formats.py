@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from conftest import ROOT
 from epic_lists import segments, write_lists
-from golden_rules import golden_weight
+from golden_rules import golden_weight, wave
 from scipy.io import savemat
 from torch import nn
 from typer.testing import CliRunner
@@ -22,11 +23,13 @@ from moosa.cli import app
 from moosa.core import InputError
 from moosa.data import hust
 from moosa.data.catalogue import absence_of, create_dataset
+from moosa.data.corrupted import FirstChannel
 from moosa.data.epic_clips import EpicClips, film_names
 from moosa.data.loader import ClipList, train_batches
 from moosa.data.media import write_video
 from moosa.data.sentiment import FEATURES, Sentiment
 from moosa.data.sounds import write_sound
+from moosa.data.views import spectrogram
 from moosa.extractors.signals import late_transformer, motor_cnn
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.runs.given import spec_from
@@ -363,6 +366,20 @@ def test_names_of_films_are_the_benchmarks():
         assert flow == [Path(str(z[f"epic/flow_{x}"][2*i])).name for x in "uv"] and flow_split in ("train", "test")
         assert data.media(clip, "audio").path.name == Path(str(z["epic/audio"][2*i])).name
         np.testing.assert_allclose(data.sound_window(clip, {}, {}), z["epic/seconds"][i])
+
+
+@golden
+def test_sound_of_a_corrupted_file_is_the_benchmarks(tmp_path):
+    "Of two channels the first counts."
+    z = numbers("data_action")
+    heard = wave(int(z["wind/wave_seed"]), int(z["wind/n_samples"]))
+    both = np.stack([heard, np.random.default_rng(0).normal(size=len(heard))], axis=1)
+    soundfile.write(tmp_path/"a.wav", both, 16000, subtype="DOUBLE")
+    first, last = z["wind/frame_inds_first_last"]
+    exact = spectrogram(FirstChannel(tmp_path/"a.wav").read(first/24, last/24))
+    assert exact.shape == tuple(z["wind/shape"])
+    for found, expected in ((exact[::8, ::25], "slice"), (exact.astype(float).mean(axis=1), "row_mean")):
+        np.testing.assert_allclose(found, z[f"wind/{expected}"], rtol=1e-6, atol=3e-6)
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from epic_lists import segments, write_lists
-from golden_rules import BASE, FOLDER
+from golden_rules import BASE, FOLDER, wave
 
 from moosa.data.epic import Epic
 from moosa.data.hac import Hac
@@ -127,13 +127,6 @@ def test_epic(kitchen, part):
     view = Fixed(video=(BASE + 150, BASE + 160), flow=(BASE + 190, BASE + 191)) if part == "train" else None
     for kind, modality in (("rgb", "video"), ("flow", "flow")):
         compare(load_clip(kitchen, clip, [modality], view)[modality].numpy(), golden, f"{kind}_{part}")
-
-
-def wave(seed: int, samples: int) -> np.ndarray:
-    "The golden file's rule for sound: three tones and noise, 16 kHz."
-    rs, t = np.random.RandomState(seed), np.arange(samples)/16000
-    pitches, loudness = rs.uniform(80, 6000, 3), rs.uniform(.1, .6, 3)
-    return sum(a*np.sin(2*np.pi*f*t) for a, f in zip(loudness, pitches)) + .05*rs.standard_normal(samples)
 
 
 def spectrogram_cases() -> list[str]: return sorted({key.split("/")[0] for key in load("spectrogram").files})

@@ -76,6 +76,8 @@ LOOKUPS = {  # arguments; exit code; what is said
     "mistyped method": (("run", "--target", "mnist", "--method", "mosa"), 2, "Did you mean 'moosa'?"),
     "mistyped hyper-parameter": (("run", "--target", "mnist", "--hyper", "mask_ration=1"), 2, "mask_ratio"),
     "mistyped extractor": (("run", "--target", "mnist", "--extractors", "image=smal-image"), 2, "small-image"),
+    "mistyped corruption": (("corrupt", "demo.yaml", "--corruption", "frog"), 2, "Did you mean 'fog'?"),
+    "corruptions": (("list", "corruptions"), 0, "defocus-blur"),
     "mistyped grid": (("status", "dmeo"), 2, "Did you mean 'demo.yaml'?"),
     "data that are not there": (("run", "--target", "mnist", "--seed", 7), 2, "moosa data get av-digits"),
 }
@@ -100,8 +102,8 @@ def test_records_are_looked_up_without_torch(finished):
     assert same.returncode == 0 and "agree in everything" in same.stdout and not imported
 
 
-HELPS = [(), ("run",), ("plan",), ("grid",), ("status",), ("rescore",), ("report",), ("data",), ("data", "check"),
-         ("weights",), ("cache",), ("record",), ("record", "show")]
+HELPS = [(), ("run",), ("plan",), ("grid",), ("status",), ("rescore",), ("corrupt",), ("report",), ("ood",), ("data",),
+         ("data", "check"), ("weights",), ("cache",), ("record",), ("record", "show")]
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Decoders', 'DryRun', 'EngineName', 'Workers', 'Gpus', 'Scheduler', 'Slurm', 'TimeLimit', 'Attempts',
-           'plan_command', 'grid_command', 'status_command', 'rescore_command', 'report_command']
+           'data_of', 'plan_command', 'grid_command', 'status_command', 'rescore_command', 'report_command']
 
 # %% ../../nbs/commands/05_grids.ipynb #08256a30
 import os
@@ -30,7 +30,7 @@ def _cells_of(grid: str, search: int, data_dir: Path | None):
     return searched(load_grid(grid), search, data_dir)
 
 
-def _data_of(grid: str, data_dir: Path | None) -> Path | None:  # None: that of the current folder
+def data_of(grid: str, data_dir: Path | None) -> Path | None:  # None: that of the current folder
     "The data folder: as given, or that of the study in which the grid's file lies."
     from moosa.runs.grid import grid_path
 
@@ -60,7 +60,7 @@ def plan_command(
 
     device_named(device)
     check_decoders(decoders)
-    data_dir = _data_of(grid, data_dir)
+    data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     plan = plan_grid(cells, data_dir)
     if as_json: print(json.dumps(numbers_of(plan, device, decoders), indent=2))
@@ -126,7 +126,7 @@ def grid_command(
 
     from moosa.runs.status import status_rows
 
-    data_dir = _data_of(grid, data_dir)
+    data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if dry_run:
         rows = status_rows(cells, data_dir)
@@ -164,7 +164,7 @@ def status_command(
 
     from moosa.runs.status import overview
 
-    data_dir = _data_of(grid, data_dir)
+    data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     seen = overview(cells, data_dir)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
@@ -215,7 +215,7 @@ def rescore_command(
     if cells.search and cells.search[0] == "benchmark-2026":
         raise InputError(f"rescore: {grid} asks for search: benchmark-2026, whose runs are not rescored. "
                          "Name those that you want in a grid without a search.")
-    rescored = rescore_grid(cells, _data_of(grid, data_dir), scores=scores, protocols=protocols)
+    rescored = rescore_grid(cells, data_of(grid, data_dir), scores=scores, protocols=protocols)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
@@ -234,7 +234,7 @@ def report_command(
     from moosa.runs.notebook import execute_notebook
     from moosa.runs.status import status_rows
 
-    path, data_dir = grid_path(grid).resolve(), _data_of(grid, data_dir)
+    path, data_dir = grid_path(grid).resolve(), data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if all(row["status"] != "done" for row in status_rows(cells, data_dir)):
         raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'about_object', 'method_rows', 'extractor_rows', 'dataset_lines', 'score_rows', 'protocol_rows',
-           'undone', 'run_rows', 'list_command']
+           'corruption_rows', 'undone', 'run_rows', 'list_command']
 
 # %% ../../nbs/commands/07_listing.ipynb #0bee85c7
 import ast
@@ -82,6 +82,14 @@ def protocol_rows() -> list[dict[str, str]]:
 
     return [_row(name, _with_source(protocol)) for name, protocol in PROTOCOLS.items()]
 
+# %% ../../nbs/commands/07_listing.ipynb #fb3bc634
+def corruption_rows() -> list[dict[str, str]]:
+    "Return the corruptions, with the values of their severities."
+    from moosa.data.corruptions import CORRUPTIONS
+
+    return [_row(name, f"{about_object(c.function)} ({c.kind}; {c.about}: {' '.join(map(str, c.values))}; {c.source})")
+            for name, c in CORRUPTIONS.items()]
+
 # %% ../../nbs/commands/07_listing.ipynb #315d7a57
 def undone(
     place: Path,  # the folder of a run without a record
@@ -115,7 +123,7 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
 KINDS = {  # what can be listed -> the option that takes such a name, and what makes the rows
     "methods": ("method", method_rows), "scores": ("score", score_rows),
     "protocols": ("protocol", protocol_rows), "extractors": ("extractors", extractor_rows),
-    "datasets": ("dataset", dataset_lines), "runs": ("", run_rows)}
+    "datasets": ("dataset", dataset_lines), "corruptions": ("corruption", corruption_rows), "runs": ("", run_rows)}
 
 
 def list_command(

@@ -69,7 +69,7 @@ class Experiment:
     ) -> TrainConfig:
         "Return how to train."
         s = self.spec
-        if workers is None: workers = self._decoders() if s.features == "live" else 0
+        if workers is None: workers = self.decoders() if s.features == "live" else 0
         return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch)
 
     def check_before(self):
@@ -81,7 +81,7 @@ class Experiment:
         "Compute the features that are not kept yet, and check those that are; with features=live there are none."
         if self.spec.features == "live": return 0
         before = random_state()  # loading draws from it, but who finds the features kept must train alike
-        computed = precompute(*self._seen(), device, self._decoders())
+        computed = precompute(*self._seen(), device, self.decoders())
         set_random_state(before)
         return computed
 
@@ -105,7 +105,8 @@ class Experiment:
         "The data set as it is trained on; clips that need views for training; clips that are seen as evaluation does."
         return self.train.dataset, self.train.clips, [self.validation.clips, self.test.clips]
 
-    def _decoders(self) -> int:
+    def decoders(self) -> int:
+        "Return how many processes should load clips, where files are decoded; 0 where none are."
         if not self.dataset.in_files or self.dataset.in_memory: return 0
         return os.cpu_count() or 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['FOLLOW', 'MOST_CELLS', 'SEARCHES', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path',
            'load_grid', 'expand', 'read_search', 'check_different', 'read_fields', 'read_base', 'read_cells',
-           'read_axes', 'check_set_once', 'cell_spec']
+           'read_axes', 'read_corruptions', 'check_set_once', 'cell_spec']
 
 # %% ../../nbs/runs/14_grid.ipynb #6b3bf430
 import itertools
@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..core import InputError, brief, later, one_of
+from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
 from ..places import experiments_folder, study_folder, user_path
 from .guests import with_full_names
 from .given import as_field, spec_from
@@ -38,6 +39,7 @@ class Grid:
     about: str  # what it is for
     axes: tuple[str, ...]  # fields of `Spec` that its cells and axes name, without mappings
     specs: tuple[Spec, ...]  # resolved
+    corruptions: Wanted | None = field(default=None, kw_only=True)  # what `moosa corrupt` tests its runs with
     search: tuple[str, int] | None = field(default=None, kw_only=True)  # what its file asks for: whose rule, draws
 
     def label(self, spec: Spec) -> str:
@@ -116,14 +118,14 @@ MOST_CELLS = 10_000
 
 def expand(
     name: str,  # of the grid
-    content: dict,  # about, base, cells, axes, search
+    content: dict,  # about, base, cells, axes, search, corruptions
     where: str = "grid",  # for error messages
     folder: Path = Path(),  # where to look first for files that fields name, such as methods.py
 ) -> Grid:
     "Return a grid of every cell with all combinations of the axes' values; raise `InputError` if any is wrong."
     if not isinstance(content, dict) or not (content.get("axes") or content.get("cells")):
         raise InputError(f"{where}: expected keys about, base, and axes or cells or both; found {_found(content)}.")
-    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes", "search"])
+    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes", "search", "corruptions"])
     about = content.get("about")
     if not (is_nothing(about) or isinstance(about, str)):
         raise InputError(f"{where}: about: {brief(about)} given; expected a text.")
@@ -136,8 +138,8 @@ def expand(
     parts = ([base, cell, dict(zip(axes, values))] for cell, *values in combinations)
     specs = [cell_spec(part, where, folder) for part in parts]
     named = dict.fromkeys(key for part in [*cells, axes] for key in part if key not in {"preset", *MAPPINGS})
-    about = "" if is_nothing(about) else str(about)
-    grid = Grid(name, about, tuple(named), tuple(specs), search=read_search(content.get("search"), where))
+    asked = dict(search=read_search(content.get("search"), where), corruptions=read_corruptions(content, where, folder))
+    grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs), **asked)
     check_different(grid, where)
     return grid
 
@@ -217,6 +219,22 @@ def read_axes(content: dict, where: str) -> dict[str, list]:
             raise InputError(f"{where}: axis {axis!r} needs a list of values; found {brief(values)}.")
         read[str(axis)] = [read_fields({axis: value}, f"{where}: axis {axis!r}")[axis] for value in values]
     return read
+
+# %% ../../nbs/runs/14_grid.ipynb #6ba97c41
+def read_corruptions(content: dict, where: str, folder: Path = Path()) -> Wanted | None:
+    "Return what the key `corruptions` asks for; raise `InputError` if it is none of its forms."
+    given = content.get("corruptions")
+    if is_nothing(given): return None
+    asked = given if isinstance(given, dict) else {"names": given}
+    for key, values in asked.items():
+        one_of(f"{where}: corruptions: key", key, ["names", "severities", "modalities"])
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{where}: corruptions: {key} needs a list, e.g. [fog, wind]; found {brief(values)}.")
+    try:
+        names = [full_name(str(name), folder, Path()) for name in asked.get("names", ())]
+        severities = [check_severity(severity) for severity in asked.get("severities", SEVERITIES)]
+    except InputError as e: raise InputError(f"{where}: corruptions: {e}") from e
+    return Wanted(tuple(names), tuple(severities), tuple(map(str, asked.get("modalities", ()))))
 
 # %% ../../nbs/runs/14_grid.ipynb #a91b530e
 def check_set_once(base: dict, cells: list[dict], axes: dict[str, list], where: str):
