@@ -17,7 +17,7 @@ setup(
     version=meta["version"],
     install_requires=lines("requirements"),
     extras_require={"dev": lines("dev_requirements") + lines("slurm_requirements"),
-                    **{extra: lines(extra + "_requirements") for extra in ("slurm", "files", "backbones")}},
+                    **{extra: lines(extra + "_requirements") for extra in ("slurm", "files", "backbones", "explore")}},
     # The experiments' notebooks and grids travel in the package; in a clone they are used where they are.
     packages=[*find_packages(include=[meta["lib_path"], meta["lib_path"] + ".*"]), EXPERIMENTS, EXPERIMENTS + ".grids"],
     package_dir={EXPERIMENTS: meta["nbs_path"] + "/experiments"},

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import soundfile
 import typer
+from test_stale import SMALL, finish
 from typer.testing import CliRunner
 
 from moosa.cli import app
 from moosa.core import InputError
+from moosa.runs.grid import expand
+from moosa.runs.record import run_folder
 
 # commands and their options, as the tests of this file gave them; "" stands for the command itself
 CALLED: set[tuple[str, str]] = set()
@@ -136,6 +139,11 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
 
+def test_ood(tmp_path):
+    moosa("ood", "3f2a", "--data", "av-digits", "--domains", "mnist", "--classes", "8,9", "--score", "energy", "--json",
+          "--device", "cpu", "--data-dir", tmp_path, fails="0 runs in")
+
+
 def test_corrupt(monkeypatch, tmp_path):
     import pandas as pd
 
@@ -213,6 +221,14 @@ def test_study(monkeypatch, tmp_path):
     opened = called_with(monkeypatch, "subprocess.run", subprocess.CompletedProcess([], 0))
     moosa("explore", "--no-browser", "--port", 8890)
     moosa("explore", "--browser")
+    moosa("explore", "zz", "--data-dir", tmp_path, fails="0 runs in")
+    spec = expand("small", SMALL).specs[0]
+    finish(spec, tmp_path)
+    place = run_folder(spec, tmp_path)
+    moosa("explore", place.name[:6], "--data-dir", tmp_path)
+    assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][0]) and str(place) in " ".join(opened[-1][0][0])
+    cells = [cell["source"] for cell in json.loads((place/"explore.ipynb").read_text())["cells"]]
+    assert f"open_run('{place.name}', '{tmp_path}')" in "".join(map("".join, cells))
     assert "--no-browser" in opened[0][0][0] and "--no-browser" not in opened[1][0][0]
     assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][0]
 
