@@ -218,13 +218,13 @@ def test_study(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path/"mine")
     assert "12 cells" in moosa("grid", "--dry-run")
     assert "0 of 12 cells done" in moosa("status")
+    spec = expand("small", SMALL).specs[0]
+    finish(spec, tmp_path)
+    place = run_folder(spec, tmp_path)
     opened = called_with(monkeypatch, "subprocess.run", subprocess.CompletedProcess([], 0))
     moosa("explore", "--no-browser", "--port", 8890)
     moosa("explore", "--browser")
     moosa("explore", "zz", "--data-dir", tmp_path, fails="0 runs in")
-    spec = expand("small", SMALL).specs[0]
-    finish(spec, tmp_path)
-    place = run_folder(spec, tmp_path)
     moosa("explore", place.name[:6], "--data-dir", tmp_path)
     assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][0]) and str(place) in " ".join(opened[-1][0][0])
     cells = [cell["source"] for cell in json.loads((place/"explore.ipynb").read_text())["cells"]]

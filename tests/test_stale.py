@@ -58,8 +58,8 @@ def finish(spec: Spec, folder: Path):
     target, validation = predictions(), predictions(seed=1)
     validation.labels %= 8
     save_predictions(place, validation=validation, target=target)
-    columns = "epoch,seconds,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
-    (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5\n1,1.0,.5,.5,.5\n")
+    columns = "epoch,seconds,validation_accuracy,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
+    (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5,.5\n1,1.0,.5,.5,.5,.5\n")
     (place/"attempts.jsonl").write_text(
         '{"time": 1, "event": "start", "host": "h", "pid": 1, "where": ""}\n'
         '{"time": 9, "event": "end", "status": "done", "host": "h", "pid": 1, "where": ""}\n')

@@ -20,6 +20,7 @@ from ..core import InputError, read_rows
 from ..doors import split_option
 from ..methods.catalogue import METHODS, check_method
 from ..places import StoreLike, open_store
+from ..data.corruptions import Wanted  # noqa: F401  (a field of Grid, whose type this page resolves)
 from .grid import MOST_CELLS, Grid
 from .record import read_record, run_folder
 from .resolve import resolve_missing

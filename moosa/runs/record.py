@@ -192,6 +192,7 @@ def read_history(
     run_dir = Path(run_dir)
     if record := read_record(run_dir): check_files(run_dir, record, ("history.csv",))
     table = read_table(run_dir/"history.csv", ("epoch",), "history")
+    if table.empty: raise InputError(f"history {run_dir/'history.csv'} is damaged: it has no epoch.")
     try: return table.mask(table == "").apply(pd.to_numeric)
     except (ValueError, TypeError) as e: raise InputError(f"history {run_dir/'history.csv'} is damaged: {e}.") from e
 

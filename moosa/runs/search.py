@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ..core import InputError, derived_seed, later, stable_hash
+from ..data.corruptions import Wanted  # noqa: F401  (a field of Grid, whose type this page resolves)
 from .grid import MOST_CELLS, Grid
 from .spec import Spec, spec_hash
 
