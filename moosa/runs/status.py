@@ -57,9 +57,10 @@ def damage(
     if attempts := read_attempts(run_dir)[1]: said.append(attempts)
     if (error := noted_error(run_dir).get("error", "")).startswith("error.json is damaged"): said.append(error)
     if (path := run_dir/"history.csv").exists():
-        try:
-            if len(read_rows(path, ("epoch",), "history")) < 2: said.append(f"history {path} is damaged: it has no epoch")
+        try: rows = read_rows(path, ("epoch",), "history")
         except InputError as e: said.append(str(e).rstrip("."))
+        else:
+            if len(rows) < 2: said.append(f"history {path} is damaged: it has no epoch")
     return said
 
 # %% ../../nbs/runs/16_status.ipynb #d739fe67
