@@ -88,7 +88,7 @@ def grouped(run: RunClips) -> dict[str, np.ndarray]:  # a key of GROUPS -> value
     groups = dict(zip(GROUPS, (target[known], target[~known], validation)))
     return {name: values for name, values in groups.items() if len(values)}
 
-
+# %% ../../nbs/explore/04_threshold.ipynb #08dd0azz
 def curve_of(run: RunClips) -> pd.DataFrame:  # threshold, rejected, OS*, UNK, HOS
     "Return what every threshold would give."
     t = run.target
