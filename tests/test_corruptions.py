@@ -138,7 +138,7 @@ def test_a_grid_that_asks_for_corruptions_names_its_runs_as_before(runs):
 def test_what_is_there_is_not_computed_again(runs, monkeypatch):
     before = {p: p.read_bytes() for p in runs.glob("runs/*/corruptions.csv")}
     wanted, run = load_grid(runs/"corrupt.yaml").corruptions, places(runs)[0]
-    monkeypatch.setattr("moosa.runs.corrupt.OpenedRun", None)  # who opens the run fails
+    monkeypatch.setattr("moosa.runs.corrupt.CheckedRun", None)  # who opens the run fails
     rows = corrupt_run(run, runs, wanted)
     assert len(rows) == 13 and {p: p.read_bytes() for p in before} == before
     with pytest.raises(TypeError): corrupt_run(run, runs, Wanted(("noise",), (3,)))

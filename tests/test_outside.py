@@ -58,7 +58,7 @@ def test_a_reopened_model_says_what_the_run_has_stored(data_dir, method):
     place = run_of(data_dir, method)
     run, stored = reopen(place, data_dir), load_predictions(place)
     for part, clips in (("target", run.experiment.test), ("validation", run.experiment.validation)):
-        said = run.predict(clips)
+        said = run.predict(clips.dataset, clips.clips)
         assert said.clips == stored[part].clips
         torch.testing.assert_close(said.fused, stored[part].fused, rtol=1e-4, atol=1e-5)
         for m, x in said.logits.items(): torch.testing.assert_close(x, stored[part].logits[m], rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from .grids import data_of
 from .options import OWN_GRID, DataDir, Device, grids_beginning
 from ..core import InputError
 from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
-from ..places import experiments_folder, open_store, user_path
+from ..places import experiments_folder, user_path
 from ..words import plain_table
 
 # %% ../../nbs/commands/08_corrupt.ipynb #a981797a
@@ -72,10 +72,9 @@ def corrupt_command(
 
 # %% ../../nbs/commands/08_corrupt.ipynb #4ce036e1
 def _corrupt_run(name: str, wanted: Wanted, device: str, data_dir: Path | None):
-    from moosa.runs.diff import find_record
+    from moosa.runs.diff import find_folder, find_record
 
-    record = find_record(name, data_dir)
-    place = user_path(name) if name and user_path(name).is_dir() else open_store(data_dir).folder/"runs"/record["hash"]
+    record, place = find_record(name, data_dir), find_folder(name, data_dir)
     from moosa.results.corruptions import plot_run, run_rows, tested  # torch and matplotlib: after what may be wrong
     from moosa.results.style import save_figure
     from moosa.runs.corrupt import corrupt_run

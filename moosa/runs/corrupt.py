@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'KEY', 'COLUMNS', 'ROOMS', 'Cell', 'cells_for', 'flow_of', 'as_numbers', 'read_rows_of',
-           'weights_of', 'built_in_source', 'add_row', 'PartlyCorrupted', 'allowed', 'OpenedRun', 'numbers_of',
+           'weights_of', 'built_in_source', 'add_row', 'PartlyCorrupted', 'allowed', 'CheckedRun', 'numbers_of',
            'Corruptor', 'add_clean', 'corrupt_run']
 
 # %% ../../nbs/runs/23_corrupt.ipynb #10a264aa
@@ -21,13 +21,11 @@ from ..core import InputError, one_of, read_table, stable_hash, write_table
 from ..data.corrupted import Change, Part, corrupted, kind_of, parts_of, ready_made, with_ready_made
 from ..data.corruptions import CORRUPTIONS, READY, Wanted, find_corruption
 from ..data.dataset import DataSet
-from ..data.loader import ClipList
 from ..doors import source_of
 from ..evaluation.openset import Predictions, evaluate
 from ..extractors.cache import Shard, code_hash
-from ..extractors.features import FrozenFeatures, data_hash, precompute
+from ..extractors.features import FrozenFeatures, data_hash
 from ..places import StoreLike, open_store
-from ..training.compute import make_fabric
 from ..words import without_folder
 from .lists import make_split, open_dataset
 from .predictions import load_predictions
@@ -169,7 +167,7 @@ def allowed(
     return .03 if coarse else .003
 
 
-class OpenedRun:
+class CheckedRun:
     "A finished run with its data, its weights, and what it said."
 
     def __init__(self,
@@ -183,16 +181,10 @@ class OpenedRun:
 
     def _check_same(self, run_dir: Path):
         clean, clips = self.experiment.test.dataset, self.experiment.split.test.iloc[:self.spec.batch_size]
-        found, kept = self._predict(clean, clips).fused, self.stored["target"].fused[:len(clips)]
+        found, kept = self.trained.predict(clean, clips).fused, self.stored["target"].fused[:len(clips)]
         if (found - kept).abs().mean() <= allowed(self.spec)*kept.abs().mean(): return
         raise InputError(f"{run_dir.name}: its weights do not give its stored predictions. The method keeps a part of "
                          "what decides outside of its model, or data or code have changed.")
-
-    def _predict(self, seen: DataSet, clips: pd.DataFrame) -> Predictions:
-        if isinstance(seen, FrozenFeatures):
-            device = make_fabric(self.trained.device, self.spec.precision).device
-            precompute(seen, clips.iloc[:0], [clips], device, self.experiment.decoders())
-        return self.trained.predict(ClipList(seen, clips, self.spec.modalities))
 
     def predict(self,
         dataset: DataSet,  # the corrupted one
@@ -201,7 +193,7 @@ class OpenedRun:
         "Return what the run says of its target's clips."
         clean = self.experiment.test.dataset
         seen = PartlyCorrupted(clean, dataset, part.modalities) if isinstance(clean, FrozenFeatures) else dataset
-        return self._predict(seen, self.experiment.split.test)
+        return self.trained.predict(seen, self.experiment.split.test)
 
 # %% ../../nbs/runs/23_corrupt.ipynb #4cb10080
 def numbers_of(
@@ -237,7 +229,7 @@ class Corruptor:
         self.cells = cells_for(self.dataset, self.spec, wanted)
 
     @cached_property
-    def opened(self) -> OpenedRun: return OpenedRun(self.run_dir, self.store, self.device)
+    def opened(self) -> CheckedRun: return CheckedRun(self.run_dir, self.store, self.device)
 
     def source(self, cell: Cell) -> str:
         "Return a hash of what makes a cell's clips: of code, or of ready-made files."

@@ -23,7 +23,6 @@ from ..evaluation.misclassification import out_of_distribution
 from ..evaluation.openset import Predictions
 from ..evaluation.scores import score, scores_of
 from ..evaluation.sources import Sources
-from ..extractors.features import precompute
 from ..places import StoreLike
 from .experiment import seen_dataset
 from .lists import open_dataset
@@ -81,8 +80,8 @@ def outside_clips(
     classes: Sequence[str] = (),  # none: all that the run does not know
     options: Mapping[str, str] = {},  # how files are read
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
-) -> ClipList:
-    "Return clips of a data set as a run looks at its own; raise `InputError` if its networks cannot look at them."
+) -> tuple[DataSet, pd.DataFrame]:  # as the run looks at its own; which of its clips
+    "Return a data set and its clips that are outside; raise `InputError` if the run's networks cannot look at them."
     spec, own = run.spec, run.experiment.dataset
     dataset = open_dataset(replace(spec, dataset=data, data_options=options), store)
     if lacking := [m for m in spec.modalities if m not in dataset.modalities]:
@@ -93,9 +92,7 @@ def outside_clips(
     check_before(dataset, clips, spec.modalities)
     theirs, ours = (ClipList(d, c, spec.modalities) for d, c in ((dataset, clips), (own, run.experiment.test.clips)))
     check_shapes(data, theirs, ours)
-    seen = seen_dataset(spec, dataset, store, run.experiment.shapes)
-    if spec.features != "live": precompute(seen, clips.iloc[:0], [clips])
-    return ClipList(seen, clips, spec.modalities)
+    return seen_dataset(spec, dataset, store, run.experiment.shapes), clips
 
 
 def check_shapes(
@@ -139,8 +136,8 @@ def ask_of(
 ) -> dict[str, Predictions]:  # 'DATA: domain' -> its clips, if there are several; last 'DATA', all of them
     "Return what a run's model says of another data set's clips; raise `InputError` if it cannot look at them."
     run = reopen(run_dir, store, device)
-    clips = outside_clips(run, data, domains, classes, store=store)
-    said, where = run.predict(clips), clips.clips.domain
+    seen, clips = outside_clips(run, data, domains, classes, store=store)
+    said, where = run.predict(seen, clips), clips.domain
     name = Path(data).name  # of a path its last part
     rows = {domain: torch.tensor((where == domain).to_numpy()) for domain in where.unique()}
     parts = {f"{name}: {domain}": rows_of(said, chosen) for domain, chosen in rows.items()}

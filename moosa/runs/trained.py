@@ -10,12 +10,15 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..core import InputError
+from ..data.dataset import DataSet
 from ..data.loader import ClipList
 from ..evaluation.openset import Predictions
+from ..extractors.features import FrozenFeatures, precompute
 from ..places import StoreLike
 from .experiment import Experiment, build_learner, open_experiment
 from .record import check_files, read_record
@@ -60,12 +63,15 @@ class Trained:
         return self.experiment.spec
 
     def predict(self,
-        clips: ClipList,  # of the run's modalities, as evaluation sees them
+        seen: DataSet,  # as the run looks at its own: itself, or its features that are kept
+        clips: pd.DataFrame,  # of it, with a column `label`
     ) -> Predictions:  # with embeddings
-        "Return what the model says of some clips; raise `InputError` if a logit is not finite."
+        "Return what the model says of clips as evaluation sees them; raise `InputError` if a logit is not finite."
         fabric = make_fabric(self.device, self.spec.precision, self.experiment.dataset.threads)
-        learner = fabric.setup(self.learner)
-        return predict(fabric, learner, clips, self.experiment.config(), with_embeddings=True)
+        if isinstance(seen, FrozenFeatures):
+            precompute(seen, clips.iloc[:0], [clips], fabric.device, self.experiment.decoders())
+        listed = ClipList(seen, clips, self.spec.modalities)
+        return predict(fabric, fabric.setup(self.learner), listed, self.experiment.config(), with_embeddings=True)
 
 
 def reopen(
