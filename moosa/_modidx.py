@@ -2598,6 +2598,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'moosa/results/corruptions.py'),
                                            'moosa.results.corruptions.tested': ( 'results/corruptions.html#tested',
                                                                                  'moosa/results/corruptions.py'),
+                                           'moosa.results.corruptions.with_corrupted': ( 'results/corruptions.html#with_corrupted',
+                                                                                         'moosa/results/corruptions.py'),
                                            'moosa.results.corruptions.with_mce': ( 'results/corruptions.html#with_mce',
                                                                                    'moosa/results/corruptions.py')},
             'moosa.results.folding': { 'moosa.results.folding.folded': ('results/folding.html#folded', 'moosa/results/folding.py'),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN', 'GRID_COLUMNS', 'clean_of', 'tested', 'mean_numbers', 'run_rows', 'plot_run', 'is_current',
-           'rows_of_run', 'grid_rows', 'in_all', 'grid_numbers', 'with_mce', 'corruptions_table', 'plot_grid']
+           'rows_of_run', 'grid_rows', 'in_all', 'grid_numbers', 'with_mce', 'with_corrupted', 'corruptions_table',
+           'plot_grid']
 
 # %% ../../nbs/results/16_corruptions.ipynb #ee868697
 import os
@@ -19,6 +20,7 @@ from ..data.corruptions import CORRUPTIONS, Wanted
 from ..places import Store, StoreLike, open_store
 from .alternatives import crossed_table, mean_of_tasks, numbers_or_none
 from .cases import case_labels, data_label, task_labels
+from .ranking import CORRUPTED
 from .style import abreast, legend, mark_mean, name_data, new_figure, styles, title
 from .tables import Column, Table
 from ..runs.corrupt import METRICS, as_numbers, built_in_source, corrupt_run, read_rows_of, weights_of
@@ -209,6 +211,21 @@ def with_mce(
     keys = ["case", "task", "seed", "data", "modality"]
     mce = both.groupby(keys, sort=False).value.mean().reset_index().assign(group="mCE", number="mCE")
     return pd.concat([numbers[numbers.group != "error"], mce], ignore_index=True)
+
+# %% ../../nbs/results/16_corruptions.ipynb #wc0a0002
+def with_corrupted(
+    results: pd.DataFrame,  # from `collect_results`
+    rows: pd.DataFrame,  # from `grid_rows`, of the same grid
+) -> pd.DataFrame:  # as it was, and a row of the group `corrupted` for each run that was tested so
+    "Return a grid's numbers, with the mean accuracy on known clips that are corrupted."
+    if not len(rows): return results
+    numbers, at = grid_numbers(rows), ["case", "task", "seed"]
+    means = numbers[(numbers.group == "mean") & (numbers.number == "accuracy")].groupby(at).value.mean()
+    cells = results[(results.status == "done") & results.rule.isna()].drop_duplicates(at)
+    values = means.reindex(pd.MultiIndex.from_frame(cells[at])).to_numpy()
+    _, group, number = CORRUPTED
+    more = cells.assign(group=group, number=number, value=values)[~pd.isna(values)]
+    return pd.concat([results, more], ignore_index=True)
 
 # %% ../../nbs/results/16_corruptions.ipynb #3a141587
 GRID_COLUMNS: list[Column] = [*((f"{m}, clean", "clean", m) for m in METRICS), *((m, "mean", m) for m in METRICS),
