@@ -178,7 +178,9 @@ def plan_rows(
             for data, setting, method, cost, kept in rows]
 
 
-def _hours(hours: float) -> str: return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
+def _hours(hours: float) -> str:
+    if 0 < hours < .01: return "< 0.01"
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 # %% ../../nbs/bench/13_plan.ipynb #5de90efa
 def cut_rows(

@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from .grids import data_of
-from .options import OWN_GRID, DataDir, Device, grids_beginning
+from .options import OWN_GRID, DataDir, Device, grids_beginning, some_names
 from ..core import InputError
 from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
-from ..places import experiments_folder, user_path
+from ..places import experiments_folder, open_store, user_path
 from ..words import plain_table
 
 # %% ../../nbs/commands/08_corrupt.ipynb #a981797a
@@ -39,8 +39,10 @@ def wanted_of(
     "Return what the options ask for; raise `InputError` where they cannot be meant."
     before = before or Wanted()
     names = tuple(full_name(name, Path(), folder) for name in corruption or ()) or before.names
-    severities = tuple(check_severity(s) for s in dict.fromkeys(severity or ())) or before.severities
-    return Wanted(tuple(dict.fromkeys(names)), severities, tuple(modality or ()) or before.modalities, seed)
+    given = dict.fromkeys(some_names(severity or []) or ())
+    severities = tuple(check_severity(s) for s in given) or before.severities
+    modalities = some_names(modality or []) or before.modalities
+    return Wanted(tuple(dict.fromkeys(names)), severities, modalities, seed)
 
 # %% ../../nbs/commands/08_corrupt.ipynb #515f007c
 What = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
@@ -50,9 +52,9 @@ CorruptionNames = Annotated[list[str] | None, typer.Option("--corruption", help=
     "Only this one, e.g. fog, mine.py:rain, or HAC-C/wind for ready-made files; may be given several times. "
     "Default: what the grid's key `corruptions` names, else all built-in ones that fit; `moosa list corruptions`."))]
 Severities = Annotated[list[str] | None, typer.Option("--severity", help=(
-    f"Only this one of {', '.join(map(str, SEVERITIES))}; may be given several times."))]
+    f"Only this one of {', '.join(map(str, SEVERITIES))}; several with commas between, or given several times."))]
 Modalities = Annotated[list[str] | None, typer.Option("--modality", help=(
-    "Only this one of the run's, with the flow that is made of it; may be given several times."))]
+    "Only this one of the run's, with the flow that is made of it; several with commas between."))]
 
 
 def corrupt_command(
@@ -75,9 +77,11 @@ def _corrupt_run(name: str, wanted: Wanted, device: str, data_dir: Path | None):
     from moosa.runs.diff import find_folder, find_record
 
     record, place = find_record(name, data_dir), find_folder(name, data_dir)
-    from moosa.results.corruptions import plot_run, run_rows, tested  # torch and matplotlib: after what may be wrong
+    # torch and matplotlib: after what may be wrong
+    from moosa.results.corruptions import plot_run, rows_of_run, run_rows, tested
     from moosa.results.style import save_figure
     from moosa.runs.corrupt import corrupt_run
+    from moosa.runs.trained import spec_of
 
     rows = corrupt_run(place.resolve(), data_dir, wanted, device)
     print(plain_table(run_rows(rows)))
@@ -87,7 +91,9 @@ def _corrupt_run(name: str, wanted: Wanted, device: str, data_dir: Path | None):
     if not len(tested(rows)): return
     spec = record["spec"]
     heading = f"{spec['dataset']}, {spec['method']} on {spec['target']}, seed {spec['seed']}"
-    print(save_figure(plot_run(rows, heading), place, "corruptions")[0])
+    # what earlier calls have computed belongs into the picture, too
+    whole = rows_of_run(spec_of(record), open_store(data_dir), Wanted(seed=wanted.seed), compute=False)
+    print(save_figure(plot_run(whole, heading), place, "corruptions")[0])
 
 
 def _corrupt_grid(name: str, cells, wanted: Wanted, device: str, data_dir: Path | None):

@@ -53,7 +53,7 @@ WHO_SEES_WHAT = dict(
     preset=one(str | None, "Published or shared hyper-parameters, e.g. published-hac; "
                "what you give yourself goes before."),
     method=one(str | None, "moosa (the default), erm or a rival (`moosa list methods`), or your own, e.g. "
-               "methods.py:erm_ls; +outliers or +balance after a name add that option."),
+               "methods.py:erm_ls; +outliers, +balance or +sam after a name add that option."),
     seed=one(int, "Of weights, batches, dropout, masks, permutations.", 0),
     sources=names("Domains to train on, e.g. mnist,optdigits; may be repeated. "
                   "Default: all but the target.", "domains"),

@@ -169,4 +169,6 @@ def explore_command(
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
     if not browser: options.append("--no-browser")
     if hasattr(os, "getuid") and os.getuid() == 0: options.append("--allow-root")
-    raise typer.Exit(subprocess.run([sys.executable, "-P", "-m", "jupyterlab", *options], cwd=root).returncode)
+    try: left = subprocess.run([sys.executable, "-P", "-m", "jupyterlab", *options], cwd=root)
+    except KeyboardInterrupt: return  # how one leaves JupyterLab
+    raise typer.Exit(left.returncode)

@@ -29,7 +29,7 @@ def embeddings_of(
     parts = [run.target, *([run.sources.validation] if source else [])]
     kept = list(run.target.embeddings)
     if not kept: raise InputError("map: this run has kept no embeddings.")
-    names = kept if of == "fused" else [one_of("modality", of, kept)]
+    names = kept if one_of("of", of, ["fused", *kept]) == "fused" else [of]
     return np.concatenate([np.concatenate([p.embeddings[m].numpy() for m in names], axis=1) for p in parts])
 
 
@@ -96,6 +96,11 @@ class MapView(View):
     "Clips as points; a lasso or a click selects them for all views of the run."
     name = "map"
 
+    def __init__(self, run: RunClips, of: str = "fused", by: str = "pca", colour: str = "class", source: bool = False):
+        embeddings_of(run, of, source)  # what is misspelt is told now
+        one_of("by", by, WAYS), one_of("colour", colour, ASKED)
+        super().__init__(run, of=of, by=by, colour=colour, source=source)
+
     def points(self) -> tuple[np.ndarray, pd.Series]:  # (N, 2), (N,)
         "Return where clips lie, and what their colour stands for."
         s = self.settings
@@ -119,33 +124,31 @@ class MapView(View):
         return fig
 
     def _title(self) -> str:
-        s = self.settings
-        return f"{self.run.name}: {s['of']} embeddings by {s['by']}, coloured by {s['colour']}"
+        return "{name}: {of} embeddings by {by}, coloured by {colour}".format(name=self.run.name, **self.settings)
 
     def build(self):
         "Return a new widget; raise `InputError` if what it needs is not installed."
         go = plotly_graphs()
         places, values = self.points()
         self.clips, told = named_points(self.run, len(places))
-        colour, bar = values, values.dtype.kind == "f"
-        if not bar: colour = values.map(colours_of(values))
+        bar = values.dtype.kind == "f"
+        colour = values if bar else values.map(colours_of(values))
         fig = go.FigureWidget()
         fig.add_scattergl(x=places[:, 0], y=places[:, 1], mode="markers", text=told, hoverinfo="text",
                           marker=dict(color=colour, size=6, showscale=bar, colorscale="Viridis"))
         fig.update_layout(width=720, height=520, dragmode="lasso", title=self._title(), showlegend=False,
                           margin=dict(l=10, r=10, t=40, b=10), xaxis=dict(visible=False), yaxis=dict(visible=False))
-        fig.data[0].on_selection(lambda trace, points, state: self._chosen(points))
-        fig.data[0].on_click(lambda trace, points, state: self._chosen(points))
+        for listen in (fig.data[0].on_selection, fig.data[0].on_click): listen(self._chosen)
         self.run.observe(lambda change: self._show(), "selected")
         self.drawing = fig
         self._show()
         return fig
 
-    def _chosen(self, points):
+    def _chosen(self, trace, points, state):
         self.run.selected = tuple(self.clips[i] for i in points.point_inds if i < len(self.run.table))
 
     def _show(self):
         "Show which clips are selected; all, if none is."
         chosen = set(self.run.selected)
-        rows = [i for i, clip in enumerate(self.clips) if clip in chosen] if chosen else None
-        self.drawing.data[0].selectedpoints = rows
+        rows = [i for i, clip in enumerate(self.clips) if clip in chosen]
+        self.drawing.data[0].selectedpoints = rows or None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core import InputError
 from ..data.catalogue import dataset_class
 from ..data.settings import split_classes
 from .map import MapView
@@ -42,8 +43,16 @@ class OpenRun(RunClips):
         "Return where clips lie; raise `InputError` if the run has kept no embeddings."
         return MapView(self, of=of, by=by, colour=colour, source=source)
 
-    def worst(self, count: int = 20) -> pd.DataFrame:
-        "Return the clips that are most surely wrong: unknown ones that look known, known ones taken for others."
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {100*self.numbers[name]:.1f} %" for name in ("OS*", "UNK", "HOS"))
+        return f"run {self.name}: {len(self.table)} target clips; {numbers} at {self.score} {self.threshold:.4g}"
+
+    def worst(self,
+        count: int = 20,  # of clips, 1 or more
+    ) -> pd.DataFrame:
+        """Return the clips that are most surely wrong: unknown ones that look known (outcome `accepted`), known ones
+        that are taken for others, and known ones that look unknown (`rejected`)."""
+        if not isinstance(count, int) or count < 1: raise InputError(f"count: {count!r} given; expected 1 or more.")
         clips = self.clips
         wrong = clips[~clips["outcome"].isin(["right", "right: unknown"])]
         surely = wrong["confidence"].where(wrong["outcome"] != "rejected", -wrong["confidence"])

@@ -73,7 +73,8 @@ def cells_for(
         fits = [part for part in parts if part.kind == kind]
         if not fits:
             has = ", ".join(f"{part.label} ({part.kind})" for part in parts)
-            raise InputError(f"corruption: {name} is of {kind}; of this run can be corrupted: {has or 'nothing'}.")
+            raise InputError(f"corruption: {name} is of {kind}; of this run can be corrupted: {has or 'nothing'}. "
+                             f"Those that fit: {', '.join(fitting) or 'none'}.")
         cells += [Cell(name, part, severity) for part in fits for severity in wanted.severities]
     anew = dict.fromkeys(cell.part for cell in cells if cell.severity and flow_of(dataset, spec, cell.part) == "anew")
     return [*(Cell("clean", part, 0) for part in anew), *cells]

@@ -32,7 +32,8 @@ def find_folder(
     found = sorted(runs.glob(f"{name}*"))
     if len(found) == 1: return found[0]
     said = ": " + ", ".join(p.name for p in found[:6]) if found else ""
-    raise InputError(f"record: {len(found)} runs in {runs} begin with {name!r}{said}; expected one.")
+    raise InputError(f"run: {len(found)} runs in {runs} begin with {name!r}{said}; expected one. "
+                     "`moosa list runs` names them.")
 
 
 def find_record(

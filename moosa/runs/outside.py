@@ -133,7 +133,7 @@ def ask_of(
     classes: Sequence[str] = (),  # none: all that the run does not know
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
-) -> dict[str, Predictions]:  # 'DATA: domain' -> its clips, if there are several; last 'DATA', all of them
+) -> dict[str, Predictions]:  # 'DATA: domain' -> its clips; last 'DATA', all of them, if there are several
     "Return what a run's model says of another data set's clips; raise `InputError` if it cannot look at them."
     run = reopen(run_dir, store, device)
     seen, clips = outside_clips(run, data, domains, classes, store=store)
@@ -141,7 +141,8 @@ def ask_of(
     name = Path(data).name  # of a path its last part
     rows = {domain: torch.tensor((where == domain).to_numpy()) for domain in where.unique()}
     parts = {f"{name}: {domain}": rows_of(said, chosen) for domain, chosen in rows.items()}
-    return {**(parts if len(parts) > 1 else {}), name: said}
+    if len(parts) == 1: return parts if domains else {name: said}
+    return {**parts, name: said}
 
 
 def ask_outside(
