@@ -139,16 +139,15 @@ class MapView(View):
         fig.update_layout(width=720, height=520, dragmode="lasso", title=self._title(), showlegend=False,
                           margin=dict(l=10, r=10, t=40, b=10), xaxis=dict(visible=False), yaxis=dict(visible=False))
         for listen in (fig.data[0].on_selection, fig.data[0].on_click): listen(self._chosen)
-        self.run.observe(lambda change: self._show(), "selected")
         self.drawing = fig
+        self.run.observe(self._show, "selected")
         self._show()
         return fig
 
     def _chosen(self, trace, points, state):
         self.run.selected = tuple(self.clips[i] for i in points.point_inds if i < len(self.run.table))
 
-    def _show(self):
-        "Show which clips are selected; all, if none is."
+    def _show(self, change=None):  # all clips, if none is selected
         chosen = set(self.run.selected)
         rows = [i for i, clip in enumerate(self.clips) if clip in chosen]
         self.drawing.data[0].selectedpoints = rows or None
