@@ -179,7 +179,7 @@ def plan_rows(
 
 
 def _hours(hours: float) -> str:
-    if 0 < hours < .01: return "< 0.01"
+    if 0 < hours < .001: return "< 0.001"
     return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 # %% ../../nbs/bench/13_plan.ipynb #5de90efa
