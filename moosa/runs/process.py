@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathlib import Path
 from ..core import SAFE_PATH, write_json
 from ..data.processes import stop_tree
 from .lock import Busy, hold, lock_files
+from .warm import Child, cold
 
 # %% ../../nbs/runs/08_process.ipynb #701d6ef3
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|MemoryError|std::bad_alloc|Cannot allocate memory",
@@ -82,16 +83,12 @@ def attempt(
     seconds: float | None = None,  # limit; None: none
     env: Mapping[str, str] | None = None,  # more of the environment
     where: str = "",  # which worker, for the timeline
+    start: Callable[..., Child] = cold,  # how a process comes to be
 ) -> tuple[str, str]:  # status and reason
     "Run the child once, to its end or to the limit."
     log, before = run_dir/"process.log", kills_by_memory()
     note_attempt(run_dir, event="start", where=where)
-    with open(log, "wb") as out:
-        child = subprocess.Popen([*command, str(os.getpid())], stdin=subprocess.PIPE, stdout=out, stderr=out,
-                                 start_new_session=True, env={**os.environ, **SAFE_PATH, **(env or {})})
-        with suppress(BrokenPipeError):  # it died at once, and its exit code says so
-            child.stdin.write(json.dumps(given).encode())
-            child.stdin.close()
+    child = start(command, json.dumps(given), log, {**os.environ, **SAFE_PATH, **(env or {})})
     try: code = child.wait(seconds)
     except subprocess.TimeoutExpired: code = None
     finally:
@@ -160,18 +157,19 @@ def noted_error(
 
 # %% ../../nbs/runs/08_process.ipynb #0b222431
 def launch(
-    command: list[str],  # of the child; it gets the launcher's process id as its last argument
+    command: list[str],  # of the child; it gets its parent's process id as its last argument
     given: object,  # for its standard input, as JSON
     run_dir: str | Path,  # the run's
     limits: Limits = Limits(),
     env: Mapping[str, str] | None = None,  # more of the environment, such as CUDA_VISIBLE_DEVICES
     where: str = "",  # which worker, for the timeline
+    start: Callable[..., Child] = cold,  # how a process comes to be: a new Python, or a fork
 ) -> Outcome:
     "Run a child process; if it is lost, again. Note the reason in the run's error.json if it did not work out."
     run_dir, started = Path(run_dir), time.perf_counter()
     run_dir.mkdir(parents=True, exist_ok=True)
     for number in range(1, limits.attempts + 1):
-        status, reason = attempt(command, given, run_dir, limits.seconds, env, where)
+        status, reason = attempt(command, given, run_dir, limits.seconds, env, where, start)
         if status != LOST: break
     if status == LOST:
         status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"
