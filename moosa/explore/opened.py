@@ -13,6 +13,7 @@ import pandas as pd
 from ..core import InputError
 from ..data.catalogue import dataset_class
 from ..data.settings import split_classes
+from .compare import CompareView, RulesView, check_same_target, lacking_fewest, with_rule
 from .map import MapView
 from .run_clips import RunClips
 from .threshold import ThresholdView
@@ -43,6 +44,25 @@ class OpenRun(RunClips):
         "Return where clips lie; raise `InputError` if the run has kept no embeddings."
         return MapView(self, of=of, by=by, colour=colour, source=source)
 
+    def compare(self,
+        other: "str | Path | OpenRun",  # a run, or how `open_run` finds it beside this one
+    ) -> CompareView:
+        "Return this run and another, clip by clip; raise `InputError` if they are not tested on the same clips."
+        if not isinstance(other, RunClips): other = open_run(other, getattr(self, "store", None))
+        specs = [getattr(run, "spec", None) for run in (self, other)]
+        if all(specs): check_same_target(*specs)
+        return CompareView(self, self, other, other=other.name)
+
+    def compare_rules(self,
+        rule: str = "translate",  # of evaluation.rules: what stands in for a modality that is gone
+        other: str = "zero",  # likewise
+        present: str | None = None,  # which modalities are there, e.g. 'video+audio'; None: all but one
+    ) -> RulesView:
+        "Return what this run says by two rules for missing modalities; raise `InputError` if it has kept neither."
+        present = present or lacking_fewest(self, rule, other)
+        sides = [with_rule(self, name, present) for name in (rule, other)]
+        return RulesView(self, *sides, rule=rule, other=other, present=present)
+
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {100*self.numbers[name]:.1f} %" for name in ("OS*", "UNK", "HOS"))
         return f"run {self.name}: {len(self.table)} target clips; {numbers} at {self.score} {self.threshold:.4g}"
@@ -58,7 +78,7 @@ class OpenRun(RunClips):
         surely = wrong["confidence"].where(wrong["outcome"] != "rejected", -wrong["confidence"])
         return wrong.loc[surely.sort_values(ascending=False).index].head(count)
 
-
+# %% ../../nbs/explore/12_opened.ipynb #0e0f1a23
 def open_run(
     name: str | Path,  # a hash, its beginning, or a run's folder
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
@@ -69,5 +89,5 @@ def open_run(
     spec, (target, sources) = spec_of(record), sources_of(folder)
     classes = split_classes(dataset_class(spec.dataset).classes, spec.unknown)
     run = OpenRun(target, sources, classes.known, classes.unknown, record.get("trained_heads", ()), folder.name)
-    run.folder, run.record, run.spec = folder, record, spec
+    run.folder, run.record, run.spec, run.store = folder, record, spec, store
     return run
