@@ -22,7 +22,7 @@ from ..evaluation.rules import RULES
 from ..evaluation.sources import Sources
 from .run_clips import RunClips
 from .threshold import Axis
-from .views import View, plotly_graphs
+from .views import View, html_table, plotly_graphs
 from ..results.style import GREY, KNOWN, UNKNOWN, new_figure
 from ..runs.record import read_history
 from ..runs.spec import Spec
@@ -261,8 +261,8 @@ def scatter_figure(pair: Pair):  # a plotly FigureWidget; its traces are CASES, 
                           marker=dict(size=7, color=COLOUR_OF[case], symbol=symbol))
     fig.add_vline(x=0, line=dict(color="black", width=1.5))
     fig.add_hline(y=0, line=dict(color="black", width=1.5))
-    fig.update_layout(width=520, height=440, dragmode="lasso", margin=dict(l=60, r=10, t=10, b=50),
-                      legend=dict(orientation="h", y=1.08))
+    fig.update_layout(width=520, height=440, dragmode="lasso", margin=dict(l=60, r=10, t=40, b=50),
+                      legend=dict(orientation="h", y=1.14))
     return fig
 
 
@@ -454,6 +454,6 @@ def selected_table(
     "Return what both runs said of the selected clips; of many, the first."
     if not len(rows): return "<i>nothing is selected</i>"
     shown = pair.table().iloc[rows[:MOST_ROWS]]
-    more = f" (the first {MOST_ROWS}; view.table() has all)" if len(rows) > MOST_ROWS else ""
-    table = shown.to_html(index=False, escape=True, border=0, float_format="{:.3f}".format)
+    more = f" (the first {MOST_ROWS}; table() of this view has all)" if len(rows) > MOST_ROWS else ""
+    table = html_table(shown, float_format="{:.3f}".format)
     return f"<b>{len(rows)} clips selected{more}</b>{table}"

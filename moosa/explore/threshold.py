@@ -237,8 +237,7 @@ class ThresholdView(View):
         self.run.observe(lambda change: self._refresh(), ["threshold", "selected"])
         return VBox([HBox([self.by, self.protocol]), self.numbers, self.slider, self.figures])
 
-    def _fill(self):
-        "Make what depends on the score."
+    def _fill(self):  # what depends on the score
         self.axis = Axis(np.concatenate(self.run.confidence()))
         self._told = True
         with self.slider.hold_trait_notifications():
@@ -263,8 +262,9 @@ class ThresholdView(View):
             self.curves.data[-1].update(x=chosen, y=np.zeros(len(chosen)))
         self.matrix.data[0].update(z=(counts := confusion_at(run).to_numpy()), text=cell_texts(counts))
 
-    def _drag(self, place: float):
-        if not self._told: self.run.threshold = self.axis.value(place)
+    def _drag(self, place: float):  # a browser rounds to whole steps what it is told; that is no drag
+        rounded = abs(place - float(self.axis.place(self.run.threshold))) <= self.slider.step/2
+        if not self._told and not rounded: self.run.threshold = self.axis.value(place)
 
     def _jump(self, protocol: str):
         if not self._told: self.run.threshold = self.run.thresholds().get(protocol, self.run.threshold)
