@@ -140,7 +140,7 @@ OF_TWO = (
              "a, b = open_run(RUN, DATA), open_run(RUN2, DATA)\nprint(a)\nb"),
     ("markdown", "## Clip by clip\n\nPress a cell, or lasso clips: they are selected in all views of both runs."),
     ("code", "both = a.compare(b)\nboth"),
-    ("code", "table = both.table()\ntable[table['case'] == 'only A']"),
+    ("code", "table = both.table()\ntable[table['case'] == 'only A'].head(20)"),
     ("markdown", "## Drag their thresholds: what is right changes"),
     ("code", "a.threshold_view()"),
     ("code", "b.threshold_view()"),

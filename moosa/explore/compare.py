@@ -261,8 +261,8 @@ def scatter_figure(pair: Pair):  # a plotly FigureWidget; its traces are CASES, 
                           marker=dict(size=7, color=COLOUR_OF[case], symbol=symbol))
     fig.add_vline(x=0, line=dict(color="black", width=1.5))
     fig.add_hline(y=0, line=dict(color="black", width=1.5))
-    fig.update_layout(width=520, height=440, dragmode="lasso", margin=dict(l=60, r=10, t=40, b=50),
-                      legend=dict(orientation="h", y=1.14))
+    fig.update_layout(width=520, height=460, dragmode="lasso", margin=dict(l=60, r=10, t=30, b=90),
+                      legend=dict(orientation="h", y=-.26))
     return fig
 
 

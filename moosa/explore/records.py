@@ -176,7 +176,7 @@ def dimensions(
         axes.append(dict(name=name, label=name, values=table[name].map({v: i for i, v in enumerate(values)}),
                          tickvals=list(range(len(values))), ticktext=texts, range=[-.5, len(values) - .5],
                          constraintrange=constraint(table, name, filters.get(name))))
-    axes += [dict(name=name, label=f"{name}, %", values=table[name],
+    axes += [dict(name=name, label=f"{name}, %", values=table[name], tickformat=".1f",
                   constraintrange=constraint(table, name, filters.get(name))) for name in complete(table)]
     return axes
 
@@ -224,7 +224,9 @@ def coordinates(records: GridRecords):  # a plotly FigureWidget
 class Cells:
     "The table of the cells that are looked at; a row can be picked."
     # no search of its own, which means would not follow
-    LOOK = dict(select="single", showIndex=False, maxBytes=0, pageLength=12, layout=dict(topStart=None, topEnd=None))
+    LOOK = dict(select="single", showIndex=False, maxBytes=0, pageLength=12, scrollX=True,
+                layout=dict(topStart=None, topEnd=None),
+                caption="Percent. A head sorts, also by Enter on the keyboard; a row that is clicked opens its run.")
 
     def __init__(self, records: GridRecords):
         from ipywidgets import HTML
@@ -243,8 +245,7 @@ class Cells:
         "Return the cells as they are shown: labels that vary, and percent with one digit."
         cells, table = self.records.filtered(), self.records.table
         same = [name for name in ("known", "unknown") if table[name].nunique() < 2]
-        numbers = {name: f"{name}, %" for name in table if name not in LABELS}
-        return cells.drop(columns=same).rename(columns=numbers).round(1).reset_index(drop=True)
+        return cells.drop(columns=same).round(1).reset_index(drop=True)
 
     def refresh(self):
         "Show what the filters leave."
