@@ -223,11 +223,11 @@ def test_records_in_html(half, store):
     said = "".join(str(getattr(widget, "value", "")) for widget in view.widget.children)
     assert "<script" not in said and "&lt;script" in said and "half &lt;i&gt;.yaml" in said
     assert view.code == f"open_grid({str(half)!r}).records(where={{'seed': [0]}})"
-    view.moves.runs.value = grid.table["run"][0]
+    view.moves.runs.value = view.moves.runs.options[0]
     assert grid.opened.name == grid.table["run"][0] and len(view.moves.opened.children) == 1
     (grid.opened.folder/"clips.csv").write_text("nothing")
     view.moves.cells._picked(type("Change", (), dict(new=[1])))  # another row, and back to one that is damaged by now
-    view.moves.runs.value = grid.table["run"][0]
+    view.moves.runs.value = view.moves.runs.options[0]
     assert "is damaged" in view.moves.told.value and view.moves.opened.children == ()
     named = OpenGrid("names", pd.concat([made_up_results("<script>x</script>"), made_up_results("$b$")])).records()
     assert all("<script" not in str(getattr(w, "value", "")) for w in named.widget.children)

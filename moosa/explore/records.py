@@ -48,6 +48,8 @@ def in_ranges(
     return pd.concat([values.between(low, high) for low, high in ranges], axis=1).any(axis=1)
 
 
+
+# %% ../../nbs/explore/10_records.ipynb #0e0f1a31
 def check_filters(
     table: pd.DataFrame,  # from `records_table`
     filters: Mapping[str, object],  # column -> values (one, or a list), or ranges ((low, high), or a list of such)
@@ -144,7 +146,7 @@ def plot_records(records: GridRecords) -> Figure:
         axes[0].plot(numbers, values, color=shades[case], lw=.8, alpha=.6)
     title(axes[0], in_figure(f"{records.name}: {len(cells)} of {len(records.table)} finished cells", 70))
     axes[0].set(ylabel="percent")
-    axes[0].tick_params(axis="x", rotation=25, labelsize=8)
+    axes[0].set_xticks(range(len(numbers)), numbers, rotation=25, ha="right", fontsize=8)
     draw_means(axes[1], records.summary(), cases, shades)
     return fig
 
@@ -319,13 +321,16 @@ class RecordsWidget:
     "Filters, table, means, and the run that is picked."
 
     def __init__(self, view: "RecordsView"):
-        from ipywidgets import HTML, Dropdown, VBox
+        from ipywidgets import HTML, Combobox, Layout, VBox
 
         self.records = records = view.run
-        self.says, self.means, self.told = HTML(), HTML(), HTML()
+        self.says, self.told = HTML(), HTML()
+        self.means = HTML(layout=Layout(max_height="420px", overflow="auto"))
         self.choices, self.cells = Choices(records), Cells(records)
-        self.runs, self.opened, self._told = Dropdown(description="open run"), VBox(), False
-        self.runs.observe(lambda change: self._told or records.set_trait("picked", change.new), "value")
+        self.runs = Combobox(description="open run", placeholder="type some of its name", ensure_option=True,
+                             continuous_update=False, layout=Layout(width="440px"))
+        self.names, self.opened = {}, VBox()
+        self.runs.observe(lambda change: records.set_trait("picked", self.names.get(change.new, "")), "value")
         axes = [self.choices.axes] if self.choices.axes else []
         note = [HTML(f"<i>{escape(self.cells.note)}</i>")] if self.cells.note else []
         self.whole = VBox([self.says, self.choices.widget, *axes, self.cells.widget, *note, self.means, self.runs,
@@ -343,17 +348,14 @@ class RecordsWidget:
         means = records.means().reset_index()
         self.means.value = ("<b>Percent; mean ± standard error over n seeds, of what is looked at</b>"
                             + html_table(means)) if len(means) else "<i>no means</i>"
-        names = [f"{row.run}: {row.case}, {row.task}, seed {row.seed}" for row in cells.itertuples()]
-        self._told = True  # what is picked stays so
-        self.runs.options = [("none", ""), *zip(names, cells["run"])]
-        self.runs.value = records.picked if records.picked in set(cells["run"]) else ""
-        self._told = False
+        self.names = {f"{row.run}: {row.case}, {row.task}, seed {row.seed}": row.run for row in cells.itertuples()}
+        self.runs.options = list(self.names)
 
     def _open(self):
         "Show the run that is picked, or why it cannot be opened."
         name = self.records.picked
-        if name in dict(self.runs.options).values(): self.runs.value = name
         if not name: return
+        self.runs.value = next((told for told, run in self.names.items() if run == name), "")
         try: run = self.records.open(name)
         except InputError as e: self.told.value, self.opened.children = f"<b>{in_html(str(e))}</b>", ()
         else:
