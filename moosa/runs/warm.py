@@ -104,7 +104,7 @@ def serve(
             line.sendall(f"{pid}\n".encode())
             line.sendall(f"{_end_of(pid, line)}\n".encode())
 
-
+# %% ../../nbs/runs/07_warm.ipynb #0c2f7d91
 def _born(command: Sequence[str], **clothes):
     os.setsid()
     dress(**clothes)
@@ -187,7 +187,7 @@ class Forked:
             except ConnectionError: self.code = -signal.SIGKILL
         return self.code
 
-
+# %% ../../nbs/runs/07_warm.ipynb #0c2f7d92
 CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 _OWN = threading.local()  # the nursery of each thread, since a nursery does one thing at a time
 
