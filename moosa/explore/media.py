@@ -340,7 +340,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../../nbs/explore/06_media.ipynb #bf200615
+# %% ../../nbs/explore/06_media.ipynb #9c2c84f3
 def live_widget(
     script: str,  # a module of JavaScript with `render`
     **values: traitlets.TraitType,  # what page and kernel share
@@ -350,7 +350,7 @@ def live_widget(
     except ImportError as e:
         raise InputError(f"views that move need anywidget: {e}. pip install 'moosa[explore]'") from e
     shared = {name: value.tag(sync=True) for name, value in values.items()}
-    return type("LiveWidget", (anywidget.AnyWidget,), {"_esm": script, **shared})
+    return type("LiveWidget", (anywidget.AnyWidget,), {"_esm": script, "__module__": __name__, **shared})
 
 
 @cache
