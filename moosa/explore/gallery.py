@@ -6,12 +6,11 @@
 __all__ = ['ORDERS', 'TILES', 'AT_ONCE', 'disagreement', 'in_order', 'knowledge', 'some_of', 'tiles_kind', 'tile_lines',
            'soon', 'controls_of', 'draw_gallery', 'Gallery', 'GalleryView']
 
-# %% ../../nbs/explore/08_gallery.ipynb #362258d0
+# %% ../../nbs/explore/08_gallery.ipynb #0a765b49
 import asyncio
 import io
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ..core import InputError, one_of
-from .card import CardView
+from .card import CardView, score_text
 from .media import live_widget
 from .run_clips import RunClips
 from .views import View
@@ -39,7 +38,7 @@ def disagreement(
     mean = each.logsumexp(dim=0)  # entropy takes what is proportional to probabilities, in logarithms
     return (entropy(mean) - entropy(each).mean(dim=0)).clamp(min=0).numpy()
 
-# %% ../../nbs/explore/08_gallery.ipynb #1920f6b6
+# %% ../../nbs/explore/08_gallery.ipynb #7ada796f
 ORDERS = {"accepted": "unknown clips that pass, those that look most known first",
           "rejected": "known clips that are rejected, those that look least known first",
           "disagree": "clips whose heads agree least first",
@@ -53,6 +52,7 @@ def in_order(
     "Return which clips a gallery shows, the first first."
     clips = run.clips.assign(disagreement=disagreement(run))
     if one_of("of", of, ORDERS) == "disagree":
+        if len(run.heads) < 2: return clips.iloc[:0]
         return clips.sort_values(["heads agree", "disagreement"], ascending=[True, False], kind="stable")
     kept = {"accepted": ["accepted"], "rejected": ["rejected"], "surely wrong": ["accepted", "taken for another"]}[of]
     return clips[clips["outcome"].isin(kept)].sort_values("confidence", ascending=of == "rejected", kind="stable")
@@ -82,7 +82,7 @@ def some_of(
         chosen &= (known[column] == one_of(f"where {column}", str(value), known[column].unique())).to_numpy()
     return chosen
 
-# %% ../../nbs/explore/08_gallery.ipynb #855db2b5
+# %% ../../nbs/explore/08_gallery.ipynb #6679d39c
 TILES = """
 function render({ model, el }) {
   let urls = [];
@@ -107,7 +107,8 @@ function render({ model, el }) {
     for (const tile of model.get("tiles")) {
       const button = add(grid, "button");
       button.dataset.clip = tile.clip;
-      button.style.cssText = "padding: 4px; font-size: 11px; text-align: left; cursor: pointer; overflow: hidden";
+      button.style.cssText = "padding: 4px; font-size: 11px; text-align: left; cursor: pointer; overflow: hidden; "
+        + "display: flex; flex-direction: column";
       if (tile.picture.byteLength) {
         const picture = add(button, "img");
         urls.push(URL.createObjectURL(new Blob([tile.picture], {type: "image/png"})));
@@ -132,18 +133,18 @@ export default { render };
 @cache
 def tiles_kind() -> type: return live_widget(TILES, tiles=traitlets.List(), chosen=traitlets.List())
 
-# %% ../../nbs/explore/08_gallery.ipynb #68291845
+# %% ../../nbs/explore/08_gallery.ipynb #7da67e76
 AT_ONCE = 20  # clips on a page
 
 
 def tile_lines(
+    run: RunClips,
     row: pd.Series,  # of `in_order`
     of: str,  # one of ORDERS
-    score: str,
 ) -> list[str]:
     "Return what stands below a tile's picture."
     kind = "" if row["known"] else " (unknown)"
-    number = f"{score} {row['confidence']:.4g}"
+    number = f"{run.score} {score_text(run, row['confidence'])}"
     if of == "disagree": number = f"{100*row['heads agree']:.0f} % of heads agree, {row['disagreement']:.3f} nats"
     return [f"{row['class']}{kind} → {row['said']}", number, short(row["clip"], 30)]
 
@@ -158,7 +159,7 @@ def soon(
     except RuntimeError: return do()
     return loop.call_later(.25, do)
 
-# %% ../../nbs/explore/08_gallery.ipynb #bb735cee
+# %% ../../nbs/explore/08_gallery.ipynb #9a881c84
 def controls_of(
     known: pd.DataFrame,  # of `knowledge`
     of: str,  # one of ORDERS
@@ -189,13 +190,13 @@ def draw_gallery(
     for ax, (_, row) in zip(axes.flat, clips.iterrows()):
         picture = run.media.tile(row["clip"]) if run.media else b""
         if picture: ax.imshow(plt.imread(io.BytesIO(picture)))
-        words = "\n".join(in_figure(line, 36) for line in tile_lines(row, of, run.score))
+        words = "\n".join(in_figure(line, 36) for line in tile_lines(run, row, of))
         if picture: ax.set_title(words, fontsize=6.5)
         else: ax.text(.5, .5, words, fontsize=7, ha="center", va="center", transform=ax.transAxes)
     figure.suptitle(in_figure(f"{run.name}: {head}", 120), fontsize=9)
     return figure
 
-# %% ../../nbs/explore/08_gallery.ipynb #f975bb69
+# %% ../../nbs/explore/08_gallery.ipynb #134a8c90
 class Gallery(View):
     "Which clips are on which page of a gallery."
     name = "gallery"
@@ -225,6 +226,7 @@ class Gallery(View):
         shown = clips.iloc[first:first + AT_ONCE]
         some = "".join(f", {column} {value}" for column, value in (s["where"] or {}).items())
         which = f"{first + 1} to {first + len(shown)} of {len(clips)}" if len(shown) else "none"
+        if s["of"] == "disagree" and len(self.run.heads) < 2: which = "none, as the run has one head that was trained"
         return shown, f"{which}: {ORDERS[s['of']]}{some}"
 
     def figure(self) -> Figure:
@@ -232,7 +234,7 @@ class Gallery(View):
         clips, head = self.page()
         return draw_gallery(self.run, clips, self.settings["of"], head)
 
-# %% ../../nbs/explore/08_gallery.ipynb #b8b987ba
+# %% ../../nbs/explore/08_gallery.ipynb #62658907
 class GalleryView(Gallery):
     "The clips that a run gets most wrong; a click opens a card."
 
@@ -283,4 +285,4 @@ class GalleryView(Gallery):
 
     def _tile(self, row: pd.Series) -> dict[str, object]:
         picture = self.run.media.tile(row["clip"]) if self.run.media else b""
-        return dict(clip=row["clip"], lines=tile_lines(row, self.settings["of"], self.run.score), picture=picture)
+        return dict(clip=row["clip"], lines=tile_lines(self.run, row, self.settings["of"]), picture=picture)

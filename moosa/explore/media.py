@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCRIPT', 'png', 'drawn_by', 'sound_picture', 'Part', 'wave_of', 'sound_bytes', 'sound_parts', 'film_part',
-           'seen_part', 'is_kind', 'films_first', 'still_of', 'ClipMedia', 'parts_of', 'live_widget', 'player_kind',
-           'player_of']
+           'seen_part', 'is_kind', 'films_first', 'still_of', 'ClipTable', 'ClipMedia', 'parts_of', 'live_widget',
+           'player_kind', 'player_of']
 
 # %% ../../nbs/explore/06_media.ipynb #50cb86a0
 import io
@@ -29,7 +29,7 @@ from ..data.sounds import has_sound
 from ..data.views import SOUND, FrameRecipe, SoundRecipe, as_film, at_rate, spectrogram
 from .clips import spectrogram_picture
 
-# %% ../../nbs/explore/06_media.ipynb #27cb64ee
+# %% ../../nbs/explore/06_media.ipynb #68fb76a4
 def png(
     picture: np.ndarray,  # (H, W, 3) uint8 RGB
 ) -> bytes:
@@ -49,7 +49,8 @@ def drawn_by(
     figure = Figure(figsize=(1.6, 1.2) if bare else (3.2, 2.4), layout=None if bare else "constrained")
     ax, buffer = figure.add_axes((0, 0, 1, 1)) if bare else figure.add_subplot(), io.BytesIO()
     dataset.draw(modality, dataset.load(row, [modality])[modality][0], ax)
-    if modality in dataset.axes and not bare:
+    if bare: ax.set_axis_off()
+    elif modality in dataset.axes:
         for axis, name in zip((ax.xaxis, ax.yaxis), dataset.axes[modality]):
             axis.set_major_locator(MaxNLocator("auto", integer=True))
             axis.set_label_text(name, fontsize=8)
@@ -184,15 +185,14 @@ def still_of(
     if isinstance(medium, PictureFile): return seen_part(dataset, row, modality).data
     return drawn_by(dataset, row, modality, bare)
 
-# %% ../../nbs/explore/06_media.ipynb #4f16b207
-class ClipMedia:
-    "The clips of a run as one can see and hear them."
+# %% ../../nbs/explore/06_media.ipynb #91d32731
+class ClipTable:
+    "What the data set of a run knows of its clips."
 
     def __init__(self,
         opens: Callable[[], DataSet],  # called once; may raise `InputError`
-        modalities: Sequence[str],  # that the run has seen
     ):
-        self._opens, self.modalities, self.lacks, self._tiles = opens, tuple(modalities), "", {}
+        self._opens, self.lacks = opens, ""
 
     @cached_property
     def dataset(self) -> DataSet | None:
@@ -217,6 +217,17 @@ class ClipMedia:
         table = self.dataset.clips.drop(columns=["clip", "class", "label"], errors="ignore")
         return [name for name in table if 1 <= table[name].nunique() <= min(50, len(table)/2)]
 
+# %% ../../nbs/explore/06_media.ipynb #c7ecb1a7
+class ClipMedia(ClipTable):
+    "The clips of a run as one can see and hear them."
+
+    def __init__(self,
+        opens: Callable[[], DataSet],  # called once; may raise `InputError`
+        modalities: Sequence[str],  # that the run has seen
+    ):
+        super().__init__(opens)
+        self.modalities, self._tiles = tuple(modalities), {}
+
     def parts(self,
         clip: str,  # its name
     ) -> list[Part]:  # films first; what cannot be shown is of the kind `nothing`
@@ -228,14 +239,15 @@ class ClipMedia:
     def stills(self,
         clip: str,  # its name
         bare: bool = False,  # small, and without labels
-    ) -> Iterator[Part]:  # of the kinds `picture` and `nothing`
+    ) -> Iterator[Part]:  # of the kinds `picture`, `spectrogram` and `nothing`
         "Return a picture of each modality of a clip, one by one."
         try: row = self.row(clip)
         except InputError as e:
             yield Part("clip", "nothing", note=str(e))
             return
         for m in films_first(self.dataset, self.modalities):
-            try: yield Part(m, "picture", still_of(self.dataset, row, m, bare))
+            kind = "spectrogram" if is_kind(self.dataset, m, SoundRecipe) else "picture"
+            try: yield Part(m, kind, still_of(self.dataset, row, m, bare))
             except (InputError, OSError) as e: yield Part(m, "nothing", note=str(e))
 
     def tile(self,
@@ -246,7 +258,7 @@ class ClipMedia:
             self._tiles[clip] = next((part.data for part in self.stills(clip, bare=True) if part.data), b"")
         return self._tiles[clip]
 
-# %% ../../nbs/explore/06_media.ipynb #13c64637
+# %% ../../nbs/explore/06_media.ipynb #2923add4
 def parts_of(
     dataset: DataSet,
     row: pd.DataFrame,  # one of its clips
@@ -266,7 +278,7 @@ def parts_of(
         except (InputError, OSError) as e: found[m] = [Part(m, "nothing", note=str(e))]
     return [part for m in order for part in found[m]]
 
-# %% ../../nbs/explore/06_media.ipynb #e4bab29f
+# %% ../../nbs/explore/06_media.ipynb #48b6834c
 SCRIPT = """
 function add(parent, kind, text = "") {
   const node = document.createElement(kind);
@@ -301,7 +313,8 @@ function lay(part, row, urls) {  // the film or sound, and the line over a spect
   const node = add(place, {film: "video", sound: "audio"}[part.kind] || "img");
   urls.push(URL.createObjectURL(new Blob([part.data], {type: part.type})));
   node.src = urls.at(-1);
-  node.style.cssText = part.seconds ? "width: 320px; height: 192px; display: block" : "max-width: 100%";
+  if (part.seconds) node.style.cssText = "width: 320px; height: 192px; display: block";
+  else node.style.cssText = plays ? "width: 320px" : "max-width: 100%";
   node.setAttribute(plays ? "aria-label" : "alt", part.alt);
   node.addEventListener("error", () => add(told, "i", " This browser cannot show it."));
   if (plays || !part.seconds) return {film: plays && node};
@@ -311,7 +324,7 @@ function lay(part, row, urls) {  // the film or sound, and the line over a spect
 }
 """
 
-# %% ../../nbs/explore/06_media.ipynb #a4fc3cbe
+# %% ../../nbs/explore/06_media.ipynb #c1dcd916
 SCRIPT += """
 function render({ model, el }) {
   let urls = [], frame = 0;
@@ -340,7 +353,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../../nbs/explore/06_media.ipynb #9c2c84f3
+# %% ../../nbs/explore/06_media.ipynb #1c5e93d1
 def live_widget(
     script: str,  # a module of JavaScript with `render`
     **values: traitlets.TraitType,  # what page and kernel share

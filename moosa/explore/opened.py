@@ -78,7 +78,7 @@ class OpenRun(RunClips):
         surely = wrong["confidence"].where(wrong["outcome"] != "rejected", -wrong["confidence"])
         return wrong.loc[surely.sort_values(ascending=False).index].head(count)
 
-# %% ../../nbs/explore/12_opened.ipynb #0e0f1a23
+# %% ../../nbs/explore/12_opened.ipynb #0pen12aa
 def open_run(
     name: str | Path,  # a hash, its beginning, or a run's folder
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
