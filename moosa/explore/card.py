@@ -7,7 +7,7 @@ __all__ = ['NO_DATA', 'TIGHT', 'place_of', 'heads_said', 'Neighbours', 'without_
            'bar', 'html_table', 'heads_html', 'without_html', 'neighbours_html', 'nothing_selected', 'draw_stills',
            'draw_heads', 'write_lines', 'draw_card', 'Card', 'CardView']
 
-# %% ../../nbs/explore/07_card.ipynb #7727def2
+# %% ../../nbs/explore/07_card.ipynb #b2835c08
 import io
 from base64 import b64encode
 from collections.abc import Sequence
@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from ..core import InputError
 from .media import Part, player_of
 from .run_clips import RunClips
-from .threshold import Axis
 from .views import View
 from ..results.style import KNOWN, UNKNOWN, title, wrapped
 from ..words import in_figure, in_html, short
@@ -102,14 +101,12 @@ def without_each(
     rows.sort(key=lambda row: (modalities.index(row["without"]), row["rule"]))
     return pd.DataFrame(rows, columns=["without", "rule", "said", "confidence", "same"])
 
-# %% ../../nbs/explore/07_card.ipynb #fd4028b3
+# %% ../../nbs/explore/07_card.ipynb #028c369f
 def score_text(
-    run: RunClips,
-    value: float,  # of its score
+    value: float,  # of a score
 ) -> str:
-    "Return how known a clip looks as people write it: probabilities with as many digits as they have nines."
-    axis = Axis(np.concatenate(run.confidence()))
-    return axis.text(float(axis.place(value)))
+    "Return how known a clip looks as people write it; what is nearly 1 by what it lacks."
+    return f"1 − {1 - value:.1e}" if .9999 < value < 1 else f"{value:.4g}"
 
 
 def card_title(
@@ -121,7 +118,7 @@ def card_title(
     kind = "" if row["known"] else " (unknown)"
     rejected = row["confidence"] < threshold
     said = f"unknown (else {row['said']})" if rejected else row["said"]
-    look, limit = (score_text(run, value) for value in (row["confidence"], threshold))
+    look, limit = (score_text(value) for value in (row["confidence"], threshold))
     return f"{row['class']}{kind} → {said}: {row['outcome']}; {run.score} {look}, threshold {limit}"
 
 

@@ -133,7 +133,7 @@ export default { render };
 @cache
 def tiles_kind() -> type: return live_widget(TILES, tiles=traitlets.List(), chosen=traitlets.List())
 
-# %% ../../nbs/explore/08_gallery.ipynb #7da67e76
+# %% ../../nbs/explore/08_gallery.ipynb #68f0f525
 AT_ONCE = 20  # clips on a page
 
 
@@ -144,7 +144,7 @@ def tile_lines(
 ) -> list[str]:
     "Return what stands below a tile's picture."
     kind = "" if row["known"] else " (unknown)"
-    number = f"{run.score} {score_text(run, row['confidence'])}"
+    number = f"{run.score} {score_text(row['confidence'])}"
     if of == "disagree": number = f"{100*row['heads agree']:.0f} % of heads agree, {row['disagreement']:.3f} nats"
     return [f"{row['class']}{kind} → {row['said']}", number, short(row["clip"], 30)]
 

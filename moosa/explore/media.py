@@ -119,7 +119,7 @@ def sound_parts(
                 seconds=seconds)
     return [Part(modality, "sound", sound_bytes(wave), "audio/wav"), seen] if alone else [seen]
 
-# %% ../../nbs/explore/06_media.ipynb #19bfbfaf
+# %% ../../nbs/explore/06_media.ipynb #f4253833
 def film_part(
     dataset: DataSet,
     modality: str,
@@ -135,6 +135,7 @@ def film_part(
     if not fps and wave is not None: fps = medium.frames*SOUND.rate/max(1, len(wave))
     if not fps: fps, note = 24, f"{note}; 24 frames a second are assumed"
     if wave is not None: note += ", with the clip's sound"
+    if dataset.recipes[modality].flow: note += "; hue: direction, colour: speed, white: no motion"
     return Part(modality, "film", encoded(frames, fps*count/medium.frames, wave), "video/mp4", note)
 
 
@@ -278,7 +279,7 @@ def parts_of(
         except (InputError, OSError) as e: found[m] = [Part(m, "nothing", note=str(e))]
     return [part for m in order for part in found[m]]
 
-# %% ../../nbs/explore/06_media.ipynb #48b6834c
+# %% ../../nbs/explore/06_media.ipynb #da35c955
 SCRIPT = """
 function add(parent, kind, text = "") {
   const node = document.createElement(kind);
@@ -288,23 +289,28 @@ function add(parent, kind, text = "") {
 }
 
 function follow(main, films, lines, next) {
-  const step = () => {
+  const align = most => {  // seconds that a film may lie beside its time: to move it there makes it stop for a moment
     const share = main.duration ? main.currentTime/main.duration : 0;
     for (const film of films) {
       const there = share*(film.duration || 0);
-      if (Math.abs(film.currentTime - there) > .12) film.currentTime = there;
+      if (Math.abs(film.currentTime - there) > most) film.currentTime = there;
     }
+  };
+  const step = () => {
+    align(main.paused ? 0 : .12);
     for (const [line, seconds] of lines) line.style.left = `${100*Math.min(1, main.currentTime/seconds)}%`;
     if (!main.paused) next(step);
   };
-  main.addEventListener("play", () => { films.forEach(film => film.play()); step(); });
-  main.addEventListener("pause", () => films.forEach(film => film.pause()));
-  for (const name of ["seeking", "seeked", "loadedmetadata"]) main.addEventListener(name, step);
+  main.addEventListener("playing", () => { align(0); films.forEach(film => film.play()); step(); });
+  main.addEventListener("waiting", () => films.forEach(film => film.pause()));
+  main.addEventListener("pause", () => { films.forEach(film => film.pause()); step(); });
+  main.addEventListener("ratechange", () => films.forEach(film => { film.playbackRate = main.playbackRate; }));
+  for (const name of ["seeking", "loadedmetadata"]) main.addEventListener(name, step);
 }
 
 function lay(part, row, urls) {  // the film or sound, and the line over a spectrogram
   const figure = add(row, "figure"), place = add(figure, "div"), told = add(figure, "figcaption");
-  figure.style.cssText = "margin: 0; max-width: 340px";
+  figure.style.cssText = "margin: 0; max-width: 320px";
   place.style.cssText = "position: relative";
   add(told, "b", part.modality);
   add(told, "span", part.note ? ` ${part.note}` : "");
@@ -313,8 +319,8 @@ function lay(part, row, urls) {  // the film or sound, and the line over a spect
   const node = add(place, {film: "video", sound: "audio"}[part.kind] || "img");
   urls.push(URL.createObjectURL(new Blob([part.data], {type: part.type})));
   node.src = urls.at(-1);
-  if (part.seconds) node.style.cssText = "width: 320px; height: 192px; display: block";
-  else node.style.cssText = plays ? "width: 320px" : "max-width: 100%";
+  if (part.seconds) node.style.cssText = "width: 300px; height: 180px; display: block";
+  else node.style.cssText = plays ? "width: 300px" : "max-width: 100%";
   node.setAttribute(plays ? "aria-label" : "alt", part.alt);
   node.addEventListener("error", () => add(told, "i", " This browser cannot show it."));
   if (plays || !part.seconds) return {film: plays && node};
