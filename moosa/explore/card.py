@@ -101,7 +101,7 @@ def without_each(
     rows.sort(key=lambda row: (modalities.index(row["without"]), row["rule"]))
     return pd.DataFrame(rows, columns=["without", "rule", "said", "confidence", "same"])
 
-# %% ../../nbs/explore/07_card.ipynb #028c369f
+# %% ../../nbs/explore/07_card.ipynb #9ab92f43
 def score_text(
     value: float,  # of a score
 ) -> str:
@@ -121,7 +121,7 @@ def card_title(
     look, limit = (score_text(value) for value in (row["confidence"], threshold))
     return f"{row['class']}{kind} → {said}: {row['outcome']}; {run.score} {look}, threshold {limit}"
 
-
+# %% ../../nbs/explore/07_card.ipynb #2f5f1f79
 def bar(
     share: float,  # 0..1
     colour: str = KNOWN,
@@ -131,7 +131,7 @@ def bar(
     whole = "display:inline-block;width:9em;background:#eee"
     return f"<span style='{whole}'><span style='{inside}'></span></span> {share:.2f}"
 
-# %% ../../nbs/explore/07_card.ipynb #1d61f786
+# %% ../../nbs/explore/07_card.ipynb #0465529a
 def html_table(
     caption: str,
     columns: Sequence[str],
@@ -152,7 +152,7 @@ def heads_html(heads: pd.DataFrame) -> str:  # of `heads_said`
              bar(row["weight"])) for head, row in heads.iterrows()]
     return html_table("What each head said", ["head", "said", "probability", "entropy weight"], rows)
 
-
+# %% ../../nbs/explore/07_card.ipynb #aa396169
 def without_html(table: pd.DataFrame) -> str:  # of `without_each`
     "Return the answers without each modality as a table; or why there are none."
     if table.empty: return "<p><b>Without each modality:</b> the run has kept no such answers, or has one modality.</p>"
@@ -160,7 +160,7 @@ def without_html(table: pd.DataFrame) -> str:  # of `without_each`
              f"{row.confidence:.3f}") for row in table.itertuples()]
     return html_table("Without each modality", ["without", "rule", "said", "probability"], rows)
 
-# %% ../../nbs/explore/07_card.ipynb #a182f0d6
+# %% ../../nbs/explore/07_card.ipynb #179aef5a
 def neighbours_html(
     run: RunClips,
     near: pd.DataFrame,  # of `Neighbours.nearest`
@@ -178,7 +178,7 @@ def neighbours_html(
     style = "display:flex;flex-wrap:wrap;gap:12px;list-style:none;padding:0;margin:2px 0"
     return f"<b>Nearest source clips</b> (validation; class, likeness up to 1)<ol style='{style}'>{''.join(told)}</ol>"
 
-# %% ../../nbs/explore/07_card.ipynb #f1ae95ac
+# %% ../../nbs/explore/07_card.ipynb #9b5b893a
 def nothing_selected() -> Figure:
     "Return a picture that says so."
     figure = plt.figure(figsize=(5, .6))
@@ -199,7 +199,7 @@ def draw_stills(
         if part.data: ax.imshow(plt.imread(io.BytesIO(part.data)), aspect="auto" if wide else "equal")
         else: ax.text(.5, .5, wrapped(part.note, 34), ha="center", va="center", fontsize=7, transform=ax.transAxes)
 
-
+# %% ../../nbs/explore/07_card.ipynb #98ea3c6b
 def draw_heads(ax, heads: pd.DataFrame):  # of `heads_said`
     "Draw a bar per head with its entropy weight; beside it, what it said."
     colours = [KNOWN if right else UNKNOWN for right in heads["right"]]
@@ -218,7 +218,7 @@ def write_lines(ax, head: str, lines: Sequence[str]):
     for i, line in enumerate(lines or ["nothing was kept"]):
         ax.text(0, .96 - .1*i, in_figure(line, 64), fontsize=8, va="top", transform=ax.transAxes)
 
-# %% ../../nbs/explore/07_card.ipynb #9cdc5130
+# %% ../../nbs/explore/07_card.ipynb #bd6f45c0
 def draw_card(
     view: "Card",  # with a clip
 ) -> Figure:
@@ -238,7 +238,7 @@ def draw_card(
     write_lines(axes[2], "Without each modality", without)
     return figure
 
-# %% ../../nbs/explore/07_card.ipynb #2860d7df
+# %% ../../nbs/explore/07_card.ipynb #5192b8f2
 class Card(View):
     "What a card says of its clip."
     name = "card"
@@ -282,7 +282,7 @@ class Card(View):
         if self.clip is None: return nothing_selected()
         return draw_card(self)
 
-# %% ../../nbs/explore/07_card.ipynb #6f16ee95
+# %% ../../nbs/explore/07_card.ipynb #51e8bafc
 class CardView(Card):
     "One clip, and why it was taken for what it was."
 

@@ -29,7 +29,7 @@ from ..data.sounds import has_sound
 from ..data.views import SOUND, FrameRecipe, SoundRecipe, as_film, at_rate, spectrogram
 from .clips import spectrogram_picture
 
-# %% ../../nbs/explore/06_media.ipynb #68fb76a4
+# %% ../../nbs/explore/06_media.ipynb #d4137789
 def png(
     picture: np.ndarray,  # (H, W, 3) uint8 RGB
 ) -> bytes:
@@ -58,7 +58,7 @@ def drawn_by(
     figure.savefig(buffer, dpi=100)
     return buffer.getvalue()
 
-
+# %% ../../nbs/explore/06_media.ipynb #e403c00a
 def sound_picture(
     wave: np.ndarray,  # (n,) in -1..1
     rate: int = 16000,  # samples per second
@@ -68,7 +68,7 @@ def sound_picture(
     whole = replace(SOUND, rate=rate, samples=len(wave))
     return spectrogram_picture(torch.from_numpy(spectrogram(wave, whole)[None]))[0]
 
-# %% ../../nbs/explore/06_media.ipynb #152f652d
+# %% ../../nbs/explore/06_media.ipynb #3384c46b
 @dataclass(frozen=True)
 class Part:
     "What is shown of one modality."
@@ -84,7 +84,7 @@ class Part:
         "As it travels to a browser."
         return vars(self) | {"alt": f"{self.modality}, {self.kind}"}
 
-# %% ../../nbs/explore/06_media.ipynb #53cc5ed2
+# %% ../../nbs/explore/06_media.ipynb #a586ed86
 def wave_of(
     dataset: DataSet,
     row: pd.DataFrame,  # one of its clips
@@ -107,7 +107,7 @@ def sound_bytes(
     soundfile.write(buffer, wave, SOUND.rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
 
-
+# %% ../../nbs/explore/06_media.ipynb #4875a3b8
 def sound_parts(
     modality: str,
     wave: np.ndarray,  # (n,) in -1..1, 16,000 a second
@@ -119,7 +119,7 @@ def sound_parts(
                 seconds=seconds)
     return [Part(modality, "sound", sound_bytes(wave), "audio/wav"), seen] if alone else [seen]
 
-# %% ../../nbs/explore/06_media.ipynb #f4253833
+# %% ../../nbs/explore/06_media.ipynb #b723835f
 def film_part(
     dataset: DataSet,
     modality: str,
@@ -156,7 +156,7 @@ def seen_part(
     note = dataset.notes.get(modality, "")
     return Part(modality, "picture", drawn_by(dataset, row, modality), note=note)
 
-# %% ../../nbs/explore/06_media.ipynb #70b2dbb6
+# %% ../../nbs/explore/06_media.ipynb #052bc0d2
 def is_kind(dataset: DataSet, modality: str, kind: type) -> bool:  # kind: FrameRecipe or SoundRecipe
     "Return whether a modality is looked at so."
     return isinstance(dataset.recipes.get(modality), kind)
@@ -170,7 +170,7 @@ def films_first(
     rank = {m: 2 - is_kind(dataset, m, SoundRecipe) - 2*is_kind(dataset, m, FrameRecipe) for m in modalities}
     return sorted(modalities, key=rank.get)
 
-# %% ../../nbs/explore/06_media.ipynb #7f7d5c30
+# %% ../../nbs/explore/06_media.ipynb #c62aa6d0
 def still_of(
     dataset: DataSet,
     row: pd.DataFrame,  # one of its clips
@@ -186,7 +186,7 @@ def still_of(
     if isinstance(medium, PictureFile): return seen_part(dataset, row, modality).data
     return drawn_by(dataset, row, modality, bare)
 
-# %% ../../nbs/explore/06_media.ipynb #91d32731
+# %% ../../nbs/explore/06_media.ipynb #15d396f8
 class ClipTable:
     "What the data set of a run knows of its clips."
 
@@ -218,7 +218,7 @@ class ClipTable:
         table = self.dataset.clips.drop(columns=["clip", "class", "label"], errors="ignore")
         return [name for name in table if 1 <= table[name].nunique() <= min(50, len(table)/2)]
 
-# %% ../../nbs/explore/06_media.ipynb #c7ecb1a7
+# %% ../../nbs/explore/06_media.ipynb #1267d08a
 class ClipMedia(ClipTable):
     "The clips of a run as one can see and hear them."
 
@@ -259,7 +259,7 @@ class ClipMedia(ClipTable):
             self._tiles[clip] = next((part.data for part in self.stills(clip, bare=True) if part.data), b"")
         return self._tiles[clip]
 
-# %% ../../nbs/explore/06_media.ipynb #2923add4
+# %% ../../nbs/explore/06_media.ipynb #df01a6b2
 def parts_of(
     dataset: DataSet,
     row: pd.DataFrame,  # one of its clips
@@ -279,7 +279,7 @@ def parts_of(
         except (InputError, OSError) as e: found[m] = [Part(m, "nothing", note=str(e))]
     return [part for m in order for part in found[m]]
 
-# %% ../../nbs/explore/06_media.ipynb #da35c955
+# %% ../../nbs/explore/06_media.ipynb #dace94c1
 SCRIPT = """
 function add(parent, kind, text = "") {
   const node = document.createElement(kind);
@@ -330,7 +330,7 @@ function lay(part, row, urls) {  // the film or sound, and the line over a spect
 }
 """
 
-# %% ../../nbs/explore/06_media.ipynb #c1dcd916
+# %% ../../nbs/explore/06_media.ipynb #a0369364
 SCRIPT += """
 function render({ model, el }) {
   let urls = [], frame = 0;
@@ -359,7 +359,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-# %% ../../nbs/explore/06_media.ipynb #1c5e93d1
+# %% ../../nbs/explore/06_media.ipynb #2aecd457
 def live_widget(
     script: str,  # a module of JavaScript with `render`
     **values: traitlets.TraitType,  # what page and kernel share
@@ -375,7 +375,7 @@ def live_widget(
 @cache
 def player_kind() -> type: return live_widget(SCRIPT, parts=traitlets.List())
 
-
+# %% ../../nbs/explore/06_media.ipynb #a4e35a2a
 def player_of(
     parts: Sequence[Part],
 ):  # a widget
