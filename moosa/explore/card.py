@@ -199,7 +199,7 @@ def draw_stills(
         if part.data: ax.imshow(plt.imread(io.BytesIO(part.data)), aspect="auto" if wide else "equal")
         else: ax.text(.5, .5, wrapped(part.note, 34), ha="center", va="center", fontsize=7, transform=ax.transAxes)
 
-# %% ../../nbs/explore/07_card.ipynb #98ea3c6b
+# %% ../../nbs/explore/07_card.ipynb #e9efa262
 def draw_heads(ax, heads: pd.DataFrame):  # of `heads_said`
     "Draw a bar per head with its entropy weight; beside it, what it said."
     colours = [KNOWN if right else UNKNOWN for right in heads["right"]]
@@ -215,8 +215,9 @@ def write_lines(ax, head: str, lines: Sequence[str]):
     "Write lines of text below a title."
     ax.set_axis_off()
     title(ax, head, loc="left")
+    step = min(.1, .96/max(1, len(lines)))
     for i, line in enumerate(lines or ["nothing was kept"]):
-        ax.text(0, .96 - .1*i, in_figure(line, 64), fontsize=8, va="top", transform=ax.transAxes)
+        ax.text(0, .96 - step*i, in_figure(line, 64), fontsize=8, va="top", transform=ax.transAxes)
 
 # %% ../../nbs/explore/07_card.ipynb #bd6f45c0
 def draw_card(
