@@ -133,7 +133,7 @@ OF_RUN = (
     ("code", "run.chosen()"),
     ("markdown", "## The clips that are most surely wrong"),
     ("code", "run.worst(20)"),
-    ("markdown", "## See and hear them\n\nA click opens a card: the clip, what each head said, and what is near to it."),
+    ("markdown", "## See and hear them\n\nA click opens a card: the clip, what each head said, what is near to it."),
     ("code", "run.gallery('surely wrong')"))
 
 OF_TWO = (
