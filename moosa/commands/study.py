@@ -132,7 +132,9 @@ OF_RUN = (
     ("code", "run.map(colour='outcome')"),
     ("code", "run.chosen()"),
     ("markdown", "## The clips that are most surely wrong"),
-    ("code", "run.worst(20)"))
+    ("code", "run.worst(20)"),
+    ("markdown", "## See and hear them\n\nA click opens a card: the clip, what each head said, what is near to it."),
+    ("code", "run.gallery('surely wrong')"))
 
 OF_TWO = (
     ("markdown", "# Runs NAME and OTHER" + SCRATCH),

