@@ -47,7 +47,7 @@ from ..training.compute import make_fabric
 from ..training.learner import Learner
 from ..training.parallel import join_torchrun, leave_torchrun, rank, ranks
 from ..training.shares import under_torchrun
-from ..training.trainer import TrainConfig, TrainState, fit
+from ..training.trainer import Callback, TrainConfig, TrainState, fit
 
 # %% ../../nbs/runs/14_experiment.ipynb #c32b7fd7
 @dataclass
@@ -70,7 +70,8 @@ class Experiment:
         "Return how to train."
         s = self.spec
         if workers is None: workers = self.decoders() if s.features == "live" else 0
-        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch)
+        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch,
+                           weighs=find_method(s.method).trains_heads)
 
     def check_before(self):
         "Raise `InputError` if an array or a sound holds a NaN, now rather than when all the training is done."
@@ -227,6 +228,7 @@ def train(
     learner: Learner,
     checkpoint: Checkpoint,
     workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
+    watching: Sequence[Callback] = (),  # called last, and change no number: no part of the spec
 ) -> tuple[TrainState, int]:  # the history; clips times views whose features had to be computed
     "Train a spec's learner, or go on with it; raise `InputError` if other processes share the run than the spec says."
     spec = experiment.spec
@@ -239,7 +241,8 @@ def train(
     config = experiment.config(workers)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if spec.watch_target else []
     own = [find_callback(name) for name in spec.callbacks]
-    callbacks = [*own, *watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
+    kept = [Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
+    callbacks = [*own, *watch, *kept, *watching]
     return fit(fabric, learner, experiment.train, experiment.validation, config, callbacks), computed
 
 
