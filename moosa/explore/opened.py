@@ -14,26 +14,20 @@ from ..core import InputError
 from ..data.catalogue import dataset_class
 from ..data.settings import split_classes
 from .map import MapView
-from .pretext_pictures import JigsawView, MaskingView, jigsaw_orders, mask_ratio_of
-from .run_clips import RunClips
 from .threshold import ThresholdView
-from .training import TrainingView, followed, training_of
+from .training import TrainedRun, TrainingView, followed, training_of
 from ..places import Store, StoreLike
 from ..results.opening import headline
 from ..runs.diff import differing_values, find_folder
 from ..runs.predictions import sources_of
 from ..runs.record import run_folder
 from ..runs.run import run as carry_out
-from ..runs.spec import Spec
 from ..runs.trained import done, spec_of
 from ..runs.varied import varied
 
 # %% ../../nbs/explore/12_opened.ipynb #c507a146
-class OpenRun(RunClips):
+class OpenRun(TrainedRun):
     "A finished run: `clips`, `numbers`, `threshold`, `selected`, and views of them."
-    folder: Path | None = None  # where it lies; None, here and below: nobody carried it out
-    record: dict | None = None
-    spec: Spec | None = None
 
     def threshold_view(self,
         score: str | None = None,  # how known a clip looks; None: as it is
@@ -53,30 +47,6 @@ class OpenRun(RunClips):
         "Return where clips lie; raise `InputError` if the run has kept no embeddings."
         return MapView(self, of=of, by=by, colour=colour, source=source)
 
-    def training(self) -> TrainingView:
-        "Return how it was trained: accuracy, terms and the heads' entropy weights, epoch by epoch."
-        self.asked("training")
-        return TrainingView(training_of(self.folder))
-
-    def jigsaw(self,
-        clip: str | None = None,  # None: the first that is selected, or else the first of all
-        which: int = 0,  # of the orders that the run was trained with
-    ) -> JigsawView:
-        "Return how the jigsaw mixes the parts of a clip's embeddings; raise `InputError` if the run has no jigsaw."
-        spec = self.asked("jigsaw")
-        orders, splits = jigsaw_orders(spec.hyper, len(spec.modalities), spec.seed)
-        return JigsawView(self, orders, splits, clip, which, spec.modalities)
-
-    def masking(self,
-        clip: str | None = None,  # None: the first that is selected, or else the first of all
-        draw: int = 0,  # seed of the draw
-        mask_ratio: float | None = None,  # share of entries to hide; None: the run's
-    ) -> MaskingView:
-        "Return which entries of a clip's embeddings are hidden; raise `InputError` if the run translates nothing."
-        spec = self.asked("masking")
-        own = mask_ratio_of(spec.hyper, len(spec.modalities))
-        return MaskingView(self, own if mask_ratio is None else mask_ratio, clip, draw, spec.modalities)
-
     def vary(self,
         device: str = "auto",  # where to compute
         **changes,  # field of the run, or hyper-parameter of its method -> value
@@ -88,23 +58,14 @@ class OpenRun(RunClips):
 
         spec = varied(self.asked("vary"), changes)
         store = Store(self.folder.resolve().parent.parent)
-        now = training_of(place := run_folder(spec, store))
-        now.epochs = spec.epochs
-        view = TrainingView(now, before=training_of(self.folder), code=_vary_line(self.name, changes))
-        shown = display(view, display_id=True)
+        now = training_of(run_folder(spec, store), spec.epochs)
+        line = f"open_run({self.name!r}).vary({', '.join(f'{name}={value!r}' for name, value in changes.items())})"
+        shown = display(view := TrainingView(now, training_of(self.folder), line), display_id=True)
         with followed(now, .5): carry_out(spec, store, device)
         if shown: shown.update(view)  # the picture that stays in the notebook's file
-        new = open_run(place, store)
+        new = open_run(run_folder(spec, store), store)
         display(old_beside_new(self, new))
         return new
-
-    def asked(self,
-        view: str,  # who wants to know
-    ) -> Spec:
-        "Return what the run was asked for; raise `InputError` if nobody carried it out."
-        if self.spec is None or self.folder is None:
-            raise InputError(f"{view}: these clips are of no run that was carried out; `open_run` opens one.")
-        return self.spec
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {100*self.numbers[name]:.1f} %" for name in ("OS*", "UNK", "HOS"))
@@ -130,10 +91,6 @@ def old_beside_new(old: OpenRun, new: OpenRun) -> pd.DataFrame:  # a row per val
     for name in [name for name in numbers if name in others]:
         rows[name] = [f"{numbers[name]:.1f} %", f"{others[name]:.1f} %", f"{others[name] - numbers[name]:+.1f}"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[old.name, new.name, "points"])
-
-
-def _vary_line(name: str, changes: dict) -> str:
-    return f"open_run({name!r}).vary({', '.join(f'{key}={value!r}' for key, value in changes.items())})"
 
 # %% ../../nbs/explore/12_opened.ipynb #9f864a22
 def open_run(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDED', 'history_so_far', 'standing', 'Training', 'training_of', 'panels_figure', 'panels_of', 'lines_of',
-           'line_data', 'TrainingView', 'followed', 'follow', 'watch', 'LiveTraining']
+           'line_data', 'TrainingView', 'TrainedRun', 'followed', 'follow', 'watch', 'LiveTraining']
 
 # %% ../../nbs/explore/11_training.ipynb #28c9d1ac
 import csv
@@ -20,12 +20,15 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..core import InputError
+from .pretext_pictures import JigsawView, MaskingView, jigsaw_orders, mask_ratio_of
+from .run_clips import RunClips
 from .views import View, plotly_graphs
 from ..places import StoreLike
 from ..results.histories import IN_PERCENT, history_panels, line_colours, plot_histories
 from ..runs.diff import find_folder
 from ..runs.lock import holder
 from ..runs.process import noted_error
+from ..runs.spec import Spec
 from ..training.parallel import ranks
 from ..training.trainer import Callback
 
@@ -97,6 +100,7 @@ class Training(traitlets.HasTraits):
 # %% ../../nbs/explore/11_training.ipynb #6d4aba17
 def training_of(
     folder: Path,  # a run's, done or not
+    epochs: int | None = None,  # that it is going to have; None: not known
 ) -> Training:
     "Return the training of a run, read from its folder."
     def find() -> tuple[pd.DataFrame, str, str]:
@@ -105,7 +109,7 @@ def training_of(
         if status == "done" and history.empty and not harm: harm = "it has kept no history"
         return history, status, "; ".join(text for text in (about, harm) if text)
 
-    return Training(folder.name, find=find)
+    return Training(folder.name, epochs, find)
 
 # %% ../../nbs/explore/11_training.ipynb #a1dcffc4
 def panels_figure(
@@ -210,6 +214,45 @@ class TrainingView(View):
         with self.drawing.batch_update():
             for trace, (run, _, _, _, column) in zip(self.drawing.data, lines):
                 trace.update(line_data(histories[run], column))
+
+# %% ../../nbs/explore/11_training.ipynb #6525ff4d
+class TrainedRun(RunClips):
+    "A run that was carried out, and what it learned from."
+    folder: Path | None = None  # where it lies; None, here and below: nobody carried it out
+    record: dict | None = None
+    spec: Spec | None = None
+
+    def training(self) -> TrainingView:
+        "Return how it was trained: accuracy, terms and the heads' entropy weights, epoch by epoch."
+        self.asked("training")
+        return TrainingView(training_of(self.folder))
+
+    def jigsaw(self,
+        clip: str | None = None,  # None: the first that is selected, or else the first of all
+        which: int = 0,  # of the orders that the run was trained with
+    ) -> JigsawView:
+        "Return how the jigsaw mixes the parts of a clip's embeddings; raise `InputError` if the run has no jigsaw."
+        spec = self.asked("jigsaw")
+        orders, splits = jigsaw_orders(spec.hyper, len(spec.modalities), spec.seed)
+        return JigsawView(self, orders, splits, clip, which, spec.modalities)
+
+    def masking(self,
+        clip: str | None = None,  # None: the first that is selected, or else the first of all
+        draw: int = 0,  # seed of the draw
+        mask_ratio: float | None = None,  # share of entries to hide; None: the run's
+    ) -> MaskingView:
+        "Return which entries of a clip's embeddings are hidden; raise `InputError` if the run translates nothing."
+        spec = self.asked("masking")
+        own = mask_ratio_of(spec.hyper, len(spec.modalities))
+        return MaskingView(self, own if mask_ratio is None else mask_ratio, clip, draw, spec.modalities)
+
+    def asked(self,
+        view: str,  # who wants to know
+    ) -> Spec:
+        "Return what the run was asked for; raise `InputError` if nobody carried it out."
+        if self.spec is None or self.folder is None:
+            raise InputError(f"{view}: these clips are of no run that was carried out; `open_run` opens one.")
+        return self.spec
 
 # %% ../../nbs/explore/11_training.ipynb #dec6c5da
 @contextmanager

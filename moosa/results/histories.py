@@ -37,7 +37,8 @@ def line_colours(
 ) -> dict[str, str]:
     "Return the colours of a panel's lines: grey for what training batches say, and for the fused head."
     plain = [label for label in labels if label not in ("training batches", "fused")]
-    return {**dict.fromkeys(labels, GREY), **{label: COLOURS[1:][i % len(COLOURS[1:])] for i, label in enumerate(plain)}}
+    of_plain = {label: COLOURS[1 + i % (len(COLOURS) - 1)] for i, label in enumerate(plain)}
+    return {**dict.fromkeys(labels, GREY), **of_plain}
 
 
 def _draw_lines(ax, history: pd.DataFrame, lines: Mapping[str, str], last: bool):

@@ -11,7 +11,7 @@ __all__ = ['Experiment', 'open_experiment', 'seen_dataset', 'array_recipes', 'wa
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -70,8 +70,7 @@ class Experiment:
         "Return how to train."
         s = self.spec
         if workers is None: workers = self.decoders() if s.features == "live" else 0
-        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch,
-                           weighs=find_method(s.method).trains_heads)
+        return TrainConfig(s.epochs, s.batch_size, s.lr, s.weight_decay, s.seed, workers, s.compile, s.tested_epoch)
 
     def check_before(self):
         "Raise `InputError` if an array or a sound holds a NaN, now rather than when all the training is done."
@@ -238,7 +237,7 @@ def train(
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive a process's fork
     if spec.features == "live": experiment.check_before()
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
-    config = experiment.config(workers)
+    config = replace(experiment.config(workers), weighs=find_method(spec.method).trains_heads)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if spec.watch_target else []
     own = [find_callback(name) for name in spec.callbacks]
     kept = [Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
