@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Strip', 'WIDE', 'clip_row', 'embeddings_at', 'scaled', 'jigsaw_orders', 'shuffled_parts', 'lanes',
-           'part_colours', 'plot_jigsaw', 'jigsaw_figure', 'entry_places', 'move_parts', 'JigsawView', 'masked_entries',
-           'mask_ratio_of', 'plot_masking', 'masking_figure', 'MaskingView']
+           'part_colours', 'plot_jigsaw', 'jigsaw_figure', 'strip_data', 'with_holes', 'move_parts', 'JigsawView',
+           'masked_entries', 'mask_ratio_of', 'plot_masking', 'masking_figure', 'MaskingView']
 
 # %% ../../nbs/explore/10_pretext_pictures.ipynb #3cd43250
 import html
@@ -126,23 +126,30 @@ def jigsaw_figure(
     colours: Sequence[str],  # of each part
 ):  # a plotly FigureWidget: two strips, then a lane for each part; annotations name the parts of both
     "Return `plot_jigsaw` for a browser; `move_parts` puts the parts of the lower strip in their places."
-    fig, count = plotly_graphs().FigureWidget(), len(colours)
+    fig, count = plotly_graphs().FigureWidget(layout_template="plotly_white"), len(colours)
     for y, (_, parts) in zip((1, 0), strips):
-        fig.add_heatmap(x=entry_places(parts), y=[y], z=[np.concatenate(parts)], colorscale="PRGn", zmin=-1, zmax=1,
-                        showscale=False, hoverinfo="skip")
+        fig.add_heatmap(**strip_data(parts), y=[y - .17, y + .17], colorscale="PRGn", zmin=-1, zmax=1, showscale=False,
+                        hoverinfo="skip")
     for colour in colours: fig.add_scatter(mode="lines", line=dict(color=colour, width=2), hoverinfo="skip")
-    for y, shift, (names, _) in zip((1, 0), (40, -40), strips):
+    for y, shift, (names, _) in zip((1, 0), (32, -32), strips):
         for i, name in enumerate(names):
             fig.add_annotation(x=i + WIDE/2, y=y, yshift=shift, text=html.escape(name), showarrow=False, font_size=10)
     fig.update_layout(width=max(620, 78*count), height=290, showlegend=False, plot_bgcolor="white",
                       margin=dict(l=10, r=10, t=10, b=10), xaxis=dict(visible=False, range=[-.05, count]),
-                      yaxis=dict(visible=False, range=[-.75, 1.75]))
+                      yaxis=dict(visible=False, range=[-.5, 1.5]))
     return fig
 
 
-def entry_places(parts: Sequence[np.ndarray]) -> np.ndarray:
-    "Return where the entries of parts lie, each part as wide as all others."
-    return np.concatenate([i + WIDE*(np.arange(len(part)) + .5)/len(part) for i, part in enumerate(parts)])
+def strip_data(parts: Sequence[np.ndarray]) -> dict[str, list]:
+    "Return where the entries of parts begin and end, each part as wide as all others, and what they are."
+    edges = [i + WIDE*np.arange(len(part) + 1)/len(part) for i, part in enumerate(parts)]
+    values = np.concatenate([np.append(part, np.nan) for part in parts])[:-1]  # nan: between two parts
+    return dict(x=np.concatenate(edges).tolist(), z=with_holes(values[None]))
+
+
+def with_holes(values: np.ndarray) -> list[list[float | None]]:
+    "Return numbers as JSON has them, which knows no nan."
+    return np.where(np.isnan(values), None, values.round(4).astype(object)).tolist()
 
 # %% ../../nbs/explore/10_pretext_pictures.ipynb #2faf9b61
 def move_parts(
@@ -153,8 +160,8 @@ def move_parts(
     "Show another order."
     names, parts = strip
     with fig.batch_update():
-        fig.data[1].update(x=entry_places(parts), z=[np.concatenate(parts)])
-        for part, place in lanes(order): fig.data[2 + part].update(x=[part + WIDE/2, place + WIDE/2], y=[.5, .5])
+        fig.data[1].update(strip_data(parts))
+        for part, place in lanes(order): fig.data[2 + part].update(x=[part + WIDE/2, place + WIDE/2], y=[.8, .2])
         for i, name in enumerate(names): fig.layout.annotations[len(order) + i].text = html.escape(name)
 
 # %% ../../nbs/explore/10_pretext_pictures.ipynb #1a5b217c
@@ -262,6 +269,7 @@ def masking_figure(modalities: Sequence[str]):  # a plotly FigureWidget, a trace
         fig.add_heatmap(row=i, col=1, y=["what is seen", html.escape(f"{m}, whole")], colorscale="PRGn", zmin=-1,
                         zmax=1, showscale=False)
     fig.update_xaxes(visible=False)
+    fig.update_yaxes(showgrid=False, zeroline=False)
     fig.update_layout(width=960, height=60 + 110*len(modalities), plot_bgcolor=UNKNOWN,
                       margin=dict(l=10, r=10, t=10, b=10))
     return fig
@@ -319,4 +327,4 @@ class MaskingView(View):
         self.settings |= dict(mask_ratio=self.ratio.value, draw=self.draws.value)
         self.words.value = f'<div role="status" aria-live="polite">{html.escape(self.said)}</div>'
         with self.drawing.batch_update():
-            for trace, pair in zip(self.drawing.data, self.pairs().values()): trace.z = pair[::-1]
+            for trace, pair in zip(self.drawing.data, self.pairs().values()): trace.z = with_holes(pair[::-1])

@@ -70,7 +70,7 @@ def plot_histories(
         ax.xaxis.get_major_locator().set_params(integer=True)
         if name in IN_PERCENT: ax.yaxis.set_major_formatter(PercentFormatter(1))
         if name == "accuracy": ax.set_ylim(None, 1.02)
-        if list(lines) != [""]: ax.legend(fontsize=7, loc="best", frameon=False)
+        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7, loc="best", frameon=False)
     for ax in axes.flat[len(panels):]: ax.set_axis_off()
     return fig
 
