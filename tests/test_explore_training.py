@@ -227,7 +227,7 @@ def test_the_start_page_lists_runs_of_every_kind(moosa_run, tmp_path):
     (data_dir/"runs"/"damaged00000"/"record.json").write_text("{")
     (data_dir/"runs"/"failed000000"/"error.json").write_text('{"error": "<script>alert(1)</script>"}')
     with hold(data_dir/"runs"/"running00000"): html = start(tmp_path, data_dir)
-    rows = {re.search(r"<strong>(\w+)</strong>", row)[1]: row for row in html.split("<tr>") if "<strong>" in row}
+    rows = {re.search("<strong>(.+?)</strong>", row)[1]: row for row in html.split("<tr>") if "<strong>" in row}
     assert "MOOSA on AV-digits, target mfeat, seed 0: OS*" in rows[place.name] and "split.ipynb" in rows[place.name]
     for status in ("damaged", "running", "failed"): assert status in rows[f"{status:0<12}"]
     assert list(rows)[0] == "running00000" and "<script>" not in html
