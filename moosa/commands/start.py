@@ -27,7 +27,7 @@ from ..runs.status import epochs_done
 from ..runs.trained import done
 from ..words import in_html
 
-# %% ../../nbs/commands/09_start.ipynb #750c1464
+# %% ../../nbs/commands/09_start.ipynb #9d011a2d
 @dataclass
 class Entry:
     "Something that can be opened."
@@ -37,7 +37,17 @@ class Entry:
     pages: dict[str, Path] = field(default_factory=dict)  # what a link says -> where it leads
     when: float = 0.0  # seconds since 1970
 
+# %% ../../nbs/commands/09_start.ipynb #ef531da0
+def _brief(error: Exception) -> str:
+    "An error without what to do, which follows the first full stop."
+    return re.split(r"\. (?=[A-Z])", str(error))[0][:200]
 
+
+def _numbers(record: dict) -> dict[str, float]:
+    try: return headline(record["results"])
+    except (KeyError, TypeError): return {}
+
+# %% ../../nbs/commands/09_start.ipynb #2780834e
 def run_entry(
     place: Path,  # a run's folder
 ) -> Entry:
@@ -54,16 +64,6 @@ def run_entry(
     except (KeyError, TypeError, AttributeError): return Entry(place.name, "damaged: its spec", "damaged", pages, when)
     numbers = ", ".join(f"{name} {number:.1f} %" for name, number in _numbers(record).items())
     return Entry(place.name, f"{about}: {numbers}", "done", pages, when)
-
-
-def _brief(error: Exception) -> str:
-    "An error without what to do, which follows the first full stop."
-    return re.split(r"\. (?=[A-Z])", str(error))[0][:200]
-
-
-def _numbers(record: dict) -> dict[str, float]:
-    try: return headline(record["results"])
-    except (KeyError, TypeError): return {}
 
 # %% ../../nbs/commands/09_start.ipynb #726dce2b
 NEWEST = 40  # runs that are listed; `moosa list runs` names all

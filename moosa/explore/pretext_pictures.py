@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Strip', 'WIDE', 'clip_row', 'embeddings_at', 'scaled', 'jigsaw_orders', 'shuffled_parts', 'lanes',
-           'part_colours', 'plot_jigsaw', 'jigsaw_figure', 'strip_data', 'with_holes', 'move_parts', 'JigsawView',
+           'part_colours', 'plot_jigsaw', 'strip_data', 'with_holes', 'jigsaw_figure', 'move_parts', 'JigsawView',
            'masked_entries', 'mask_ratio_of', 'plot_masking', 'masking_figure', 'MaskingView']
 
 # %% ../../nbs/explore/10_pretext_pictures.ipynb #3cd43250
@@ -120,7 +120,19 @@ def plot_jigsaw(
 
 WIDE = .94  # of a part, where the next one begins at 1
 
-# %% ../../nbs/explore/10_pretext_pictures.ipynb #8c78c2c6
+# %% ../../nbs/explore/10_pretext_pictures.ipynb #bc1fcd7c
+def strip_data(parts: Sequence[np.ndarray]) -> dict[str, list]:
+    "Return where the entries of parts begin and end, each part as wide as all others, and what they are."
+    edges = [i + WIDE*np.arange(len(part) + 1)/len(part) for i, part in enumerate(parts)]
+    values = np.concatenate([np.append(part, np.nan) for part in parts])[:-1]  # nan: between two parts
+    return dict(x=np.concatenate(edges).tolist(), z=with_holes(values[None]))
+
+
+def with_holes(values: np.ndarray) -> list[list[float | None]]:
+    "Return numbers as JSON has them, which knows no nan."
+    return np.where(np.isnan(values), None, values.round(4).astype(object)).tolist()
+
+# %% ../../nbs/explore/10_pretext_pictures.ipynb #8a321fa1
 def jigsaw_figure(
     strips: Sequence[Strip],  # two: as the parts belong, and as the network sees them
     colours: Sequence[str],  # of each part
@@ -138,18 +150,6 @@ def jigsaw_figure(
                       margin=dict(l=10, r=10, t=10, b=10), xaxis=dict(visible=False, range=[-.05, count]),
                       yaxis=dict(visible=False, range=[-.5, 1.5]))
     return fig
-
-
-def strip_data(parts: Sequence[np.ndarray]) -> dict[str, list]:
-    "Return where the entries of parts begin and end, each part as wide as all others, and what they are."
-    edges = [i + WIDE*np.arange(len(part) + 1)/len(part) for i, part in enumerate(parts)]
-    values = np.concatenate([np.append(part, np.nan) for part in parts])[:-1]  # nan: between two parts
-    return dict(x=np.concatenate(edges).tolist(), z=with_holes(values[None]))
-
-
-def with_holes(values: np.ndarray) -> list[list[float | None]]:
-    "Return numbers as JSON has them, which knows no nan."
-    return np.where(np.isnan(values), None, values.round(4).astype(object)).tolist()
 
 # %% ../../nbs/explore/10_pretext_pictures.ipynb #2faf9b61
 def move_parts(

@@ -229,7 +229,7 @@ COMMAND = [sys.executable, "-P", "-c", "from moosa.runs.notebook import main; ma
 NEEDED = ("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython.core.completer", "jinja2",
           "pandas.io.formats.style", "pandas.io.formats.csvs", "sklearn.metrics", "lightning_fabric", "torch._dynamo",
           "matplotlib.backends.backend_agg", "cProfile", "moosa.runs.experiment", "moosa.evaluation.missing",
-          "moosa.results.run_figures", "moosa.explore.clips")
+          "moosa.results.run_figures", "moosa.explore.clips", "moosa.explore.training", "moosa.results.opening")
 
 
 def execute_run_apart(
