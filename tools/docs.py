@@ -281,7 +281,7 @@ def fit(nb, page: str, site: Path) -> str:
         documents, captioned = "show_doc(" in cell.source, "fig-cap" in cell.source
         if cell.cell_type == "markdown": cell.source = relinked(cell.source)
         # line numbers are hidden by styles.css, which wraps line by line
-        elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"
+        elif cell.cell_type == "code": cell.source = f"{shown_as(cell)}{cell.source}"
         for out in cell.get("outputs", []):
             data, size = out.get("data", {}), out.get("metadata", {}).get("image/png", {})
             if documents and "text/markdown" in data: data["text/markdown"] = tidy(data["text/markdown"])
@@ -289,6 +289,12 @@ def fit(nb, page: str, site: Path) -> str:
                 if kind in data: data[kind] = relinked(data[kind])
             if "width" in size and not captioned: data["text/html"] = picture(data["image/png"], size["width"])
     return nbformat.writes(nb).replace(f"{ROOT}/", "")
+
+
+def shown_as(cell) -> str:
+    "What smalldocs is told of a code cell: that it is closed, where JupyterLab is told so."
+    closed = cell.metadata.get("jupyter", {}).get("source_hidden")
+    return "#| code-line-numbers: true\n" + ("#| code-fold: true\n#| code-summary: Code\n" if closed else "")
 
 
 def picture(png: str, width: int) -> str:
