@@ -10,7 +10,6 @@ smalldocs renders the pages. Nothing in nbs/ is touched.
 import argparse
 import functools
 import hashlib
-import html
 import io
 import itertools
 import multiprocessing
@@ -26,10 +25,17 @@ from pathlib import Path
 from moosa.runs.notebook import without_iri_grammar
 
 with without_iri_grammar(): import nbformat
+import smalldocs.config
 import smalldocs.site
 import yaml
 from nbdev import config, doclinks, processors, serve_drv
 from nbdev.test import test_nb
+
+import site_html
+import site_pictures
+from site_commands import FOLDER, write_commands
+from site_reference import documented, fold, tidy
+from site_search import write_index
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
@@ -46,6 +52,9 @@ EXECUTED = {
     "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
     "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
     **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb" for name in REPORTS}}
+COMMANDS = f"{FOLDER}/*"  # where nbs/sidebar.yml wants the pages of the commands
+PAPERS = "CHANGELOG.md", "CONTRIBUTING.md"  # pages that lie beside nbs/
+LAB = "http://localhost:8888/lab/tree"  # where `make lab` serves the project
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
@@ -72,12 +81,15 @@ def plain(path: str) -> str:
     return re.sub(r"(^|/)\d+_([^/]*\.(?:ipynb|html))$", r"\1\2", path)
 
 
-def sidebar(contents: list, keep) -> list:
-    "The sidebar's entries that `keep` (a function of a notebook's path) accepts, with addresses as the site has them."
+def sidebar(contents: list, keep, commands: tuple = ()) -> list:
+    """The sidebar's entries that `keep` (a function of a notebook's path) accepts, with addresses as the site has them;
+    those of `commands` where it asks for them.
+    """
     out = []
     for entry in contents:
-        if "contents" in entry:
-            below = sidebar(entry["contents"], keep)
+        if entry == COMMANDS: out += commands
+        elif "contents" in entry:
+            below = sidebar(entry["contents"], keep, commands)
             if below: out.append({**entry, "contents": below})
         else:
             entry = {"href": entry} if isinstance(entry, str) else entry
@@ -120,40 +132,6 @@ class ShowModule(processors.exec_show_docs):
 
 class Filter(processors.FilterDefaults):
     def base_procs(self): return [ShowModule if p is processors.exec_show_docs else p for p in super().base_procs()]
-
-
-def escape_stars(m: re.Match) -> str:
-    "The first line of a docstring, which nbdev sets in italics: its own stars, but for those in code, are no marks."
-    return "*" + re.sub(r"(`[^`]*`)|\*", lambda part: part[1] or r"\*", m[1]) + "*"
-
-
-def tidy(doc: str) -> str:
-    "Shorten the signatures that show_doc writes, and let [source] lead to our own page when no repository is named."
-    for pattern, new in (
-        (r"\b(?:moosa(?:\.[a-z_0-9]+)*|collections\.abc|pathlib|typing)\.(?=[A-Z])", ""),
-        (r"\btorch\.(nn|optim)(?:\.[a-z_]+)+\.(?=[A-Z])", r"\1."),
-        (r":(?:builtin_function_or_method|function|type)=", "="),  # types that were guessed from a default
-        (r"=([A-Z]\w*)\([^()`]{20,}\)", r"=\1(...)"),  # a long default
-        (r"(?m)^def (_?[A-Z]\w*\((?:(?:\n    .*)+\n)?\))(?:->None)?:", r"class \1:"),
-        (r"(?m)^(class \w+\()\n    \*args(?::Any)?, \*\*kwargs(?::Any)?\n\)", r"\1)"),  # no __init__ of its own
-        (r"(?m)^\*(.+)\*$", escape_stars),
-        (r"(?m)^```python", "```{.python code-line-numbers=true}"),
-        (r"\]\(/blob/\w+/(moosa/[\w/]+)\.py#L", r"](/source/\1.md#cb1-"),
-    ): doc = re.sub(pattern, new, doc)
-    return re.sub(r"\bref \d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*", cite, doc)
-
-
-@functools.cache
-def sections() -> dict[str, str]:
-    "Number of a section of nbs/reference.ipynb -> its address there."
-    text = "\n".join(cell.source for cell in nbformat.read(NBS/"reference.ipynb", 4).cells)
-    found = re.findall(r"^##+ (\d+(?:\.\d+)?) (.+)$", text, re.M)
-    return {number: re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for number, title in found}
-
-
-def cite(m: re.Match) -> str:
-    "A docstring's `ref 4.1, 4.2` with links to the reference."
-    return re.sub(r"(?:ref )?(\d+(?:\.\d+)?)", lambda n: f"[{n[0]}](/reference.html#{sections()[n[1]]})", m[0])
 
 
 def run_notebook(staged: Path, ran: Path) -> str:  # what went wrong; empty: nothing did
@@ -273,43 +251,66 @@ def place(path: str, page: str, site: Path) -> str:
     return posixpath.relpath(plain(path.removeprefix("nbs/")), posixpath.dirname(page) or ".")
 
 
-def fit(nb, page: str, site: Path) -> str:
-    "Make a finished notebook fit the site: addresses without numbers, linked files copied, pictures at their size."
+def fit(nb, page: str, site: Path, title: str) -> str:
+    "Make a finished notebook fit the site: its title, addresses without numbers, linked files copied, tests folded."
     def relinked(text: str) -> str: return relink(text, page, lambda path: place(path, page, site))
 
+    head(nb, page, title)
     for cell in nb.cells:
-        documents, captioned = "show_doc(" in cell.source, "fig-cap" in cell.source
+        documents = "show_doc(" in cell.source
+        fold(cell)
         if cell.cell_type == "markdown": cell.source = relinked(cell.source)
         # line numbers are hidden by styles.css, which wraps line by line
         elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"
         for out in cell.get("outputs", []):
-            data, size = out.get("data", {}), out.get("metadata", {}).get("image/png", {})
-            if documents and "text/markdown" in data: data["text/markdown"] = tidy(data["text/markdown"])
+            data = out.get("data", {})
+            if documents and "text/markdown" in data: data["text/markdown"] = tidy(documented(data["text/markdown"]))
             for kind in ("text/markdown", "text/html"):
                 if kind in data: data[kind] = relinked(data[kind])
-            if "width" in size and not captioned: data["text/html"] = picture(data["image/png"], size["width"])
+            resize(cell, out)
     return nbformat.writes(nb).replace(f"{ROOT}/", "")
 
 
-def picture(png: str, width: int) -> str:
-    return f'<img width="{width}" class="img-fluid" src="data:image/png;base64,{png.strip()}">'
+def resize(cell, out):
+    "A picture at the size that matplotlib gave it, where it has no caption."
+    size, data = out.get("metadata", {}).get("image/png", {}), out.get("data", {})
+    if "width" not in size or "fig-cap" in cell.source: return
+    data["text/html"] = (f'<img width="{size["width"]}" class="img-fluid" '
+                         f'src="data:image/png;base64,{data["image/png"].strip()}">')
 
 
-def formula(m: re.Match) -> str:
-    "MathML for a formula of a page."
-    from latex2mathml.converter import convert
+def head(nb, page: str, title: str):
+    "Title of a page, and below it where its notebook and its module's source are."
+    front = yaml.safe_load(nb.cells[0].source.strip().strip("-")) if nb.cells[0].cell_type == "raw" else {}
+    if front: nb.cells[0].source = f"---\n{yaml.safe_dump({**front, 'title': title}, allow_unicode=True)}---\n"
+    up, written = "../"*page.count("/"), source(page).relative_to(ROOT).as_posix()
+    links = [f'<a href="{LAB}/{written}" title="where make lab runs on this machine">Open in JupyterLab</a>',
+             f'<a href="{up}notebooks/{written}" download>Download notebook</a>']
+    module = f"moosa/{plain(page).removesuffix('.ipynb')}"
+    if (ROOT/f"{module}.py").exists(): links.append(f'<a href="{up}source/{module}.html">Source</a>')
+    bar = nbformat.v4.new_markdown_cell(f'<p class="page-links">{" ".join(links)}</p>')
+    nb.cells.insert(1 if front else 0, bar)
 
-    tex = re.sub(r"\\(log|ln|exp)\b(?!\s*\()", r"\\\1\\,", html.unescape(m[3]))
-    if m[2] != "display": return m[1] + convert(tex, display="inline")
-    large = '<mo largeop="false" mathsize="150%">&#x02211;'
-    return m[1] + convert(tex, display="block").replace("<mo>&#x02211;", large)
+
+def title_of(nb) -> str:
+    "The title of a finished notebook."
+    if nb.cells[0].cell_type == "raw": return str(yaml.safe_load(nb.cells[0].source.strip().strip("-"))["title"])
+    return ""
 
 
-def offline(text: str) -> str:
-    "Formulas become MathML, which browsers draw by themselves; nothing is fetched from elsewhere."
-    text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*katex[^>]*>(?:</script>)?', "", text)
-    text = text.replace("<head>", '<head><link rel="icon" href="data:,">', 1)
-    return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', formula, text, flags=re.S)
+def names(contents: list) -> dict[str, str]:  # path -> what the sidebar calls it
+    found = {}
+    for entry in contents:
+        if "contents" in entry: found.update(names(entry["contents"]))
+        elif isinstance(entry, dict): found[entry["href"]] = entry["text"]
+    return found
+
+
+def titles(found: dict[str, object], contents: list) -> dict[str, str]:  # path -> title
+    "Titles that tell pages apart: with its name in the sidebar, where several pages have one title."
+    own, named = {path: title_of(nb) for path, nb in found.items()}, names(contents)
+    alike = {title for title in own.values() if list(own.values()).count(title) > 1}
+    return {path: f"{title}: {named[path]}" if title in alike else title for path, title in own.items()}
 
 
 def write_sources(site: Path):
@@ -317,28 +318,73 @@ def write_sources(site: Path):
     for module in files("moosa/**/*.py"):
         page = (site/"source"/module.relative_to(ROOT)).with_suffix(".md")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(f"---\ntitle: {module.relative_to(ROOT)}\ntoc: false\nsearch: false\n---\n\n"
+        told = site/module.relative_to(ROOT/"moosa").with_suffix(".ipynb")
+        back = f"[What it is for](/{told.relative_to(site).as_posix()})\n\n" if told.exists() else ""
+        page.write_text(f"---\ntitle: {module.relative_to(ROOT)}\ntoc: false\nsearch: false\n---\n\n{back}"
                         f"````{{.python .numbered code-line-numbers=true}}\n{module.read_text('utf-8')}````\n", "utf-8")
+
+
+def write_papers(site: Path):
+    "Pages of what lies beside nbs/."
+    for name in PAPERS:
+        text = (ROOT/name).read_text("utf-8")
+        (site/name).write_text(relink(text, f"../{name}", lambda path: place(path, "index.ipynb", site)), "utf-8")
+
+
+def write_config(site: Path, contents: list):
+    "nbdev's configuration, with what nbs/site.yml makes otherwise, and the sidebar."
+    whole: dict = {}
+    for name in ("_quarto.yml", "nbdev.yml", "site.yml"):
+        whole = smalldocs.config.merge(whole, yaml.safe_load((NBS/name).read_text("utf-8")))
+    del whole["metadata-files"]
+    whole["website"]["sidebar"]["contents"] = contents
+    (site/"_quarto.yml").write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def sections(contents: list, top: str = "") -> dict[str, str]:  # page -> the section of the sidebar that it is in
+    found = {}
+    for entry in contents:
+        if "contents" in entry: found.update(sections(entry["contents"], top or entry["section"]))
+        else: found[str(Path(entry["href"]).with_suffix(".html"))] = top
+    return found
+
+
+def finish(out: Path):
+    "What smalldocs leaves to do in its pages, and what they show as files."
+    shutil.copy(NBS/"site.js", out)
+    for file in out.rglob("*.html"):
+        up = "../"*(len(file.relative_to(out).parts) - 1)
+        text = site_html.mended(file.read_text("utf-8"), up)
+        text = site_pictures.described(site_pictures.as_files(text, up, out/"pictures"))
+        file.write_text(site_pictures.measured(text, out/"pictures"), "utf-8")
+    for file in out.rglob("*.css"):
+        file.write_text(re.sub(r"@import url\([\"']?https?:[^)]*\);?", "", file.read_text("utf-8")), "utf-8")
 
 
 def render(done: dict[str, Path], contents: list):
     site = BUILD/"site"
     shutil.rmtree(site, ignore_errors=True)
-    for path, finished in done.items():
+    found = {path: nbformat.read(finished, 4) for path, finished in done.items()}
+    title = titles(found, contents)
+    for path, nb in found.items():
         (site/plain(path)).parent.mkdir(parents=True, exist_ok=True)
-        (site/plain(path)).write_text(fit(nbformat.read(finished, 4), path, site), "utf-8")
+        (site/plain(path)).write_text(fit(nb, path, site, title[path]), "utf-8")
     write_sources(site)
-    for name in ("_quarto.yml", "nbdev.yml", "styles.css"): shutil.copy(NBS/name, site)
-    shown = {"website": {"sidebar": {"contents": sidebar(contents, lambda path: path in done)}}}
-    (site/"sidebar.yml").write_text(yaml.safe_dump(shown, sort_keys=False))
+    write_papers(site)
+    shown = sidebar(contents, lambda path: path in done or path in PAPERS, write_commands(site))
+    write_config(site, shown)
+    shutil.copy(NBS/"styles.css", site)
     built = smalldocs.site.build(site, quiet=True)
     broken = "\n".join(f"  {page}: {target}" for page, target in built.broken)
     if broken: sys.exit(f"docs: links that lead nowhere:\n{broken}")
-    for file in built.out.rglob("*.html"): file.write_text(offline(file.read_text("utf-8")), "utf-8")
-    for file in built.out.rglob("*.css"):
-        file.write_text(re.sub(r"@import url\([\"']?https?:[^)]*\);?", "", file.read_text("utf-8")), "utf-8")
+    finish(built.out)
+    write_index(built.out, sections(shown))
+    for path in done:
+        copy = built.out/"notebooks"/source(path).relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source(path), copy)
     shutil.rmtree(ROOT/"_docs", ignore_errors=True)
-    print(f"{len(done)} pages in {shutil.move(built.out, ROOT/'_docs').relative_to(ROOT)}/")
+    print(f"{len(done)} notebooks in {shutil.move(built.out, ROOT/'_docs').relative_to(ROOT)}/")
 
 
 # --- README ----------------------------------------------------------------------------------------------------------
