@@ -77,7 +77,8 @@ def page(name: str, command) -> str:
     context = command.make_context(name, [], resilient_parsing=True)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     about, *more = re.split(r"\n\s*\n", (command.help or "").strip())
-    front = yaml.safe_dump({"title": name, "description": " ".join(about.split())}, allow_unicode=True)
+    title = name if " " in name else f"The {name} command"
+    front = yaml.safe_dump({"title": title, "description": " ".join(about.split())}, allow_unicode=True)
     parts = [f"---\n{front}---", f"```bash\n{usage}\n```", *more]
     if hasattr(command, "commands"): parts += ["## Commands", listing(name, command)]
     for title, params in panels(command): parts += [f"## {title}", table(params, context)]

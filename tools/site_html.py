@@ -51,7 +51,9 @@ def usable(text: str, up: str) -> str:  # up: from the page to the site's root, 
     text = re.sub(toggle, r'<button type="button" \1\2>\3</button>', text, flags=re.S)
     text = text.replace('id="toc-title" class="nav-link"', 'class="nav-link"')  # of a heading "title": that of the list
     text = text.replace('<nav class="navbar', '<nav aria-label="site" class="navbar', 1)
-    for nav, name in (('class="quarto-secondary-nav"', "sections"), ('id="quarto-sidebar"', "pages")):
+    text = text.replace('<nav id="TOC"', '<nav aria-labelledby="toc-title" id="TOC"')
+    for nav, name in (('class="page-navigation"', "previous and next"),
+                      ('class="quarto-secondary-nav"', "sections"), ('id="quarto-sidebar"', "pages")):
         text = text.replace(f"<nav {nav}", f'<nav aria-label="{name}" {nav}')
     return text.replace("</head>", f'<script type="module" src="{up}site.js"></script></head>', 1)
 
