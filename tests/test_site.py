@@ -149,9 +149,9 @@ def test_pictures_are_files_with_words_and_a_size(tmp_path):
 
 def test_words_that_are_there_stay():
     page = ('<p>Before.</p><figure><img src="a.png"><figcaption>What <b>it</b> is</figcaption></figure>'
-            '<img alt="A" src="b">')
+            '<img alt="A" src="b"><img alt=\'B c\' src=\'d\'>')
     made = site_pictures.described(page)
-    assert 'alt="What it is"' in made and 'alt="A"' in made
+    assert 'alt="What it is"' in made and 'alt="A"' in made and "alt='B c'" in made and made.count("alt=") == 3
 
 
 def test_titles_tell_pages_apart():

@@ -139,7 +139,8 @@ def titles(found: dict[str, object], contents: list) -> dict[str, str]:  # path 
     "Titles that tell pages apart: with its name in the sidebar, where several pages have one title."
     own, named = {path: title_of(nb) for path, nb in found.items()}, names(contents)
     alike = {title for title in own.values() if list(own.values()).count(title) > 1}
-    return {path: f"{title}: {named[path]}" if title in alike else title for path, title in own.items()}
+    apart = {path: f"{title}: {named.get(path, plain(path))}" for path, title in own.items()}
+    return {path: apart[path] if title in alike else title for path, title in own.items()}
 
 
 def write_sources(site: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/svg+xml": "svg", "audio/wav": "wav",
            "audio/x-wav": "wav", "audio/mpeg": "mp3", "video/mp4": "mp4"}
-HELD = re.compile(r'data:([a-z]+/[a-z0-9+-]+);base64,([A-Za-z0-9+/=\s]{1000,})(?=")')
+HELD = re.compile(r'data:([a-z]+/[a-z0-9+-]+);base64,([A-Za-z0-9+/=\s]{1000,})(?=["\'])')
 LONGEST = 160  # characters; what is read aloud before a listener can go on
 
 
@@ -50,7 +50,7 @@ def described(page: str) -> str:
     "Give each picture without words those of its caption, or else of the page; let it load when it comes into view."
     def mend(m: re.Match) -> str:
         tag = m[0]
-        if not re.search(r'\balt="[^"]+"', tag):
+        if not re.search(r"""\balt=("[^"]+"|'[^']+')""", tag):
             caption = re.search(r"<figcaption>(.*?)</figcaption>", page[m.end():m.end() + 2000], re.S)
             near = caption and "<img" not in page[m.end():m.end() + caption.start()]
             said = plain_text(caption[1]) if near else words_before(page, m.start())
