@@ -82,7 +82,9 @@ def place(path: str, page: str, site: Path) -> str:
 
 def fit(nb, page: str, site: Path, title: str) -> str:
     "Make a finished notebook fit the site: its title, addresses without numbers, linked files copied, tests folded."
-    def relinked(text: str) -> str: return relink(text, page, lambda path: place(path, page, site))
+    def relinked(text: str) -> str:
+        text = re.sub(r"(\]\(/[\w/]+\.html#\w+)\.\w+", r"\1", text)  # a method is documented with its class
+        return relink(text, page, lambda path: place(path, page, site))
 
     for cell in nb.cells:
         documents = "show_doc(" in cell.source
