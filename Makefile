@@ -10,7 +10,7 @@ GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
 JOBS ?= 2
 # Empty: git and Jupyter stay as they are (make setup HOOKS=).
 HOOKS ?= yes
-# More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 8890"
+# More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 9999 --ip 0.0.0.0"
 LAB_ARGS ?=
 
 .PHONY: reproduce test quick setup docs readme lab check clean-notebooks bench
@@ -53,10 +53,11 @@ docs: setup
 readme: setup
 	$(BIN)/python tools/docs.py --readme
 
-# From the project's folder, so that runs (data/runs) and reports (figures) can be opened, too; with this environment's kernel, and without
-# asking anybody for news and updates. In a container one is root, which JupyterLab wants to be told.
+# At a page with runs, reports and tutorials. From the project's folder, so that all of them can be opened; with this environment's kernel,
+# and without asking anybody for news and updates. In a container one is root, which JupyterLab wants to be told.
 lab: setup
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs \
+	$(BIN)/python -c "from moosa.commands.start import write_start; write_start('data')"
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/data/start.ipynb \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 check: setup

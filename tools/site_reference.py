@@ -153,8 +153,10 @@ def only_tests(cell) -> bool:
 
 
 def fold(cell):
-    "Fold a cell that only tests."
-    if only_tests(cell): cell.source = f'#| code-fold: true\n#| code-summary: Tests\n{cell.source}'
+    "Fold a cell that only tests, or is closed in JupyterLab."
+    closed = cell.cell_type == "code" and cell.metadata.get("jupyter", {}).get("source_hidden")
+    summary = "Tests" if only_tests(cell) else "Code" if closed else ""
+    if summary: cell.source = f'#| code-fold: true\n#| code-summary: {summary}\n{cell.source}'
 
 
 # --- as nbdev writes it ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ __all__ = ['Experiment', 'open_experiment', 'seen_dataset', 'array_recipes', 'wa
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +47,7 @@ from ..training.compute import make_fabric
 from ..training.learner import Learner
 from ..training.parallel import join_torchrun, leave_torchrun, rank, ranks
 from ..training.shares import under_torchrun
-from ..training.trainer import TrainConfig, TrainState, fit
+from ..training.trainer import Callback, TrainConfig, TrainState, fit
 
 # %% ../../nbs/runs/14_experiment.ipynb #c32b7fd7
 @dataclass
@@ -227,6 +227,7 @@ def train(
     learner: Learner,
     checkpoint: Checkpoint,
     workers: int | None = None,  # processes that load; None: as many as there are CPUs where files are decoded
+    watching: Sequence[Callback] = (),  # called last, and change no number: no part of the spec
 ) -> tuple[TrainState, int]:  # the history; clips times views whose features had to be computed
     "Train a spec's learner, or go on with it; raise `InputError` if other processes share the run than the spec says."
     spec = experiment.spec
@@ -236,10 +237,11 @@ def train(
     if ranks() > 1 and fabric.device.type == "cpu": torch.set_num_threads(1)  # threads do not survive a process's fork
     if spec.features == "live": experiment.check_before()
     with fabric.rank_zero_first(): computed = experiment.precompute(fabric.device)
-    config = experiment.config(workers)
+    config = replace(experiment.config(workers), weighs=find_method(spec.method).trains_heads)
     watch = [Watch(fabric, experiment.validation, experiment.test, config)] if spec.watch_target else []
     own = [find_callback(name) for name in spec.callbacks]
-    callbacks = [*own, *watch, Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
+    kept = [Memory(), checkpoint, History(checkpoint.folder.parent/"history.csv"), Progress()]
+    callbacks = [*own, *watch, *kept, *watching]
     return fit(fabric, learner, experiment.train, experiment.validation, config, callbacks), computed
 
 

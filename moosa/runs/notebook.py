@@ -61,6 +61,7 @@ def execute_notebook(
     parameters: Mapping[str, object],
     log: Path | None = None,  # what the kernel says beside cells, such as warnings; None: this process says it
     spare: Spare | None = None,  # a fork that is to be the kernel; None: a new Python
+    fold: bool = False,  # close the code of all cells, which JupyterLab opens at a click
 ):
     "Run a notebook by papermill, without its progress bars; raise `RunFailed` with the error's own message."
     with without_iri_grammar(): import papermill
@@ -74,7 +75,7 @@ def execute_notebook(
         with tempfile.TemporaryDirectory(prefix="moosa-") as sockets, environment(MOOSA_NO_PROGRESS="1"):
             papermill.execute_notebook(str(notebook), str(output), _plain(parameters), progress_bar=False,
                                        cwd=str(notebook.parent), kernel_name="python3", extra_arguments=QUIET,
-                                       kernel_manager_class=kernels(sockets, log, spare))
+                                       kernel_manager_class=kernels(sockets, log, spare), report_mode=fold)
     except PapermillExecutionError as e:
         name, what = error_of(e.ename, e.evalue)
         if name == LOST_RANK:
@@ -191,7 +192,7 @@ def execute_run(
         (folder/"error.json").unlink(missing_ok=True)
         try:
             output = folder/job.notebook.name
-            execute_notebook(job.notebook, output, job.parameters, folder/"kernel.log", spare)
+            execute_notebook(job.notebook, output, job.parameters, folder/"kernel.log", spare, fold=True)
             if not done.exists(): raise RunFailed("the notebook ended without writing a record", output)
         except RunFailed as e:
             write_json(folder/"error.json", {"error": str(e), "notebook": str(e.notebook)})
@@ -228,7 +229,7 @@ COMMAND = [sys.executable, "-P", "-c", "from moosa.runs.notebook import main; ma
 NEEDED = ("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython.core.completer", "jinja2",
           "pandas.io.formats.style", "pandas.io.formats.csvs", "sklearn.metrics", "lightning_fabric", "torch._dynamo",
           "matplotlib.backends.backend_agg", "cProfile", "moosa.runs.experiment", "moosa.evaluation.missing",
-          "moosa.results.run_figures", "moosa.explore.clips")
+          "moosa.results.run_figures", "moosa.explore.clips", "moosa.explore.training", "moosa.results.opening")
 
 
 def execute_run_apart(
