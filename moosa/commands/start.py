@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from .study import KERNEL, run_notebook
+from .study import KERNEL, runs_notebook
 from ..core import InputError, atomic_write
 from ..explore.training import standing
 from ..places import StoreLike, clone_folder, open_store, project_root
@@ -168,7 +168,7 @@ def look_closer(
 
     place = find_folder(name, store)
     done(place)
-    return HTML(link(f"look closer at {place.name}", run_notebook(place), Path.cwd()))
+    return HTML(link(f"look closer at {place.name}", runs_notebook(place), Path.cwd()))
 
 # %% ../../nbs/commands/09_start.ipynb #28a2f0ab
 START = (
