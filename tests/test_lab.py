@@ -1,4 +1,4 @@
-"""JupyterLab in a browser, as somebody sees it: sliders, matrices, maps, cards, films, and two runs beside each other."""
+"""JupyterLab in a browser, as one sees it: sliders, matrices, maps, cards, films, and two runs beside each other."""
 import json
 import os
 import re
@@ -107,21 +107,26 @@ def run_all(page, path: str, seconds: int = 240):
     "Open a notebook, run all cells, and wait until the last one has run."
     page.goto(f"{page.address}/lab/tree/{path}?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector("[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    page.keyboard.press("Escape")
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells")
-    end = time.monotonic() + seconds
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    end, asked = time.monotonic() + seconds, 0.
     while time.monotonic() < end:
-        cells = nbformat_of(page, path)
-        if cells and all(cell.execution_count for cell in cells): return
-        page.keyboard.press("Control+s")
+        if page.locator(".jp-Dialog .jp-mod-accept").count():  # it asks for a kernel before it knows its own
+            page.locator(".jp-Dialog .jp-mod-accept").first.click()
+        cells = code_cells(page, path)
+        if all(cell.execution_count for cell in cells): return
+        waiting = page.locator(".jp-InputPrompt:has-text('[*]')").count()
+        if not waiting and not cells[0].execution_count and time.monotonic() - asked > 10:
+            page.click("text=Run >> nth=0")
+            page.click("text=Run All Cells")
+            asked = time.monotonic()
         time.sleep(1)
-    raise AssertionError(f"{path} did not run to its end in {seconds} s")
+        page.keyboard.press("Control+s")
+    page.screenshot(path=page.root/"unfinished.png")
+    raise AssertionError(f"{path} did not run to its end in {seconds} s: see {page.root}/unfinished.png")
 
 
-def nbformat_of(page, path):
-    "The code cells of a notebook as JupyterLab has saved it; [] if one of them raised an error."
+def code_cells(page, path: str) -> list:
+    "The code cells of a notebook as JupyterLab has saved it; none may have raised an error."
     cells = [c for c in nbformat.read(page.root/path, 4).cells if c.cell_type == "code" and c.source.strip()]
     errors = [o for cell in cells for o in cell.outputs if o.output_type == "error"]
     assert not errors, errors[0].evalue

@@ -29,11 +29,12 @@ SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unkno
 REPORTS = ("mini-hac", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain",
            "openness", "features", "demo-search", "methods", "utd-mhad-methods", "adaptation-methods", "ablation",
            "selection", "mini-hac-methods", *(f"sensitivity-{of}" for of in SENSITIVITY))
-# Page -> notebook that is shown as it was executed. Only the first three exist as notebooks, too.
+# Page -> notebook that is shown as it was executed. Only the first four exist as notebooks, too.
 EXECUTED = {
     "experiments/report.ipynb": "demo/report.ipynb",
     "experiments/split.ipynb": "demo/split.ipynb",
     "experiments/bench.ipynb": "bench/report.ipynb",
+    "experiments/by_eye.ipynb": "utd-mhad-by-eye/report.ipynb",
     "experiments/mini_hac_split.ipynb": "mini-hac/split.ipynb",
     "experiments/adaptation_split.ipynb": "adaptation/split.ipynb",
     **{f"experiments/{name.replace('-', '_')}_report.ipynb": f"{name}/report.ipynb" for name in REPORTS}}
