@@ -94,7 +94,7 @@ def best_first(
     return wide.loc[order, there].rename_axis(index="method", columns=None)
 
 # %% ../../nbs/results/20_findings.ipynb #d6246ed0
-HOLDS = re.compile(r"(\S+) is (better|worse) than (\S+) by (\d+\.\d) points")
+HOLDS = re.compile(r"(?:^|[:;] )([^;:]+?) is (better|worse) than ([^;]+?) by (\d+\.\d) points")
 
 
 def verdicts(
@@ -119,14 +119,12 @@ def holding(
 def in_words(
     said: dict[str, str],  # from `verdicts`
     number: str,  # e.g. HONEST
-    baseline: str = "erm",
-) -> str:  # e.g. 'better than erm: coral; worse: erm+outliers'
-    "Return which cases differ from the baseline in a number; 'not compared' where the report compares nothing."
+) -> str:  # e.g. 'better than erm: coral; worse than erm: erm+outliers'
+    "Return which cases differ from the grid's first in a number; 'not compared' where the report compares nothing."
     if number not in said: return "not compared"
-    table = holding(said).query("number == @number and than == @baseline")
-    groups = [f"{how} than {baseline}: {', '.join(table.case[table['is'] == how])}" for how in ("better", "worse")
-              if (table["is"] == how).any()]
-    return "; ".join(groups) or f"no difference from {baseline} holds"
+    table = holding(said).query("number == @number")
+    groups = table.groupby(["is", "than"], sort=False).case.agg(", ".join)
+    return "; ".join(f"{how} than {than}: {cases}" for (how, than), cases in groups.items()) or "no difference holds"
 
 # %% ../../nbs/results/20_findings.ipynb #8a822895
 def runs_done(
