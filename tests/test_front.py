@@ -51,7 +51,7 @@ def printed() -> dict[str, str]:
     return found
 
 
-# --- README ------------------------------------------------------------------------------------------------------------
+# --- README ----------------------------------------------------------------------------------------------------------
 
 def test_readme_is_short(): assert len(README.encode()) < 7000
 
@@ -95,7 +95,7 @@ def test_the_paper_that_is_cited_is_that_of_citation_cff():
     assert title in (ROOT/"CITATION.cff").read_text("utf-8")
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 def test_numbers_of_readme_are_printed_or_have_a_source(printed):
     shown = numbers(printed["index"] + printed["findings"])
@@ -130,7 +130,7 @@ def test_a_number_that_nothing_prints_is_found():
     assert numbers(prose(text)) == {"48.3", "12", "1.5"}
 
 
-# --- pages of results --------------------------------------------------------------------------------------------------
+# --- pages of results ------------------------------------------------------------------------------------------------
 
 def test_links_of_results_are_there(printed):
     for page in ("findings", "paper_to_code"):
@@ -172,7 +172,7 @@ def test_promises_name_tests_that_are_there():
     assert len(named) > 20 and not [path for path in named if not (ROOT/path).is_file()]
 
 
-# --- the picture of the method -----------------------------------------------------------------------------------------
+# --- the picture of the method ---------------------------------------------------------------------------------------
 
 def test_the_picture_is_the_one_that_is_drawn(tmp_path, monkeypatch):
     assert method_picture.FILE.read_text("utf-8") == method_picture.picture()

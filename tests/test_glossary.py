@@ -29,8 +29,8 @@ def test_what_an_entry_names_is_there(entry):
 
 def test_words_of_the_field_are_explained():
     wanted = ("modality clip domain source target known unknown OS* UNK HOS AUROC FPR95 score protocol threshold "
-              "oracle source-quantile term objective record run spec grid cell preset embedding head extractor stem tail "
-              "translation jigsaw adaptation generalization transductive").split()
+              "oracle source-quantile term objective record run spec grid cell preset embedding head extractor stem "
+              "tail translation jigsaw adaptation generalization transductive").split()
     wanted += ["open set", "fused head", "entropy weighting", "entropy minimisation"]
     assert not set(wanted) - set(glossary_links.words())
 
@@ -43,6 +43,8 @@ def test_the_first_use_is_linked_and_no_other():
         "[UNK](x) $UNK$ # UNK\n\n## UNK\n\nUNK".replace(") $UNK$ # UNK", ") $UNK$ # [UNK](../glossary.ipynb#unk)"))
     assert done == {"AUROC", "HOS", "UNK"}
     assert glossary_links.link_uses("HOS again", "index.ipynb", done) == "HOS again"
+    starred = glossary_links.link_uses(r"OS\* is the share of known ones, HOS *the mean*", "index.ipynb", set())
+    assert starred == r"[OS\*](glossary.ipynb#os) is the share of known ones, [HOS](glossary.ipynb#hos) *the mean*"
 
 
 @pytest.mark.parametrize("text", ["to run it", "![a domain](x.png)", "<b title='domain'>", "subdomain, domain-wise",

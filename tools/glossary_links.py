@@ -22,7 +22,7 @@ DETERMINERS = "a|an|the|each|every|one|this|that|of|per|another|whole|two|three|
 # What is no prose: code, formulas, links and pictures, tags, headings, heads of tables, titles of papers.
 PROTECTED = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|<[^>\n]+>"
                        r"|^#+ [^\n]*$|^> [^\n]*$|^\|[^\n]*\|\n(?=\|[:| -]+\|$)|https?://\S+"
-                       r"|(?<!\*)\*[^*\n]{30,}\*(?!\*)", re.M | re.S)
+                       r"|(?<![\\*])\*[^*\n]{30,}\*(?!\*)", re.M | re.S)
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def words() -> dict[str, str]:
 def pattern(word: str) -> re.Pattern:
     "What counts as a use of a word: the whole word or its plural; with capitals as they are, where it has some."
     plural = "s?" if word[-1].isalpha() else ""
-    spelled = re.escape(word).replace(r"\ ", "[ -]")
+    spelled = re.escape(word).replace(r"\ ", "[ -]").replace(r"\*", r"\\?\*")
     noun = rf"(?<![\w-])(?P<use>{spelled}{plural})(?![\w-])"
     if word in EVERYDAY: noun = rf"\b(?:{DETERMINERS}) {noun}"
     return re.compile(noun if word != word.lower() else f"(?i:{noun})")
