@@ -21,7 +21,7 @@ README = (ROOT/"README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
 LINKS = re.compile(r"!?\[([^\]]*)\]\(([^)\s#]+)(?:#[^)]*)?\)")
 NUMBER = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?=\s*%))(?![\w.]*\.\d)")
-PAGES = ("index", "findings", "paper_to_code")  # those that quote results, or numbers of others
+PAGES = ("index", "results", "paper_to_code")  # those that quote results, or numbers of others
 # Numbers in the words of these pages that no cell prints: where each is written, and how.
 SOURCES = {"3.11": ("settings.ini", "min_python = 3.11"), "3.13": ("CONTRIBUTING.md", "3.11 to 3.13 are promised"),
            "2.0": ("LICENSE", "Version 2.0"), "4.0": ("data/README.md", "CC BY-SA 4.0"),
@@ -98,7 +98,7 @@ def test_the_paper_that_is_cited_is_that_of_citation_cff():
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 def test_numbers_of_readme_are_printed_or_have_a_source(printed):
-    shown = numbers(printed["index"] + printed["findings"])
+    shown = numbers(printed["index"] + printed["results"])
     assert len(shown) > 50 and not numbers(prose(README)) - shown - SOURCES.keys()
 
 
@@ -133,14 +133,14 @@ def test_a_number_that_nothing_prints_is_found():
 # --- pages of results ------------------------------------------------------------------------------------------------
 
 def test_links_of_results_are_there(printed):
-    for page in ("findings", "paper_to_code"):
+    for page in ("results", "paper_to_code"):
         paths = [path for _, path in LINKS.findall(printed[page]) if not re.match(r"https?:", path)]
         assert len(paths) > 20 and not [path for path in paths if not (ROOT/"nbs"/path).exists()], page
 
 
 def test_results_name_every_report(printed):
     there = {path.parent.name for path in (ROOT/"figures").glob("*/report.ipynb")} - {"bench"}
-    assert not [name for name in there if f"../figures/{name}/report.ipynb" not in printed["findings"]]
+    assert not [name for name in there if f"../figures/{name}/report.ipynb" not in printed["results"]]
 
 
 def stored_numbers(name: str) -> dict[tuple[str, str], float]:
@@ -163,7 +163,7 @@ def test_results_tell_how_much_two_machines_differ(printed):
                                for asked in ("oracle", "source-quantile", "AUROC"))
     said = (f"differ by {oracle:.1f} points of HOS (`oracle`), {quantile:.1f} (`source-quantile`) and {auroc:.1f} of "
             f"AUROC in the mean, either way, and single ones by up to {max(apart.values()):.0f}")
-    assert said in printed["findings"]
+    assert said in printed["results"]
 
 
 def test_promises_name_tests_that_are_there():
