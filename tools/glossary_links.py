@@ -62,9 +62,14 @@ def link_uses(text: str, page: str, done: set[str]) -> str:
     return text
 
 
+def for_readers(page: str) -> bool:
+    "Whether a page gets links: it is no room of a wing, which has a number, no report, and not the glossary."
+    return page != GLOSSARY and not re.search(r"(^|/)\d", page) and not page.startswith("experiments/")
+
+
 def link_page(cells: list, page: str):
-    "Link the first uses in a notebook's Markdown cells, in place; the glossary itself and other notebooks' code stay."
-    if page == GLOSSARY: return
+    "Link the first uses in the Markdown cells of a page for readers, in place."
+    if not for_readers(page): return
     done = set()
     for cell in cells:
         if cell["cell_type"] != "markdown": continue

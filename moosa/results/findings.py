@@ -51,7 +51,7 @@ def _rows(markdown: str) -> list[list[str]]:  # the heading first
     lines = [line for line in markdown.splitlines() if line.startswith("|") and not re.match(r"\|[:|\s-]+$", line)]
     return [[cell.strip().strip("*") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
-
+# %% ../../nbs/results/20_findings.ipynb #71d7aa02
 def _tidy(rows: list[list[str]]) -> pd.DataFrame:
     "One row per number of a summary as text, in percent."
     (_, _, *numbers, _), *body = rows
