@@ -125,7 +125,7 @@ def picture() -> str:
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">',
              f'<title id="t">MOOSA: from a clip to known or unknown</title><desc id="d">{escape(ABOUT)}</desc>',
              f"<style>{style}</style><defs><marker {marker}>{tip}</marker></defs>",
-             f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" class="ground"/>',
+             f'<rect width="{WIDTH}" height="{HEIGHT}" class="ground"/>',
              *headings(), *from_clip_to_heads(), *decision(), *pretext_tasks(), "</svg>"]
     return "\n".join(parts) + "\n"
 
