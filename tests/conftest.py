@@ -25,7 +25,8 @@ QUICK_NOTEBOOKS = ("core", "words", "pretext/", "methods/", "evaluation/openset"
 # through with the notebooks before the docs begin, which show what they have printed, and would execute the others.
 LONG = ("test_notebooks.py", "test_cli.py", "test_grids_run.py", "test_corruptions.py", "test_minihac.py",
         "test_cache.py", "test_cluster.py", "test_parallel.py", "test_resume.py", "test_golden_e2e.py",
-        "test_methods.py", "test_docs.py", "test_settings.py", "test_stale.py", "test_wheel.py", "test_bench.py")
+        "test_methods.py", "test_docs.py", "test_settings.py", "test_stale.py", "test_wheel.py", "test_bench.py",
+        "test_front.py")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 

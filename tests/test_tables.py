@@ -37,29 +37,6 @@ def test_records_to_words(results):
     assert comparisons(better).count("moosa is better than erm") == 3 and said != comparisons(better)
 
 
-def stored_numbers(name: str) -> dict[tuple[str, str], float]:
-    "(run, number) -> value in percent, of stored records of demo.yaml."
-    found = {}
-    for line in (ROOT/"tests"/"records"/name).read_text().splitlines():
-        record = json.loads(line)
-        results = record["results"]
-        found |= {(record["hash"], rule): 100*results[rule]["HOS"] for rule in ("oracle", "source-quantile")}
-        found[record["hash"], "AUROC"] = 100*results["threshold-free"]["AUROC"]
-    return found
-
-
-def test_readme_tells_how_much_two_machines_differ():
-    "The same code, other last digits: what README says of it is in the records of both."
-    here, elsewhere = stored_numbers("demo.jsonl"), stored_numbers("demo-elsewhere.jsonl")
-    assert here.keys() == elsewhere.keys() and len(here) == 3*18
-    apart = {key: abs(here[key] - elsewhere[key]) for key in here}
-    oracle, quantile, auroc = (sum(d for (_, number), d in apart.items() if number == asked)/18
-                               for asked in ("oracle", "source-quantile", "AUROC"))
-    said = (f"differ by {oracle:.1f} points of HOS (`oracle`), {quantile:.1f} (`source-quantile`) and {auroc:.1f} of "
-            f"AUROC in the mean, either way, and single ones by up to {max(apart.values()):.0f}")
-    assert said in (ROOT/"README.md").read_text()
-
-
 LABELS = json.loads((ROOT/"tests"/"records"/"labels.json").read_text())
 
 
