@@ -25,6 +25,7 @@ import executed
 import site_html
 import site_pictures
 from executed import EXECUTED, NBS, ROOT, files, notebooks, source
+from glossary_links import link_page
 from site_commands import FOLDER, write_commands
 from site_reference import documented, fold, tidy
 from site_search import write_index
@@ -86,6 +87,7 @@ def fit(nb, page: str, site: Path, title: str) -> str:
         text = re.sub(r"(\]\(/[\w/]+\.html#\w+)\.\w+", r"\1", text)  # a method is documented with its class
         return relink(text, page, lambda path: place(path, page, site))
 
+    link_page(nb.cells, page)
     for cell in nb.cells:
         documents = "show_doc(" in cell.source
         fold(cell)
