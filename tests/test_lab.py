@@ -82,7 +82,7 @@ def lab(tmp_path_factory):
                                                  args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
             page = browser.new_page(viewport=dict(width=1500, height=1200))
             page.errors = []
-            page.on("pageerror", lambda error: page.errors.append(str(error)))
+            page.on("pageerror", lambda error: _note(page, str(error)))
             page.root, page.address = root, address
             yield page
             browser.close()
@@ -92,6 +92,10 @@ def lab(tmp_path_factory):
         stop_tree(server.pid)
         server.wait()
         log.close()
+
+
+def _note(page, error: str):
+    if "Canceled future" not in error: page.errors.append(error)  # JupyterLab's own, when it leaves a notebook
 
 
 def _address(log) -> str:
@@ -247,7 +251,7 @@ def test_two_runs_are_compared(lab, explored):
     right = np.where(target.labels.numpy() >= target.num_known, rejected,
                      ~rejected & (target.fused.argmax(dim=1) == target.labels).numpy())
     cells.first.click()
-    until(lambda: mirror(lab, "other")["selected"])
+    until(lambda: len(mirror(lab, "other")["selected"]) > 1)  # one is selected from before
     both = set(mirror(lab, "other")["selected"])
     assert both <= set(np.array(target.clips)[right])
     assert set(mirror(lab)["selected"]) == both
