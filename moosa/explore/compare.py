@@ -456,4 +456,4 @@ def selected_table(
     shown = pair.table().iloc[rows[:MOST_ROWS]]
     more = f" (the first {MOST_ROWS}; table() of this view has all)" if len(rows) > MOST_ROWS else ""
     table = html_table(shown, float_format="{:.3f}".format)
-    return f"<b>{len(rows)} clips selected{more}</b>{table}"
+    return f"<b>{len(rows)} {'clip' if len(rows) == 1 else 'clips'} selected{more}</b>{table}"

@@ -178,7 +178,8 @@ def curves_figure(run: RunClips, axis: Axis):  # a plotly FigureWidget
     ticks = axis.ticks
     fig.update_layout(barmode="overlay", width=640, height=380, margin=dict(l=50, r=50, t=20, b=40),
                       xaxis=dict(title=run.score, tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None),
-                      yaxis=dict(title="share of clips"), legend=dict(orientation="h", y=1.12, font_size=10),
+                      yaxis=dict(title="share of clips"),
+                      legend=dict(orientation="h", y=-.18, yanchor="top", font_size=10),
                       yaxis2=dict(overlaying="y", side="right", range=[0, 1.02], title="OS*, UNK, HOS", dtick=.2,
                                   tickmode="linear", showgrid=False))
     return fig
