@@ -218,6 +218,14 @@ class ClipTable:
         table = self.dataset.clips.drop(columns=["clip", "class", "label"], errors="ignore")
         return [name for name in table if 1 <= table[name].nunique() <= min(50, len(table)/2)]
 
+    def facts(self,
+        clips: Sequence[str],  # their names
+    ) -> pd.DataFrame:  # a row per clip; no columns, if the data set is gone
+        "Return `known_columns` of clips; of one that the data set has no more, nothing."
+        if not (columns := self.known_columns()): return pd.DataFrame(index=range(len(clips)))
+        table = self.dataset.clips.set_index("clip")[columns]
+        return table[~table.index.duplicated()].reindex(clips).reset_index(drop=True)
+
 # %% ../../nbs/explore/06_media.ipynb #1267d08a
 class ClipMedia(ClipTable):
     "The clips of a run as one can see and hear them."

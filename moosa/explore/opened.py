@@ -47,8 +47,8 @@ class Shown(TrainedRun):
 
     def map(self,
         of: str = "fused",  # all modalities, joined; or one modality
-        by: str = "pca",  # or tsne
-        colour: str = "class",  # or outcome, known, part, weight, confidence
+        by: str = "pca",  # or tsne; umap, if umap-learn is installed
+        colour: str = "class",  # or outcome, known, part, weight, confidence, domain
         source: bool = False,  # with source validation clips, too
     ) -> MapView:
         "Return where clips lie; raise `InputError` if the run has kept no embeddings."

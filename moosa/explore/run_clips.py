@@ -7,6 +7,7 @@ __all__ = ['OUTCOMES', 'outcomes', 'heads_of', 'clip_table', 'Thresholded', 'Run
 
 # %% ../../nbs/explore/02_run_clips.ipynb #658cf732
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -142,12 +143,21 @@ class RunClips(Thresholded):
         return at_threshold(confidence, self.target.fused.argmax(dim=1), self.target.labels, self.target.num_known,
                             self.threshold)
 
+    @cached_property
+    def facts(self) -> pd.DataFrame:  # a row per target clip; no columns, if the data set is gone
+        "What the data set knows of the clips, such as domain and speaker."
+        if self.media is None: return pd.DataFrame(index=self.table.index)
+        facts = self.media.facts(self.target.clips)
+        return facts.drop(columns=[*self.table.columns.intersection(facts.columns)])
+
     @property
     def clips(self) -> pd.DataFrame:
-        "A row per target clip: `clip_table`, with `confidence` by the chosen score and `outcome` at the threshold."
+        """A row per target clip: `clip_table`, with `confidence` by the chosen score, `outcome` at the threshold, and
+        what the data set knows of it."""
         confidence = self.confidence()[0]
         known, right = self.table["known"].to_numpy(), self.table["right"].to_numpy()
-        return self.table.assign(confidence=confidence, outcome=outcomes(known, right, confidence < self.threshold))
+        table = self.table.assign(confidence=confidence, outcome=outcomes(known, right, confidence < self.threshold))
+        return pd.concat([table, self.facts.drop(columns=["confidence", "outcome"], errors="ignore")], axis=1)
 
     def chosen(self) -> pd.DataFrame:  # rows of `clips`
         "Return the rows of the selected clips; of all, if none is selected."
