@@ -38,12 +38,14 @@ class Shown(TrainedRun):
 
     def threshold_view(self,
         score: str | None = None,  # how known a clip looks; None: as it is
-        t: float | None = None,  # the threshold; None: as it is, or the honest one of a new score
+        t: float | None = None,  # the threshold; None: as it is, or the honest one of a new score or head
+        head: str | None = None,  # whose answer counts: fused, or a modality; None: as it is
     ) -> ThresholdView:
         "Return the slider, what every threshold would give, and who is taken for whom."
+        if head: self.by_head(head)
         if score: self.by_score(score)
         if t is not None: self.threshold = t
-        return ThresholdView(self, score=score, t=t)
+        return ThresholdView(self, score=score, t=t, head=head)
 
     def map(self,
         of: str = "fused",  # all modalities, joined; or one modality
