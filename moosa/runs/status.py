@@ -114,8 +114,9 @@ def _attention(grid: Grid, spec: Spec, row: dict[str, str], store: StoreLike) ->
 
 # %% ../../nbs/runs/17_status.ipynb #7d79c7fb
 def _seconds_left(grid: Grid, counts: dict[str, int], store: StoreLike) -> int | None:
+    left = counts["missing"] + counts["running"]/2  # those that run are half done, on average
+    if not left: return None
     taken = [seconds_taken(run_folder(spec, store)) for spec in grid.specs]
     known = [seconds for seconds in taken if seconds is not None]
-    left = counts["missing"] + counts["running"]/2  # those that run are half done, on average
-    if not known or not left: return None
+    if not known: return None
     return round(left*sum(known)/len(known)/max(1, counts["running"]))
