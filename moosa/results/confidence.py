@@ -20,7 +20,7 @@ from ..evaluation.misclassification import misclassification, risk_coverage
 from ..evaluation.openset import Predictions, max_softmax
 from ..places import StoreLike, open_store
 from .style import legend, name_data, new_figure, styles, title
-from .tables import Column, Table, by_seed, summarise, wide_table
+from .tables import Column, Table, by_number, cells_of, seeds_by_tasks, summarise, wide_table
 from ..runs.predictions import load_predictions
 
 # %% ../../nbs/results/12_confidence.ipynb #988a7814
@@ -47,13 +47,19 @@ def with_confidence(
     report: Callable[[str], None] = print,  # called with a line for each run whose predictions are damaged
 ) -> pd.DataFrame:  # as it was, and rows of three more groups for each cell that is done
     "Return a grid's numbers, with those of confidence; a run whose files are damaged is named, and the rest goes on."
-    runs, rows = open_store(store).folder/"runs", []
+    runs, numbers, counts = open_store(store).folder/"runs", [], []
     done = results[(results.status == "done") & results.rule.isna()].drop_duplicates("run")
-    for cell in done.to_dict("records"):
-        try: numbers = list(_numbers_of(runs/cell["run"]))
-        except InputError as e: report(f"no numbers of confidence: {cell['case']}, {cell['task']}: {e}")
-        else: rows += [cell | dict(group=group, number=number, value=value) for group, number, value in numbers]
-    return pd.concat([results, pd.DataFrame(rows)], ignore_index=True) if rows else results
+    for cell in done.itertuples():
+        try: found = list(_numbers_of(runs/cell.run))
+        except InputError as e:
+            report(f"no numbers of confidence: {cell.case}, {cell.task}: {e}")
+            found = []
+        numbers += found
+        counts.append(len(found))
+    if not numbers: return results
+    groups, names, values = zip(*numbers)
+    rows = done.loc[done.index.repeat(counts)].assign(group=groups, number=list(names), value=values)
+    return pd.concat([results, rows], ignore_index=True)
 
 
 def _numbers_of(run_dir: Path) -> Iterator[tuple[str, object, float]]:
@@ -95,8 +101,10 @@ def risk_curves(
     "Return risk by coverage."
     curves = {}
     for case, here in results[results.rule.isna()].groupby("case", sort=False):
-        if not (here.group == "risk by coverage").any(): continue
-        curves[case] = [by_seed(here, "risk by coverage", s).mean(axis=1, skipna=False).mean() for s in SHARES]
+        if (there := here[here.group == "risk by coverage"]).empty: continue
+        cells, found = cells_of(here), by_number(there)
+        values = [seeds_by_tasks(cells, found["risk by coverage", share]) for share in SHARES]
+        curves[case] = [of_share.mean(axis=1, skipna=False).mean() for of_share in values]
     return pd.DataFrame(curves, index=SHARES)
 
 # %% ../../nbs/results/12_confidence.ipynb #c86ba49e
