@@ -25,7 +25,7 @@ from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
 from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
-from ..runs.status import cell_status
+from ..runs.status import known_status
 from ..runs.spec import Spec, spec_hash
 from ..words import Markdown, in_latex, in_markdown, markdown_table, word
 
@@ -38,7 +38,7 @@ def collect_results(
     "Return all numbers of all cells, with modalities missing too; a cell that is not done has a row without a number."
     cells, numbers, store = [], [], open_store(store)
     for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
-        status, reason = cell_status(spec, store)
+        status, reason = known_status(spec, store)
         labels_of_cell = dict(case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)
         cells.append(_cell(spec) | labels_of_cell)
         record = read_record(run_folder(spec, store)) if status == "done" else None
