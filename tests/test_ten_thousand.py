@@ -14,7 +14,6 @@ from fake_records import fill, grid_text
 
 from moosa.places import Store
 from moosa.results import confidence
-from moosa.results.alternatives import rescore_grid
 from moosa.results.compare import compare, paired
 from moosa.results.mistaken import mistaken
 from moosa.results.cases import case_labels
@@ -123,19 +122,21 @@ def test_a_launcher_does_everything_once(counted, tmp_path, archives):
         (folder/"raw"/"av-digits").symlink_to(archives)
         (folder/"runs").mkdir()
 
-        def engine(cells, execute):
-            for spec, job in cells:
-                (source/"runs"/job.folder.name).rename(job.folder)
-                yield spec, Outcome(DONE)
-
         counted.clear()
         said = []
-        rows = sweep.run_grid(grid, folder, report=said.append, engine=engine)
+        rows = sweep.run_grid(grid, folder, report=said.append, engine=partial(_moving, source))
         assert {row["status"] for row in rows} == {"done"} and said[-1].startswith(f"{cells}/{cells} done: ")
         assert (counted["notebook_parameters"], counted["make_split"]) == (1, 2)  # of two targets
         assert counted["holder"] <= cells + 50  # and the watch, which looks at a few now and then
         kept[cells] = counted["read_record"] + counted["fields_hash"]
     assert kept[200] <= 2*kept[100]
+
+
+def _moving(source, cells, execute):
+    "An engine whose runs are done elsewhere, and moved to their place."
+    for spec, job in cells:
+        (source/"runs"/job.folder.name).rename(job.folder)
+        yield spec, Outcome(DONE)
 
 
 def test_a_watch_looks_at_few_cells(counted, done, tmp_path):

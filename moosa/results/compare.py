@@ -48,7 +48,7 @@ class _Planned(dict):
 
     def __deepcopy__(self, memo): return self
 
-
+# %% ../../nbs/results/07_compare.ipynb #f0f8d4e3
 def cells_of_case(results: pd.DataFrame) -> list[tuple]:
     "Return the cells of one case's results, done or not."
     return list(results[CELL].drop_duplicates().itertuples(index=False, name=None))
@@ -66,7 +66,7 @@ def _has_and_planned(pairs: pd.DataFrame, case: str) -> tuple[set, set]:  # cell
     has = set(pairs.index[pairs[case].notna()])
     return has, has.union(pairs.attrs.get("planned", {}).get(case, ()))
 
-
+# %% ../../nbs/results/07_compare.ipynb #3b539ad3
 def _lacking(of: Mapping[str, tuple[set, set]]) -> Cells:
     if not set.intersection(*(planned for _, planned in of.values())): return {}
     cells = set.union(*(planned for _, planned in of.values()))
@@ -113,7 +113,7 @@ def t_interval(
     "Return the t interval over seeds of the mean of a number."
     return _interval(values.to_numpy(), values.index.get_level_values("seed").to_numpy(), level)
 
-
+# %% ../../nbs/results/07_compare.ipynb #e5041c4d
 def _interval(values: np.ndarray, seeds: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     _, place, counts = np.unique(seeds, return_inverse=True, return_counts=True)
     low, high = interval_of_seeds(np.bincount(place, values)/counts, counts, level)
@@ -133,7 +133,7 @@ def signed_rank(differences: Sequence[float]) -> float:  # p, two-sided, exact; 
     ranks = signed_ranks(differences)
     return _p_of(tuple(sorted(np.abs(ranks[ranks != 0]).tolist())), abs(int(ranks.sum())))
 
-
+# %% ../../nbs/results/07_compare.ipynb #1535d403
 @lru_cache(maxsize=10_000)
 def _p_of(
     ranks: tuple[int, ...],  # above 0, the smallest first

@@ -75,7 +75,7 @@ def _counts_of(spec: Spec, folder: Path) -> list[list]:  # rows of class, said, 
     names = pd.Series([*classes.known, *classes.unknown]).iloc[parts["target"].labels.numpy()].value_counts()
     return [taken[["class", "said", "accepted"]].to_numpy().tolist(), list(zip(names.index, names.tolist()))]
 
-
+# %% ../../nbs/results/17_mistaken.ipynb #6dba62d9
 def _added(found: Sequence[tuple], clips: Sequence[tuple]) -> pd.DataFrame:
     columns = ["case", "class", "said", "accepted", "clips"]
     if not found: return pd.DataFrame(columns=columns)

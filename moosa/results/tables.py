@@ -127,7 +127,7 @@ def by_seed(
     "Return one number of a case, ready for means."
     return seeds_by_tasks(cells_of(results), results[(results.group == group) & (results.number == number)])
 
-
+# %% ../../nbs/results/03_tables.ipynb #877986c6
 def seeds_by_tasks(
     cells: pd.DataFrame,  # of one case, from `cells_of`
     values: pd.DataFrame,  # the rows of one of their numbers
@@ -171,9 +171,9 @@ def summarise(
 ) -> pd.DataFrame:  # tidy: case, task (or 'mean'), number, mean, se, n, expected
     "Return one row per case, task and number, and one for the mean over the tasks."
     results, rows = results[results.rule.isna()], []
-    wanted = results.group.isin([group for _, group, _ in columns])
+    asked = [group for _, group, _ in columns]
     for case, here in results.groupby("case", sort=False):
-        cells, numbers, groups = cells_of(here), by_number(here[wanted[here.index]]), set(here.group.unique())
+        cells, numbers, groups = cells_of(here), by_number(here[here.group.isin(asked)]), set(here.group.unique())
         for heading, group, number in columns:
             found = numbers.get((group, number), here.head(0))
             exists = _may_exist(cells, group, len(found)) if group not in OWN else group in groups

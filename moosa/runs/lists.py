@@ -170,7 +170,7 @@ def _problem_of(spec: Spec, opened: dict, store: Store) -> str:  # '' if there i
     except InputError as e: return str(e)
     return ""
 
-
+# %% ../../nbs/runs/13_lists.ipynb #b9807a47
 def _open_once(opened: dict, spec: Spec, store: Store):
     "The data set of a spec; one that could not be opened says so again."
     key = (spec.dataset, *sorted(spec.data_options.items()))

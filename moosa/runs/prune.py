@@ -86,7 +86,7 @@ def _harm_of(folder: Path) -> tuple[bool, str]:  # is it done? what is wrong wit
         if _is_of_others(folder/"record.json"): return True, ""
         return False, re.split(r"\. (?:Delete|It was) ", str(e))[0].replace(f"{folder}/", "")
 
-
+# %% ../../nbs/runs/26_prune.ipynb #bc266c76
 def _is_of_others(path: Path) -> bool:
     try: schema = read_json(path).get("schema")
     except (InputError, AttributeError): return False

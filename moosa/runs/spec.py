@@ -102,7 +102,7 @@ def fields_of(spec: Spec) -> dict[str, object]:
     "Return field -> value, not copied, as `asdict` would."
     return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
 
-
+# %% ../../nbs/runs/02_spec.ipynb #0fdee69f
 def fields_hash(
     given: Mapping[str, object],  # field -> value, as `asdict` gives them, or as a record keeps them
 ) -> str:  # 12 hexadecimal digits

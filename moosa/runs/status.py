@@ -54,7 +54,7 @@ def known_status(
         found.append(status)
     return found[0]
 
-
+# %% ../../nbs/runs/17_status.ipynb #2eb5c282
 def epochs_done(
     run_dir: Path,  # a run's folder
 ) -> int:
