@@ -18,6 +18,7 @@ from .commands.data import cache_app, data_app, weights_app
 from .commands.grids import grid_command, plan_command, report_command, rescore_command, status_command
 from .commands.listing import list_command
 from .commands.run import ood_command, record_app, run_command
+from .commands.runs import runs_app
 from .commands.study import explore_command, new_command
 from .core import SAFE_PATH, InputError, RunFailed
 from .runs.lock import Busy
@@ -29,7 +30,7 @@ app = typer.Typer(help="moosa: multimodal open-set domain generalization, reprod
 COMMANDS = dict(run=run_command, plan=plan_command, grid=grid_command, status=status_command, rescore=rescore_command,
                 corrupt=corrupt_command, report=report_command, ood=ood_command, new=new_command,
                 explore=explore_command, list=list_command)
-GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app)
+GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app, runs=runs_app)
 
 for name, command in COMMANDS.items(): app.command(name)(command)
 for name, group in GROUPS.items(): app.add_typer(group, name=name)

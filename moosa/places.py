@@ -9,6 +9,7 @@ __all__ = ['StoreLike', 'user_path', 'clone_folder', 'experiments_folder', 'curr
 # %% ../nbs/01_places.ipynb #314d3a77
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import moosa
@@ -123,7 +124,7 @@ class Store:
     ):
         self.data_dir, self.contents, self._seen = data_dir, contents, {}
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         "The folder that holds raw/, weights/, cache/ and runs/."
         return data_folder(self.data_dir)

@@ -103,7 +103,7 @@ def test_records_are_looked_up_without_torch(finished):
 
 
 HELPS = [(), ("run",), ("plan",), ("grid",), ("status",), ("rescore",), ("corrupt",), ("report",), ("ood",), ("data",),
-         ("data", "check"), ("weights",), ("cache",), ("record",), ("record", "show")]
+         ("data", "check"), ("weights",), ("cache",), ("record",), ("record", "show"), ("runs",), ("runs", "prune")]
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)

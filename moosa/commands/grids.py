@@ -232,11 +232,11 @@ def report_command(
     from moosa.results.report import publish_example, publish_notebook
     from moosa.runs.grid import grid_path
     from moosa.runs.notebook import execute_notebook
-    from moosa.runs.status import status_rows
+    from moosa.runs.status import cell_status
 
     path, data_dir = grid_path(grid).resolve(), data_of(grid, data_dir)
-    cells = _cells_of(grid, search, data_dir)
-    if all(row["status"] != "done" for row in status_rows(cells, data_dir)):
+    cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
+    if all(cell_status(spec, store)[0] != "done" for spec in cells.specs):
         raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
     experiments = experiments_folder()
     root = study_folder(path.parent) or project_root()

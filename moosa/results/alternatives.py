@@ -32,7 +32,7 @@ from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
 from ..runs.predictions import sources_of
 from ..runs.record import read_history, read_record, run_folder
 from ..runs.grid import Grid
-from ..runs.status import cell_status
+from ..runs.status import cell_status, known_status
 from ..words import in_figure, in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
@@ -64,9 +64,11 @@ def read_scores(
         kept = read_table(path, COLUMNS)
         kept = kept.assign(value=pd.to_numeric(kept.value.mask(kept.value == "")))
     except ValueError: return none  # InputError is one, too
-    groups = [rows for (score, group), rows in kept.groupby(["score", "group"], sort=False)
-              if (rows.code == _code_or_none(score, group)).all()]
-    return pd.concat(groups, ignore_index=True) if groups else none
+    names = list(zip(kept.score, kept.group))
+    codes = {name: _code_or_none(*name) for name in dict.fromkeys(names)}
+    old = {name for name, code in zip(names, kept.code) if code != codes[name]}
+    if not old: return kept
+    return kept[[name not in old for name in names]].reset_index(drop=True)
 
 
 def _code_or_none(score: str, group: str) -> str | None:
@@ -120,7 +122,7 @@ def rescore_grid(
     quiet = not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=quiet):
         if not spec.unknown: continue
-        status, reason = cell_status(spec, store)
+        status, reason = cell_status(spec, store) if compute else known_status(spec, store)
         if compute and status == "failed": report(f"not rescored: {grid.label(spec)}: {reason}")
         numbers = None
         try:
@@ -280,7 +282,7 @@ def epochs_of_grid(
         cell = dict(case=case, task=task, seed=spec.seed, data=data_label(spec.dataset))
         numbers = [dict(selection=None, group=None, number=None, value=np.nan)]
         try:
-            done = cell_status(spec, store)[0] == "done"
+            done = known_status(spec, store)[0] == "done"
             if done: numbers = list(_of_each_choice(run_folder(spec, store)))
         except InputError as e: report(f"no choice of the epoch: {grid.label(spec)}: {e}")
         rows += [cell | number for number in numbers]

@@ -8,7 +8,9 @@ __all__ = ['CELL', 'Cells', 'DIGITS', 'COMPARED', 'FEWEST', 'paired', 'cells_of_
            'compare', 'sentence', 'plot_wins', 'largest_difference', 'pairs_of', 'comparisons', 'plot_comparisons']
 
 # %% ../../nbs/results/07_compare.ipynb #046af8c7
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -37,10 +39,16 @@ def paired(
     wide = here.pivot(index=CELL, columns="case", values="value")
     wide = wide.reindex(columns=results.case.unique()).dropna(how="all")
     wide.columns.name = None
-    wide.attrs["planned"] = {case: cells_of_case(cells) for case, cells in whole.groupby("case")}
+    wide.attrs["planned"] = _Planned({case: cells_of_case(cells) for case, cells in whole.groupby("case")})
     return wide
 
 
+class _Planned(dict):
+    "Cells by case. Every operation of pandas copies what a frame is told, in depth: here it need not."
+
+    def __deepcopy__(self, memo): return self
+
+# %% ../../nbs/results/07_compare.ipynb #f0f8d4e3
 def cells_of_case(results: pd.DataFrame) -> list[tuple]:
     "Return the cells of one case's results, done or not."
     return list(results[CELL].drop_duplicates().itertuples(index=False, name=None))
@@ -51,11 +59,18 @@ def lacking(
     *cases: str,  # two
 ) -> Cells:  # without cases that lack nothing
     "Return the cells of either of two cases that a case has no number in; none if they were never meant to meet."
-    has = {case: set(pairs.index[pairs[case].notna()]) for case in cases}
-    planned = [has[case].union(pairs.attrs.get("planned", {}).get(case, ())) for case in cases]
-    if not set.intersection(*planned): return {}
-    cells = set.union(*planned)
-    return {case: sorted(cells - has[case]) for case in cases if cells - has[case]}
+    return _lacking({case: _has_and_planned(pairs, case) for case in cases})
+
+
+def _has_and_planned(pairs: pd.DataFrame, case: str) -> tuple[set, set]:  # cells with a number; all that it should have
+    has = set(pairs.index[pairs[case].notna()])
+    return has, has.union(pairs.attrs.get("planned", {}).get(case, ()))
+
+# %% ../../nbs/results/07_compare.ipynb #3b539ad3
+def _lacking(of: Mapping[str, tuple[set, set]]) -> Cells:
+    if not set.intersection(*(planned for _, planned in of.values())): return {}
+    cells = set.union(*(planned for _, planned in of.values()))
+    return {case: sorted(cells - has) for case, (has, _) in of.items() if cells - has}
 
 # %% ../../nbs/results/07_compare.ipynb #a123e251
 def cells_text(
@@ -96,8 +111,12 @@ def t_interval(
     level: float = 0.95,
 ) -> tuple[float, float]:  # nan for a single seed
     "Return the t interval over seeds of the mean of a number."
-    of_seed = values.groupby("seed").agg(["mean", "count"])
-    low, high = interval_of_seeds(of_seed["mean"].to_numpy(), of_seed["count"].to_numpy(), level)
+    return _interval(values.to_numpy(), values.index.get_level_values("seed").to_numpy(), level)
+
+# %% ../../nbs/results/07_compare.ipynb #e5041c4d
+def _interval(values: np.ndarray, seeds: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    _, place, counts = np.unique(seeds, return_inverse=True, return_counts=True)
+    low, high = interval_of_seeds(np.bincount(place, values)/counts, counts, level)
     return float(low), float(high)
 
 # %% ../../nbs/results/07_compare.ipynb #26dd1de0
@@ -112,10 +131,24 @@ def signed_ranks(
 def signed_rank(differences: Sequence[float]) -> float:  # p, two-sided, exact; 1 if all are 0
     "Return p of Wilcoxon's signed-rank test."
     ranks = signed_ranks(differences)
-    ways = np.ones(1)  # share of the ways in which the ranks of all wins have this sum
-    for rank in np.abs(ranks[ranks != 0]): ways = (np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0)))/2
-    balance = 2*np.arange(len(ways)) - (len(ways) - 1)
-    return float(min(1.0, ways[np.abs(balance) >= abs(ranks.sum())].sum()))
+    return _p_of(tuple(sorted(np.abs(ranks[ranks != 0]).tolist())), abs(int(ranks.sum())))
+
+# %% ../../nbs/results/07_compare.ipynb #1535d403
+@lru_cache(maxsize=10_000)
+def _p_of(
+    ranks: tuple[int, ...],  # above 0, the smallest first
+    balance: int,  # of wins and losses, 0 or more
+) -> float:
+    "Two-sided p: twice the share of ways in which the ranks of all wins have this sum, or a smaller one."
+    unit = math.gcd(*ranks) or 1  # without ties all are even
+    most, reach = (sum(ranks) - balance)//(2*unit), 0
+    ways = np.zeros(most + 1)  # share of the ways, by the sum of the wins; above `most` nobody asks
+    ways[0] = 1
+    for rank in (rank//unit for rank in ranks):
+        reach = min(most, reach + rank)
+        ways[:reach + 1] /= 2
+        if rank <= reach: ways[rank:reach + 1] += ways[:reach + 1 - rank].copy()
+    return float(min(1.0, 2*ways.sum()))
 
 # %% ../../nbs/results/07_compare.ipynb #f4861f26
 def rank_balance(differences: Sequence[float]) -> float:  # -1 (all are losses) to 1; 0 if all are 0
@@ -149,20 +182,23 @@ def compare(
 ) -> pd.DataFrame:  # a row per comparison: case, other, difference (case - other), low, high, seeds, wins, ...
     "Return differences of means over the cells that both have, with t intervals over seeds and corrected p-values."
     asked = combinations(pairs, 2) if baseline is None else [(case, baseline) for case in pairs if case != baseline]
-    table = pd.DataFrame([_comparison(pairs, case, other) for case, other in asked])
+    cells = {case: _has_and_planned(pairs, case) for case in pairs}
+    table = pd.DataFrame([_comparison(pairs, cells, case, other) for case, other in asked])
     made = table.n > 0
     table.loc[made, "corrected"] = holm(table.p[made])
     return table.assign(holds=(table.corrected < alpha) & (table.difference*table.balance > 0))
 
 
-def _comparison(pairs: pd.DataFrame, case: str, other: str) -> dict[str, object]:
-    d = (pairs[case] - pairs[other]).dropna().round(DIGITS)
-    low, high = t_interval(d)
-    seeds = d.index.get_level_values("seed").nunique()
+def _comparison(pairs: pd.DataFrame, cells: Mapping, case: str, other: str) -> dict[str, object]:
+    d = pairs[case].to_numpy(float) - pairs[other].to_numpy(float)
+    both = ~np.isnan(d)
+    d, seeds = d[both].round(DIGITS), pairs.index.get_level_values("seed").to_numpy()[both]
+    low, high = _interval(d, seeds)
     counts = dict(wins=int((d > 0).sum()), ties=int((d == 0).sum()), losses=int((d < 0).sum()), n=len(d))
     test = dict(p=signed_rank(d) if len(d) else np.nan, balance=rank_balance(d), corrected=np.nan)
-    return dict(case=case, other=other, difference=d.mean(), low=low, high=high, seeds=seeds, **counts,
-                missing=lacking(pairs, case, other), **test)
+    return dict(case=case, other=other, difference=d.mean() if len(d) else np.nan, low=low, high=high,
+                seeds=len(set(seeds.tolist())), **counts, missing=_lacking({n: cells[n] for n in (case, other)}),
+                **test)
 
 # %% ../../nbs/results/07_compare.ipynb #6ade2b51
 def sentence(

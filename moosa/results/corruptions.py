@@ -27,7 +27,7 @@ from ..runs.corrupt import METRICS, as_numbers, built_in_source, corrupt_run, re
 from ..runs.grid import Grid
 from ..runs.record import read_record, run_folder
 from ..runs.spec import Spec
-from ..runs.status import cell_status
+from ..runs.status import cell_status, known_status
 from ..words import in_figure, without_folder
 
 # %% ../../nbs/results/16_corruptions.ipynb #4cf2374d
@@ -143,16 +143,20 @@ def grid_rows(
     cells = list(zip(grid.specs, task_labels(grid), case_labels(grid)))
     quiet = not compute or bool(os.environ.get("MOOSA_NO_PROGRESS"))
     for spec, task, (case, _) in tqdm(cells, unit="run", disable=quiet):
-        status, reason = cell_status(spec, store)
+        status, reason = cell_status(spec, store) if compute else known_status(spec, store)
         if compute and status == "failed": report(f"not tested: {grid.label(spec)}: {reason}")
-        rows = pd.DataFrame([dict(corruption=None)])
+        rows = _NO_ROWS
         try:
-            if status == "done": rows = rows_of_run(spec, store, wanted, compute, device)
+            if status == "done" and (compute or (run_folder(spec, store)/"corruptions.csv").exists()):
+                rows = rows_of_run(spec, store, wanted, compute, device)
         except InputError as e: report(f"not tested: {grid.label(spec)}: {e}")
-        if not (rows.corruption.dropna() != "clean").any(): rows = pd.DataFrame([dict(corruption=None)])
-        parts.append(rows.assign(case=case, task=task, seed_of_run=spec.seed, data=data_label(spec.dataset)))
-    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["corruption"])
-    return whole if whole.corruption.notna().any() else whole.iloc[:0]
+        if not (rows.corruption.dropna() != "clean").any(): rows = _NO_ROWS
+        parts.append((rows, dict(case=case, task=task, seed_of_run=spec.seed, data=data_label(spec.dataset))))
+    if all(rows is _NO_ROWS for rows, _ in parts): return pd.DataFrame(columns=["corruption", *RUN])
+    return pd.concat([rows.assign(**of_run) for rows, of_run in parts], ignore_index=True)
+
+
+_NO_ROWS = pd.DataFrame([dict(corruption=None)])  # of a run that was not tested so
 
 # %% ../../nbs/results/16_corruptions.ipynb #26b2b5bd
 RUN = ("case", "task", "seed_of_run", "data")

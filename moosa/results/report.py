@@ -197,7 +197,7 @@ def publish_example(
 ):
     "Publish the executed notebook of the grid's last finished cell that has a whole one; do nothing if there is none."
     store = open_store(store)
-    done = [s for s in grid.specs if cell_status(s, store)[0] == "done"]
-    for spec in reversed(done):
+    for spec in reversed(grid.specs):
+        if cell_status(spec, store)[0] != "done": continue
         try: return publish_notebook(run_folder(spec, store)/"split.ipynb", target)
         except InputError as e: print(f"not published: {e}")

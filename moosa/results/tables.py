@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['OWN', 'CHOSEN', 'OPEN_SET', 'NOT_ALWAYS', 'Column', 'NOTE', 'TABLES', 'collect_results', 'made_up_results',
-           'mean_and_se', 'cells_of', 'by_seed', 'whole_seeds', 'number_exists', 'summarise', 'cell_text', 'wide_table',
-           'Table', 'table_columns', 'summary_heading', 'make_tables', 'missing_table', 'missing_cells', 'save_table']
+           'mean_and_se', 'cells_of', 'by_seed', 'seeds_by_tasks', 'by_number', 'whole_seeds', 'number_exists',
+           'summarise', 'cell_text', 'wide_table', 'Table', 'table_columns', 'summary_heading', 'make_tables',
+           'missing_table', 'missing_cells', 'save_table']
 
 # %% ../../nbs/results/03_tables.ipynb #c564ffb4
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 import pandas as pd
@@ -22,7 +25,7 @@ from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
 from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
-from ..runs.status import cell_status
+from ..runs.status import known_status
 from ..runs.spec import Spec, spec_hash
 from ..words import Markdown, in_latex, in_markdown, markdown_table, word
 
@@ -33,14 +36,16 @@ def collect_results(
     labels: Sequence[tuple[str, str]] | None = None,  # case and series of each spec; None: `case_labels`
 ) -> pd.DataFrame:  # one row per number: what the cell is, run, status, reason, group, number, value, rule, present
     "Return all numbers of all cells, with modalities missing too; a cell that is not done has a row without a number."
-    rows, store = [], open_store(store)
+    cells, numbers, store = [], [], open_store(store)
     for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
-        status, reason = cell_status(spec, store)
+        status, reason = known_status(spec, store)
         labels_of_cell = dict(case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)
-        cell = _cell(spec) | labels_of_cell
+        cells.append(_cell(spec) | labels_of_cell)
         record = read_record(run_folder(spec, store)) if status == "done" else None
-        rows += [cell | number for number in (_numbers(record) if record else [_NO_NUMBER])]
-    return pd.DataFrame(rows)
+        numbers.append(list(_numbers(record)) if record else [tuple(_NO_NUMBER.values())])
+    of_cells, counts = pd.DataFrame(cells), [len(found) for found in numbers]
+    whole = of_cells.loc[of_cells.index.repeat(counts)].reset_index(drop=True)
+    return whole.join(pd.DataFrame(chain.from_iterable(numbers), columns=list(_NO_NUMBER)))
 
 
 _NO_NUMBER = dict(group=None, number=None, value=np.nan, rule=None, present=None)
@@ -55,8 +60,8 @@ def _cell(spec: Spec) -> dict[str, object]:
 # %% ../../nbs/results/03_tables.ipynb #ae5df7ce
 def _numbers(
     record: dict,
-) -> Iterator[dict[str, object]]:  # group, number, value; rule and present where modalities are missing
-    "Yield the numbers of a record."
+) -> Iterator[tuple]:  # group, number, value; rule and present where modalities are missing
+    "Yield the numbers of a record. Names are those of all records, not each record's own: a grid has a million."
     trained, modalities = record.get("trained_heads"), "+".join(record["spec"]["modalities"])
     for part in [dict(results=record["results"], rule=None, present=None), *record.get("missing", [])]:
         rule, present = part["rule"], part["present"]
@@ -66,7 +71,7 @@ def _numbers(
             for number, value in values.items():
                 if "accuracy" in group and trained and number not in trained: continue
                 value = np.nan if value is None else float(value)
-                yield dict(group=group, number=number, value=value, rule=rule, present=present)
+                yield intern(group), intern(number), value, rule and intern(rule), present and intern(present)
 
 # %% ../../nbs/results/03_tables.ipynb #68a60712
 _CLOSED = [("accuracy", "fused"), ("class-mean accuracy", "fused"), ("calibration", "ECE")]
@@ -120,9 +125,21 @@ def by_seed(
     number: str,
 ) -> pd.DataFrame:  # seeds x tasks; nan where a cell is not done
     "Return one number of a case, ready for means."
-    cells, values = cells_of(results), results[(results.group == group) & (results.number == number)]
+    return seeds_by_tasks(cells_of(results), results[(results.group == group) & (results.number == number)])
+
+# %% ../../nbs/results/03_tables.ipynb #877986c6
+def seeds_by_tasks(
+    cells: pd.DataFrame,  # of one case, from `cells_of`
+    values: pd.DataFrame,  # the rows of one of their numbers
+) -> pd.DataFrame:  # as from `by_seed`
+    "Return a number that was found already."
     wide = values.pivot(index="seed", columns="task", values="value")
     return wide.reindex(index=cells.seed.unique(), columns=cells.task.unique())
+
+
+def by_number(results: pd.DataFrame) -> dict[tuple, pd.DataFrame]:  # (group, number) -> its rows
+    "Return the rows of every number: found once, where many are asked for."
+    return dict(list(results.groupby(["group", "number"], sort=False)))
 
 # %% ../../nbs/results/03_tables.ipynb #e9b66a9d
 def whole_seeds(cells: pd.DataFrame) -> int:
@@ -140,9 +157,12 @@ Column = tuple[str, str, str]  # heading, group, number
 
 def number_exists(results: pd.DataFrame, group: str, number: str) -> bool:
     "Return whether some cells have a number, or may have it once they are done."
-    if group in OPEN_SET and (results.unknown == 0).all(): return False
-    if not (results.status == "done").any(): return True
-    return bool(((results.group == group) & (results.number == number)).any())
+    return _may_exist(results, group, ((results.group == group) & (results.number == number)).any())
+
+
+def _may_exist(cells: pd.DataFrame, group: str, found: bool) -> bool:
+    if group in OPEN_SET and (cells.unknown == 0).all(): return False
+    return bool(found) or not (cells.status == "done").any()
 
 # %% ../../nbs/results/03_tables.ipynb #81fcfabc
 def summarise(
@@ -151,21 +171,30 @@ def summarise(
 ) -> pd.DataFrame:  # tidy: case, task (or 'mean'), number, mean, se, n, expected
     "Return one row per case, task and number, and one for the mean over the tasks."
     results, rows = results[results.rule.isna()], []
+    asked = [group for _, group, _ in columns]
     for case, here in results.groupby("case", sort=False):
-        for column in columns: rows += [(case, *row) for row in _summary(here, *column)]
+        cells, numbers, groups = cells_of(here), by_number(here[here.group.isin(asked)]), set(here.group.unique())
+        for heading, group, number in columns:
+            found = numbers.get((group, number), here.head(0))
+            exists = _may_exist(cells, group, len(found)) if group not in OWN else group in groups
+            rows += [(case, *row) for row in _summary(cells, found, heading, group, exists)]
     return pd.DataFrame(rows, columns=["case", "task", "number", "mean", "se", "n", "expected"])
 
 
-def _summary(here: pd.DataFrame, heading: str, group: str, number: str) -> Iterator[tuple]:
+def _summary(
+    cells: pd.DataFrame,  # of a case
+    found: pd.DataFrame,  # rows of one number
+    heading: str, group: str,  # the number's
+    exists: bool,  # do some cells have it, or may they?
+) -> Iterator[tuple]:
     "Yield one number of a case for each task, and for their mean."
-    values, exists = by_seed(here, group, number), number_exists(here, group, number)
-    if group in OWN: exists = (here.group == group).any()
+    values = seeds_by_tasks(cells, found)
     for task in values.columns:
-        mine = here[here.task == task]
-        expected = cells_of(mine).seed.nunique() if exists and number_exists(mine, group, number) else 0
+        mine = cells[cells.task == task]
+        expected = mine.seed.nunique() if exists and _may_exist(mine, group, (found.task == task).any()) else 0
         yield task, heading, *mean_and_se(values[task]), expected
     means = values.mean(axis=1, skipna=False)
-    yield "mean", heading, *mean_and_se(means), whole_seeds(cells_of(here)) if exists else 0
+    yield "mean", heading, *mean_and_se(means), whole_seeds(cells) if exists else 0
 
 # %% ../../nbs/results/03_tables.ipynb #9ebd27fd
 def cell_text(

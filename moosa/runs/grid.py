@@ -25,7 +25,7 @@ from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
 from ..places import experiments_folder, study_folder, user_path
 from .guests import with_full_names
 from .given import as_field, spec_from
-from .spec import Spec, spec_hash
+from .spec import Spec, fields_of, spec_hash
 from ..words import in_label, is_nothing, number_of, one_line, read_word_file
 
 # %% ../../nbs/runs/15_grid.ipynb #7a269b46
@@ -84,7 +84,7 @@ def differences(
 def _columns(spec: Spec) -> dict[str, str]:
     "Fields as texts; hyper-parameters under their own names, what belongs to a modality or a file as FIELD.KEY."
     flat = {}
-    for name, value in vars(spec).items():
+    for name, value in fields_of(spec).items():
         if not isinstance(value, Mapping) or name == "source_classes": flat[name] = in_label(value)
         elif name == "hyper": flat |= {key: in_label(v) for key, v in value.items()}
         else: flat |= {f"{name}.{key}": in_label(v) for key, v in value.items()}

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['open_dataset', 'split_of', 'make_split', 'without_holes', 'tables_of', 'check_whole', 'holes_record',
-           'hole_lines', 'check_data', 'check_cells']
+__all__ = ['LISTED', 'open_dataset', 'split_of', 'make_split', 'without_holes', 'tables_of', 'check_whole',
+           'holes_record', 'hole_lines', 'check_data', 'check_cells']
 
 # %% ../../nbs/runs/13_lists.ipynb #08b9b4ff
 import copy
@@ -149,15 +149,28 @@ def _absent_data(specs: Sequence[Spec], store: Store, label: Callable) -> dict[s
     return reasons
 
 # %% ../../nbs/runs/13_lists.ipynb #b84b7baf
+# fields that lists are made of; and the seed, where it draws a share of them
+LISTED = ("dataset", "data_options", "setting", "modalities", "sources", "target", "unknown", "source_classes",
+          "target_classes", "train_share", "missing_in_training")
+
+
 def _impossible_lists(specs: Sequence[Spec], store: Store, label: Callable) -> dict[str, list[str]]:  # reason -> cells
-    "Make the lists."
-    opened, reasons = {}, {}
+    "Make the lists: those that many cells share, once."
+    opened, problems, reasons = {}, {}, {}
     for spec in specs:
-        try: make_split(spec, _open_once(opened, spec, store))
-        except InputError as e: reasons.setdefault(str(e), []).append(label(spec))
+        key = repr([getattr(spec, name) for name in LISTED] + [spec.seed]*(spec.train_share < 1))
+        if key not in problems: problems[key] = _problem_of(spec, opened, store)
+        if why := problems[key]: reasons.setdefault(why, []).append(label(spec))
     return reasons
 
 
+def _problem_of(spec: Spec, opened: dict, store: Store) -> str:  # '' if there is none
+    "Why the lists of a spec cannot be made."
+    try: make_split(spec, _open_once(opened, spec, store))
+    except InputError as e: return str(e)
+    return ""
+
+# %% ../../nbs/runs/13_lists.ipynb #b9807a47
 def _open_once(opened: dict, spec: Spec, store: Store):
     "The data set of a spec; one that could not be opened says so again."
     key = (spec.dataset, *sorted(spec.data_options.items()))

@@ -26,7 +26,7 @@ from ..evaluation.rules import check_rules, which_rules
 from ..methods.catalogue import LARGEST, check_method, make_hyper
 from ..methods.method import Method, Shown, check_needs, expect_open_class
 from .guests import resolve_own, with_full_names
-from .spec import Spec
+from .spec import Spec, fields_of
 from ..training.shares import PRECISIONS
 
 # %% ../../nbs/runs/03_resolve.ipynb #82b8a254
@@ -38,8 +38,8 @@ def resolve(
     spec: Spec,
 ) -> Spec:  # complete: no empty field is left
     "Return a spec with every default written out; raise `InputError` if a field is wrong. No clip is opened."
-    spec = replace(spec, **with_full_names(vars(spec), Path()))
-    spec = replace(spec, own=resolve_own(vars(spec)))
+    spec = replace(spec, **with_full_names(fields_of(spec), Path()))
+    spec = replace(spec, own=resolve_own(fields_of(spec)))
     data = dataset_class(spec.dataset)
     spec = replace(spec, data_hash=resolve_clips(spec, data), **resolve_setting(spec, data))
     spec = replace(spec, modalities=resolve_modalities(spec.modalities, data.modalities))

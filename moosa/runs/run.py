@@ -53,7 +53,7 @@ def job_of(
     store, notebook = open_store(store), notebook or experiments_folder()/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": data_parameter(store.data_dir), "device": device}
     if store.contents: parameters["contents"] = True
-    known = notebook_parameters(notebook)
+    known = store.once(("parameters", notebook), notebook_parameters, notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
     return Job(notebook, run_folder(spec, store), parameters)
 

@@ -87,7 +87,7 @@ class SearchGrid(Grid):
 
     def label(self, spec: Spec) -> str:
         "Return the base cell's words, and the number of the draw."
-        place, number = self.specs.index(spec), self.index[spec_hash(spec)]
+        place, number = self._places[spec_hash(spec)], self.index[spec_hash(spec)]
         return f"{self.base.label(self.base.specs[place % len(self.base.specs)])}, search={number}"
 
 
@@ -140,8 +140,8 @@ def choose(
     accuracy = validation_accuracy(results).reindex(runs).to_numpy().reshape(-1, size)  # draw, cell
     rows = []
     for selection in SELECTIONS:
-        for cell in range(size):
-            seen = accuracy[:, may_see(selection, grid.base.specs, cell)]
+        for cell, places in enumerate(may_see(selection, grid.base.specs)):
+            seen = accuracy[:, places]
             choice = best_draw(seen)
             found = by_run[runs[cell + size*(choice or 0)]]
             if choice is None:
@@ -163,23 +163,26 @@ def best_draw(
 def may_see(
     selection: str,  # of SELECTIONS
     specs: Sequence[Spec],  # the base grid's
-    cell: int,  # place of the one to choose for
-) -> list[int]:  # places
-    "Return the cells by whose validation a cell's draw is chosen."
+) -> list[list[int]]:  # of each: places
+    "Return the cells by whose validation each cell's draw is chosen."
     match selection:
-        case "default": return []
-        case "per target": return [cell]
-    return may_hear(specs, cell)
+        case "default": return [[] for _ in specs]
+        case "per target": return [[cell] for cell in range(len(specs))]
+    return may_hear(specs)
 
 
 def may_hear(
     specs: Sequence[Spec],  # the base grid's
-    cell: int,  # place of the one to choose for
-) -> list[int]:  # places
-    "Return tasks of the same case and seed, the cell's own too, that do not validate on its target's labelled clips."
-    own = specs[cell]
-    alike = [i for i, s in enumerate(specs) if (case_of(s), s.seed) == (case_of(own), own.seed)]
-    return [i for i in alike if i == cell or own.target not in specs[i].sources]
+) -> list[list[int]]:  # of each: places
+    "Return tasks of each cell's case and seed, its own too, that do not validate on its target's labelled clips."
+    alike = {}
+    for place, spec in enumerate(specs): alike.setdefault((case_of(spec), spec.seed), []).append(place)
+    heard = [[] for _ in specs]
+    for places in alike.values():
+        for cell in places:
+            target = specs[cell].target
+            heard[cell] = [place for place in places if place == cell or target not in specs[place].sources]
+    return heard
 
 # %% ../../nbs/runs/16_search.ipynb #c37e666c
 NOT_FINITE = "the loss is (?:nan|inf|-inf)"  # pattern of the reason why a run that diverged has failed

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Engine', 'IDLE', 'PATIENCE', 'serial', 'watch_epochs', 'stale', 'usable_cells', 'undone', 'run_grid']
+__all__ = ['Engine', 'FIRST', 'IDLE', 'SHARE', 'PATIENCE', 'serial', 'Watched', 'watch_epochs', 'cells_to_run',
+           'undone', 'run_grid']
 
 # %% ../../nbs/runs/19_sweep.ipynb #88586455
 import threading
@@ -42,7 +43,33 @@ def serial(
     for spec, job in cells: yield spec, execute(job)
 
 # %% ../../nbs/runs/19_sweep.ipynb #f5b402f9
+FIRST = 16  # cells that a first look goes to, and that a later one goes to beside twice those that ran
+
+
+class Watched:
+    "Cells that have not ended, in the order in which they are handed out."
+
+    def __init__(self,
+        specs: Sequence[tuple[Spec, str]],  # which runs to watch, and what to call each
+        store: StoreLike,  # where the runs lie
+    ):
+        self.store, self.reach = open_store(store), FIRST
+        self._left = {spec_hash(spec): (spec, name) for spec, name in specs}
+
+    def ended(self, spec: Spec):
+        "Look no more at a cell."
+        self._left.pop(spec_hash(spec), None)
+
+    def running(self) -> list[str]:
+        "Look at the first cells; return the names of those that run, with their epochs."
+        places = [(run_folder(spec, self.store), spec, name) for spec, name in list(self._left.values())[:self.reach]]
+        held = [cell for cell in places if holder(cell[0])]
+        self.reach = 2*len(held) + FIRST if held else min(2*self.reach, len(self._left) + FIRST)
+        return [f"{name} {epochs_done(place)}/{spec.epochs}".strip() for place, spec, name in held]
+
+# %% ../../nbs/runs/19_sweep.ipynb #9144e394
 IDLE = 60.0  # seconds without any cell running, after which somebody should know
+SHARE = .02  # of a processor, at most, for looking
 
 
 @contextmanager
@@ -51,60 +78,51 @@ def watch_epochs(
     store: StoreLike,  # where the runs lie
     bar: tqdm,  # whose text shows them
     report: Callable[[str], None] = print,  # called if nothing runs for long
-    every: float = 1.0,  # seconds
+    every: float = 1.0,  # seconds, at least
     most: int = 3,  # that are named
-):
+) -> Iterator[Watched]:  # to be told which cells have ended
     "While the block runs, show on `bar` which cells are running, and how far they are."
-    stop = threading.Event()
+    stop, watched = threading.Event(), Watched(specs, store)
 
     def look():
-        idle = 0.0
-        while not stop.wait(every):
-            held = [(name, spec) for spec, name in specs if holder(run_folder(spec, store))]
-            running = [f"{name} {epochs_done(run_folder(s, store))}/{s.epochs}".strip() for name, s in held]
+        idle, pause = 0.0, every
+        while not stop.wait(pause):
+            before, spent = idle, time.thread_time()
+            running = watched.running()
             bar.set_postfix_str(first_few(running, most))
-            before = idle
-            idle = 0.0 if running else before + every
+            idle = 0.0 if running else before + pause
+            pause = max(every, (time.thread_time() - spent)/SHARE)
             if before < IDLE <= idle:
                 report(f"no cell has been running for {IDLE:g} s. "
                        f"Does the cluster have workers? Are its jobs still waiting?")
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    try: yield
+    try: yield watched
     finally:
         stop.set()
         thread.join()
 
 # %% ../../nbs/runs/19_sweep.ipynb #e08a4a82
-def stale(
-    grid: Grid,
-    store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
-) -> dict[str, str]:  # hash of the spec -> why
-    "Return the cells that have a record which cannot be used."
-    store, found = open_store(store), {}
-    for spec in grid.specs:
-        try: finished(spec, store)
-        except InputError as e: found[spec_hash(spec)] = str(e)
-    return found
-
-
-def usable_cells(
+def cells_to_run(
     grid: Grid,
     store: StoreLike,  # where the runs lie
-    report: Callable[[str], None],  # called with a line for each cell that is not used
-    again: bool,  # forget records that cannot be used
+    report: Callable[[str], None],  # called with a line for each cell whose record cannot be used
+    again: bool,  # forget such records
 ) -> list[Spec]:
-    "Return the cells that are done, or may be run."
-    unusable, usable = stale(grid, store), []
+    "Return the cells without a record; with `again`, also those whose record cannot be used. Each is looked at once."
+    store, unusable, found = open_store(store), set(), []
     for spec in grid.specs:
-        reason = unusable.get(spec_hash(spec))
-        if reason is not None and not again:
-            report(f"not used: {grid.label(spec)}: {reason}")
-            continue
-        if reason is not None: forget(run_folder(spec, store))
-        usable.append(spec)
-    return usable
+        try:
+            if finished(spec, store) is None: found.append(spec)
+        except InputError as e:
+            if not again: report(f"not used: {grid.label(spec)}: {e}")
+            else:
+                unusable.add(spec_hash(spec))
+                found.append(spec)
+    for spec in found:  # only now: an error before has deleted nothing
+        if spec_hash(spec) in unusable: forget(run_folder(spec, store))
+    return found
 
 # %% ../../nbs/runs/19_sweep.ipynb #2e0a48cf
 def undone(
@@ -122,20 +140,23 @@ class _Told:
     store: StoreLike
     bar: tqdm
     report: Callable[[str], None]
+    records: int  # how many of the grid's cells have one
     failed: int = 0
 
     def ended(self, spec: Spec, outcome: Outcome):
         self.bar.update()
         self.failed += outcome.status == FAILED
+        self.records += outcome.status != FAILED
         if self.failed: self.bar.set_description(f"{self.grid.name} ({self.failed} failed)")
         label, place = self.grid.label(spec), run_folder(spec, self.store)
         if outcome.status == FAILED: self.report(f"failed: {label}: {outcome.reason}\n  see {place}/split.ipynb")
-        elif self.bar.disable: self.report(f"{self.done()} done: {label} ({outcome.seconds:.0f} s)")
+        elif self.bar.disable:
+            self.report(f"{self.records}/{len(self.grid.specs)} done: {label} ({outcome.seconds:.0f} s)")
 
-    def done(self) -> str:
-        "How many of the grid's cells have a record, such as 3/12."
-        records = [run_folder(spec, self.store)/"record.json" for spec in self.grid.specs]
-        return f"{sum(record.exists() for record in records)}/{len(records)}"
+    def done_elsewhere(self, cells: int):
+        "Count cells that another launcher has done."
+        self.bar.update(cells)
+        self.records += cells
 
 # %% ../../nbs/runs/19_sweep.ipynb #5e5b85c9
 PATIENCE = 2.0  # seconds before looking again at what another launcher computes
@@ -152,21 +173,24 @@ def run_grid(
 ) -> list[dict[str, str]]:  # `status_rows`, after the last cell
     "Run what is not done; raise `InputError` before the first cell if one of them cannot be run."
     store = open_store(store)
-    todo = undone(usable_cells(grid, store, report, again), store)
+    todo = cells_to_run(grid, store, report, again)
     check_cells(todo, store, grid.label)
     execute = partial(execute_run_apart, limits=limits)
     done = len(grid.specs) - len(todo)
     named = [(spec, grid.label(spec)) for spec in todo]
     with (tqdm(total=len(grid.specs), initial=done, desc=grid.name, unit="run", disable=None) as bar,
-          watch_epochs(named, store, bar, report)):
-        told = _Told(grid, store, bar, report)
+          watch_epochs(named, store, bar, report) as watched):
+        told = _Told(grid, store, bar, report, done)
         while todo:
             held = [spec for spec in todo if holder(run_folder(spec, store))]  # by another launcher
-            cells = [(s, job_of(s, store, device)) for s in todo if s not in held]
+            elsewhere = set(map(spec_hash, held))
+            cells = [(s, job_of(s, store, device)) for s in todo if spec_hash(s) not in elsewhere]
             for spec, outcome in engine(cells, execute):
                 if outcome.status == BUSY: held.append(spec)
-                else: told.ended(spec, outcome)
+                else:
+                    told.ended(spec, outcome)
+                    watched.ended(spec)
             if held: time.sleep(PATIENCE)
             todo = undone(held, store)
-            bar.update(len(held) - len(todo))
+            told.done_elsewhere(len(held) - len(todo))
     return status_rows(grid, store.data_dir)  # another look
