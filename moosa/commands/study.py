@@ -120,7 +120,7 @@ def new_command(
 def _quoted(text: str) -> str: return "'" + text.replace("'", "''") + "'"
 
 # %% ../../nbs/commands/06_study.ipynb #f1c0ffee
-SCRATCH = "\n\nA scratch notebook, made once: change it as you like."
+SCRATCH = "\n\nA scratch notebook, made once: change it as you like. To begin: *Run*, *Run All Cells*."
 CHOOSE = "## Lasso clips\n\nWhat is chosen here, or there, is chosen everywhere."
 # NAME, OTHER: names in Markdown; RUN, RUN2, GRID, DATA: values in code
 OF_RUN = (
@@ -128,11 +128,12 @@ OF_RUN = (
     ("code", "from moosa.explore.opened import open_run\n\nrun = open_run(RUN, DATA)"),
     ("markdown", "## Drag the threshold, click a cell of the matrix"),
     ("code", "run.threshold_view()"),
+    ("markdown", "## In which modality do errors on the unknown lie?\n\nHow far each head agrees, and how sure it is; "
+                 "below, what is usual."),
+    ("code", "run.agreement()"),
     ("markdown", CHOOSE),
     ("code", "run.map(colour='outcome')"),
-    ("code", "run.chosen()"),
-    ("markdown", "## The clips that are most surely wrong"),
-    ("code", "run.worst(20)"),
+    ("code", "run.rows(\"outcome != 'right'\")"),
     ("markdown", "## See and hear them\n\nA click opens a card: the clip, what each head said, what is near to it."),
     ("code", "run.gallery('surely wrong')"))
 
@@ -142,7 +143,13 @@ OF_TWO = (
              "a, b = open_run(RUN, DATA), open_run(RUN2, DATA)\nprint(a)\nb"),
     ("markdown", "## Clip by clip\n\nPress a cell, or lasso clips: they are selected in all views of both runs."),
     ("code", "both = a.compare(b)\nboth"),
-    ("code", "table = both.table()\ntable[table['case'] == 'only A'].head(20)"),
+    ("markdown", "## In which modality do errors on the unknown lie?\n\nHow far each head agrees, and how sure it is; "
+                 "below, what is usual."),
+    ("code", "a.agreement()"),
+    ("code", "b.agreement()"),
+    ("markdown", "## See and hear them\n\nUnknown clips that pass. A click opens a card: the clip, what each head "
+                 "said, what is near to it."),
+    ("code", "a.gallery('accepted')"),
     ("markdown", "## Drag their thresholds: what is right changes"),
     ("code", "a.threshold_view()"),
     ("code", "b.threshold_view()"),

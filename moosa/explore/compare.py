@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CASES', 'SHOWN', 'COLOUR_OF', 'MARKER_OF', 'LINE_OF', 'MOST_ROWS', 'is_right', 'mcnemar', 'paired_rows',
-           'Pair', 'check_same_target', 'said_of', 'verdict', 'kept_rules', 'with_rule', 'lacking_fewest', 'histories',
-           'curves', 'draw_cells', 'draw_confidences', 'plot_pair', 'scatter_figure', 'Scatter', 'Histories',
-           'CompareView', 'RulesView', 'CompareWidget', 'cell_grid', 'selected_table']
+           'Pair', 'check_same_target', 'said_of', 'by_kind', 'told_of', 'verdict', 'kept_rules', 'with_rule',
+           'lacking_fewest', 'histories', 'curves', 'draw_cells', 'draw_confidences', 'plot_pair', 'scatter_figure',
+           'Scatter', 'Histories', 'CompareView', 'RulesView', 'CompareWidget', 'cell_grid', 'selected_table']
 
 # %% ../../nbs/explore/09_compare.ipynb #e790d582
 from collections.abc import Mapping, Sequence
@@ -124,16 +124,33 @@ def said_of(run: RunClips) -> str:
     method = getattr(getattr(run, "spec", None), "method", "")  # runs that nobody opened have no spec
     return f"{run.name} ({method})" if method else run.name
 
+# %% ../../nbs/explore/09_compare.ipynb #0ead0f11
+def by_kind(pair: Pair) -> dict[str, dict[str, int]]:  # all, known, unknown -> clips in each of CASES
+    "Return the four cells of all clips; of known and of unknown ones, too, where there are both."
+    known, cases = pair.a.table["known"].to_numpy()[pair.rows[0]], pair.cases
+    kinds = {"all": np.ones(len(known), dtype=bool)}
+    if 0 < known.sum() < len(known): kinds |= {"known": known, "unknown": ~known}
+    return {name: dict(zip(CASES, np.bincount(cases[there], minlength=4).tolist())) for name, there in kinds.items()}
 
+
+def told_of(
+    name: str,  # of `by_kind`
+    counts: dict[str, int],  # clips in each of CASES
+) -> str:
+    "Return what four cells say: how much of each is right, who alone is, and whether that is chance."
+    n, p = sum(counts.values()), mcnemar(counts["only A"], counts["only B"])
+    right = [f"{side} {100*(counts['both right'] + counts[f'only {side}'])/n:.1f} %" for side in "AB"]
+    told = "p < 0.001" if p < .001 else f"p = {p:.3f}"
+    return f"{name}: right {', '.join(right)}, only A {counts['only A']}, only B {counts['only B']}, McNemar {told}"
+
+# %% ../../nbs/explore/09_compare.ipynb #0ead0f12
 def verdict(pair: Pair) -> str:
     "Return what the four cells say of two runs."
-    c, n = pair.counts, len(pair.clips)
-    p = mcnemar(c["only A"], c["only B"])
-    shares = [f"{side} right {100*(c['both right'] + c[f'only {side}'])/n:.1f} %" for side in "AB"]
-    told = "p < 0.001" if p < .001 else f"p = {p:.3f}"
+    n = len(pair.clips)
+    parts = [told_of(name, counts) for name, counts in by_kind(pair).items()]
     left = [len(run.table) - n for run in (pair.a, pair.b)]
     alone = f"; left out, since only one has them: {left[0]} of A, {left[1]} of B" if any(left) else ""
-    return f"{', '.join(shares)} of {n} clips; only A {c['only A']}, only B {c['only B']}; McNemar {told}{alone}"
+    return "\n".join([f"{n} clips{alone}", *parts])
 
 # %% ../../nbs/explore/09_compare.ipynb #9da19781
 def kept_rules(run: RunClips) -> dict[str, list[str]]:  # rule -> what may be present, e.g. 'video+audio'
@@ -413,7 +430,7 @@ class CompareWidget:
         pair = self.pair
         sides = " &nbsp; ".join(f"<b>{side}</b> {escape(one_line(said_of(run)))}, at {run.threshold:.4g}"
                                 for side, run in (("A", pair.a), ("B", pair.b)))
-        self.says.value = f"{sides}<br><big>{escape(verdict(pair))}</big>"
+        self.says.value = f"{sides}<br><big>{escape(verdict(pair)).replace(chr(10), '<br>')}</big>"
         for (case, count), cell in zip(pair.counts.items(), self.cells.values()):
             cell.description, cell.tooltip = f"{case}: {count}", f"Select these {count} clips: {case}"
             cell.style.text_color = COLOUR_OF[case]
