@@ -82,6 +82,21 @@ class SeenAndHeard(Shown):
         "Return the clips that the run gets most wrong; a click opens a card."
         return GalleryView(self, of=of, where=where, page=page)
 
+    def agreement(self) -> pd.DataFrame:
+        "Return in which head the error lies, for the unknown clips that are accepted: see `run_clips.agreement`."
+        return agreement(self.clips, self.heads)
+
+    def worst(self,
+        count: int = 20,  # of clips, 1 or more
+    ) -> pd.DataFrame:
+        """Return the clips that are most surely wrong: unknown ones that look known (outcome `accepted`), known ones
+        that are taken for others, and known ones that look unknown (`rejected`)."""
+        if not isinstance(count, int) or count < 1: raise InputError(f"count: {count!r} given; expected 1 or more.")
+        clips = self.clips
+        wrong = clips[~clips["outcome"].isin(["right", "right: unknown"])]
+        surely = wrong["confidence"].where(wrong["outcome"] != "rejected", -wrong["confidence"])
+        return wrong.loc[surely.sort_values(ascending=False).index].head(count)
+
 # %% ../../nbs/explore/14_opened.ipynb #5h0wn1aa
 class OpenRun(SeenAndHeard):
     "A finished run: `clips`, `numbers`, `threshold`, `selected`, views of them, and what it is beside others."
@@ -130,21 +145,6 @@ class OpenRun(SeenAndHeard):
         spec = getattr(self, "spec", None)  # a run that nobody carried out has none
         asked = f" ({spec.method} on {spec.dataset}, target {spec.target}, seed {spec.seed})" if spec else ""
         return f"run {self.name}{asked}: {len(self.table)} target clips; {numbers} at {self.score} {self.threshold:.4g}"
-
-    def agreement(self) -> pd.DataFrame:
-        "Return in which head the error lies, for the unknown clips that are accepted: see `run_clips.agreement`."
-        return agreement(self.clips, self.heads)
-
-    def worst(self,
-        count: int = 20,  # of clips, 1 or more
-    ) -> pd.DataFrame:
-        """Return the clips that are most surely wrong: unknown ones that look known (outcome `accepted`), known ones
-        that are taken for others, and known ones that look unknown (`rejected`)."""
-        if not isinstance(count, int) or count < 1: raise InputError(f"count: {count!r} given; expected 1 or more.")
-        clips = self.clips
-        wrong = clips[~clips["outcome"].isin(["right", "right: unknown"])]
-        surely = wrong["confidence"].where(wrong["outcome"] != "rejected", -wrong["confidence"])
-        return wrong.loc[surely.sort_values(ascending=False).index].head(count)
 
 # %% ../../nbs/explore/14_opened.ipynb #2ab927f3
 def old_beside_new(old: OpenRun, new: OpenRun) -> pd.DataFrame:  # a row per value that differs, then per number
