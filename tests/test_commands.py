@@ -132,11 +132,17 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     moosa("rescore", "tiny.yaml", "--protocol", "source", "--data-dir", tmp_path, fails="source-quantile")
     moosa("report", "tiny.yaml", "--data-dir", tmp_path, fails="no cell of tiny.yaml is done")  # and no table is lost
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
-    monkeypatch.setattr("moosa.runs.status.status_rows", lambda *_: [{"status": "done"}])
+    monkeypatch.setattr("moosa.runs.status.cell_status", lambda *_: ("done", ""))
     monkeypatch.setattr("moosa.results.report.publish_notebook", lambda *a: None)
     assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2,
                                         "--data-dir", tmp_path).replace("\n", "")
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
+
+
+def test_runs_prune(tmp_path):
+    (tmp_path/"runs").mkdir()
+    said = moosa("runs", "prune", "--only", "leftovers", "--days", 7, "--dry-run", "--data-dir", tmp_path)
+    assert "nothing" in said.lower() or "0" in said
 
 
 def test_ood(tmp_path):

@@ -62,7 +62,7 @@ def test_the_figure_says_what_its_legend_says(seed, scale):
     for protocol in ("oracle", "oracle-exact", "source-quantile"):
         line = next(line for line in lines if line.get_label().startswith(f"{protocol}:"))
         found = value(line.get_xdata()[0])
-        assert found == results[protocol]["HOS"] and line.get_label().endswith(f"{found:.3f}")
+        assert found == results[protocol]["HOS"] and line.get_label().endswith(f"{100*found:.1f} %")
     assert results["oracle-exact"]["HOS"] >= max(curve.get_ydata()) - 1e-12
     bars = plot_scores(target, validation, results).axes[0].patches
     heights = [bar.get_height() for bar in bars if hasattr(bar, "get_height")]

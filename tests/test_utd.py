@@ -70,7 +70,7 @@ def test_a_trial_is_of_the_subjects_and_the_action_that_its_name_says():
 
 def test_grids():
     demo, methods = load_grid("utd-mhad").specs, load_grid("utd-mhad-methods").specs
-    assert {spec.target for spec in demo} == set(TARGETS) and len(demo) == 40 and len(methods) == 280
+    assert {spec.target for spec in demo} == set(TARGETS) and len(demo) == 40 and len(methods) == 420
     assert {spec.unknown for spec in (*demo, *methods)} == {UNKNOWN[0]}
     assert {s.method for s in methods} < {s.method for s in load_grid("methods").specs}
     text = (ROOT/"nbs"/"experiments"/"grids"/"utd-mhad-methods.yaml").read_text()

@@ -35,7 +35,7 @@ def embeddings_of(
     names = kept if one_of("of", of, ["fused", *kept]) == "fused" else [of]
     return np.concatenate([np.concatenate([p.embeddings[m].numpy() for m in names], axis=1) for p in parts])
 
-
+# %% ../../nbs/explore/05_map.ipynb #0ead0f22
 def flattened(
     embeddings: np.ndarray,  # (N, D)
     by: str = "pca",  # one of WAYS

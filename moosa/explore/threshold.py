@@ -205,7 +205,7 @@ def _draw_trade(ax, run: RunClips):
     ax.set(xlim=(-.02, 1.02), ylim=(0, 1.02), xlabel="unknown clips accepted", ylabel="known clips accepted")
     ax.legend(fontsize=7, loc="lower right", title="OSCR: and right", title_fontsize=7)
 
-
+# %% ../../nbs/explore/04_threshold.ipynb #0ead0f21
 def trade_figure(run: RunClips):  # a plotly FigureWidget: two curves, and the point on each
     "Return what accepting more costs."
     fig = plotly_graphs().FigureWidget()
