@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from moosa.cli import app
 from moosa.core import InputError, write_table
 from moosa.evaluation.openset import Predictions, evaluate, evaluate_missing
-from moosa.explore.compare import CASES, mcnemar
+from moosa.explore.pair import CASES, mcnemar
 from moosa.explore.opened import open_run
 from moosa.explore.opened_grid import OpenGrid, open_grid
 from moosa.places import Store

@@ -196,7 +196,7 @@ def runs_notebook(
     said = dict(NAME=run_dir.name, RUN=repr(run_dir.name), DATA=repr(str(run_dir.parent.parent)))
     record = done(run_dir)
     if other is None: return scratch_notebook(run_dir/"explore.ipynb", OF_RUN, said)
-    from moosa.explore.compare import check_same_target
+    from moosa.explore.pair import check_same_target
 
     check_same_target(spec_of(record), spec_of(done(other)))
     said |= dict(OTHER=other.name, RUN2=repr(other.name))
