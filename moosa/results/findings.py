@@ -41,9 +41,9 @@ def summary(
     "Return the summary of a grid's last report; raise `InputError` if there is none."
     table = Path(folder or project_root())/"figures"/grid/"summary.csv"
     if table.is_file(): return pd.read_csv(table)[["case", "task", "number", "mean", "se", "n"]]
-    printed = next((text for text in report_outputs(grid, folder) if text.startswith("**Summary")), None)
+    printed = re.search(r"^\*\*Summary.*\n\n((?:\|.*\n?)+)", "\n".join(report_outputs(grid, folder)), re.M)
     if printed is None: raise InputError(f"figures/{grid}/report.ipynb: it holds no table of the name Summary.")
-    return _tidy(_rows(printed))
+    return _tidy(_rows(printed[1]))
 
 
 def _rows(markdown: str) -> list[list[str]]:  # the heading first
@@ -102,9 +102,9 @@ def verdicts(
     folder: str | Path | None = None,
 ) -> dict[str, str]:  # number -> a sentence; empty: the report compares nothing
     "Return what a grid's last report says of which differences hold."
-    sentences = re.compile(r"^- \*\*(.+?)\*\*(.*)$", re.M)
-    compared = [text for text in report_outputs(grid, folder) if re.match(r"- \*\*(HOS|AUROC|known accuracy)", text)]
-    return {number: said.lstrip(": ") for number, said in sentences.findall("\n".join(compared))}
+    sentences = re.compile(r"^- \*\*((?:HOS|AUROC|known accuracy).*?)\*\*(.*)$", re.M)
+    found = sentences.findall("\n".join(report_outputs(grid, folder)))
+    return {number: said.lstrip(": ") for number, said in found}
 
 
 def holding(
