@@ -2010,6 +2010,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'moosa.explore.views.View.figure': ('explore/views.html#view.figure', 'moosa/explore/views.py'),
                                      'moosa.explore.views.View.save': ('explore/views.html#view.save', 'moosa/explore/views.py'),
                                      'moosa.explore.views.View.widget': ('explore/views.html#view.widget', 'moosa/explore/views.py'),
+                                     'moosa.explore.views.bundle': ('explore/views.html#bundle', 'moosa/explore/views.py'),
                                      'moosa.explore.views.drawn': ('explore/views.html#drawn', 'moosa/explore/views.py'),
                                      'moosa.explore.views.html_table': ('explore/views.html#html_table', 'moosa/explore/views.py'),
                                      'moosa.explore.views.page_of': ('explore/views.html#page_of', 'moosa/explore/views.py'),

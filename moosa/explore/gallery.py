@@ -62,13 +62,8 @@ def knowledge(
     run: RunClips,
 ) -> pd.DataFrame:  # a row per target clip: class, and what its data set knows, such as domain and speaker; as texts
     "Return by what clips can be told apart; classes only, if there are no data."
-    known = run.table[["class"]]
-    if run.media and run.media.dataset is not None:
-        columns = run.media.known_columns()
-        table = run.media.dataset.clips.drop_duplicates("clip").set_index("clip")[columns]
-        found = table.reindex(run.table["clip"]).reset_index(drop=True)
-        known = pd.concat([known, found.astype(object).where(found.notna(), "")], axis=1)
-    return known.astype(str)
+    facts = run.facts.astype(object)
+    return pd.concat([run.table[["class"]], facts.where(facts.notna(), "")], axis=1).astype(str)
 
 
 def some_of(

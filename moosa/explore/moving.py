@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core import InputError
-from .views import drawn
+from .views import bundle, drawn
 from ..results.style import new_figure
 
 # %% ../../nbs/explore/20_moving.ipynb #94e0211a
@@ -92,8 +92,4 @@ class Moving:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         "Return the strip, and the widget for who can show it."
-        fig = self.figure()
-        said = f"{self.text(self.values[0])} to {self.values[-1]}"
-        bundle = {"image/png": base64.b64encode(drawn(fig, "png")).decode(), "text/plain": said}
-        plt.close(fig)
-        return bundle | self.widget._repr_mimebundle_()
+        return bundle(self.figure(), f"{self.text(self.values[0])} to {self.values[-1]}", lambda: self.widget)
