@@ -227,10 +227,11 @@ def notebook_of(
     "Return the notebook to explore what is named in; raise `InputError` if there is no such run or grid."
     from moosa.runs.diff import find_folder
 
-    if run.endswith((".yaml", ".yml")):
-        if other: raise InputError(f"explore: {run} is a grid, and {other} stands beside it; expected a grid, a run, "
-                                   "or two runs.")
-        return grid_notebook(run, data_dir)
+    grids = [name for name in (run, other) if name.endswith((".yaml", ".yml"))]
+    if grids and other:
+        raise InputError(f"explore: {run} and {other} given, of which {grids[0]} is a grid; expected a grid, a run, "
+                         "or two runs.")
+    if grids: return grid_notebook(run, data_dir)
     folders = [find_folder(name, data_dir).resolve() for name in (run, other) if name]
     return runs_notebook(*folders)
 

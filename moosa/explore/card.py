@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_DATA', 'TIGHT', 'place_of', 'heads_said', 'Neighbours', 'without_each', 'score_text', 'card_title',
-           'bar', 'html_table', 'heads_html', 'without_html', 'neighbours_html', 'nothing_selected', 'draw_stills',
+           'bar', 'captioned_table', 'heads_html', 'without_html', 'neighbours_html', 'nothing_selected', 'draw_stills',
            'draw_heads', 'write_lines', 'draw_card', 'Card', 'CardView']
 
 # %% ../../nbs/explore/08_card.ipynb #b2835c08
@@ -132,7 +132,7 @@ def bar(
     return f"<span style='{whole}'><span style='{inside}'></span></span> {share:.2f}"
 
 # %% ../../nbs/explore/08_card.ipynb #0465529a
-def html_table(
+def captioned_table(
     caption: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],  # HTML
@@ -150,7 +150,7 @@ def heads_html(heads: pd.DataFrame) -> str:  # of `heads_said`
     "Return what each head said as a table with bars."
     rows = [(in_html(head), f"{'✓' if row['right'] else '✗'} {in_html(row['said'])}", f"{row['confidence']:.3f}",
              bar(row["weight"])) for head, row in heads.iterrows()]
-    return html_table("What each head said", ["head", "said", "probability", "entropy weight"], rows)
+    return captioned_table("What each head said", ["head", "said", "probability", "entropy weight"], rows)
 
 # %% ../../nbs/explore/08_card.ipynb #aa396169
 def without_html(table: pd.DataFrame) -> str:  # of `without_each`
@@ -158,7 +158,7 @@ def without_html(table: pd.DataFrame) -> str:  # of `without_each`
     if table.empty: return "<p><b>Without each modality:</b> the run has kept no such answers, or has one modality.</p>"
     rows = [(in_html(row.without), in_html(row.rule), in_html(row.said) + (" (as before)" if row.same else ""),
              f"{row.confidence:.3f}") for row in table.itertuples()]
-    return html_table("Without each modality", ["without", "rule", "said", "probability"], rows)
+    return captioned_table("Without each modality", ["without", "rule", "said", "probability"], rows)
 
 # %% ../../nbs/explore/08_card.ipynb #179aef5a
 def neighbours_html(
