@@ -226,11 +226,11 @@ def spent(*args, folder) -> tuple[float, float]:  # seconds of CPU, MB at the pe
 
 @pytest.mark.slow
 def test_ten_thousand_cells(tmp_path, capsys):
-    "What is asked for of status and dry run is held to it; of report and rescore it is printed (see CHANGELOG)."
+    "Dry run and status: CPU seconds and memory. Of report and rescore nothing is said here: they take longer (CHANGELOG)."
     folder = tmp_path/"many"
     big(folder, 10_000, clips=800)
     asked = {"dry run": ("grid", folder/"big.yaml", "--dry-run"), "status": ("status", folder/"big.yaml")}
     found = {name: spent(*args, folder=folder) for name, args in asked.items()}
     with capsys.disabled():
         for name, (seconds, peak) in found.items(): print(f"\n10,000 cells, {name}: {seconds:.1f} s CPU, {peak:.0f} MB")
-    assert max(seconds for seconds, _ in found.values()) < 40 and max(peak for _, peak in found.values()) < 1000
+    assert max(seconds for seconds, _ in found.values()) < 20 and max(peak for _, peak in found.values()) < 1000

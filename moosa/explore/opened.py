@@ -26,7 +26,7 @@ from .run_clips import RunClips, agreement
 from .threshold import ThresholdView
 from .training import TrainedRun, TrainingView, followed, training_of
 from ..places import Store, StoreLike
-from ..results.opening import headline
+from ..results.opening import headline, what_it_is
 from ..runs.diff import differing_values, find_folder
 from ..runs.lists import open_dataset
 from ..runs.predictions import sources_of
@@ -144,8 +144,8 @@ class OpenRun(SeenAndHeard):
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {100*self.numbers[name]:.1f} %" for name in ("OS*", "UNK", "HOS"))
-        spec = getattr(self, "spec", None)  # a run that nobody carried out has none
-        asked = f" ({spec.method} on {spec.dataset}, target {spec.target}, seed {spec.seed})" if spec else ""
+        record = getattr(self, "record", None)  # a run that nobody carried out has none
+        asked = f" ({what_it_is(record['spec'])})" if record else ""
         return f"run {self.name}{asked}: {len(self.table)} target clips; {numbers} at {self.score} {self.threshold:.4g}"
 
 # %% ../../nbs/explore/18_opened.ipynb #2ab927f3
