@@ -226,7 +226,7 @@ def spent(*args, folder) -> tuple[float, float]:  # seconds of CPU, MB at the pe
 
 @pytest.mark.slow
 def test_ten_thousand_cells(tmp_path, capsys):
-    "Dry run and status: CPU seconds and memory. Of report and rescore nothing is said here: they take longer (CHANGELOG)."
+    "Dry run and status: CPU seconds and memory. Report and rescore, which take longer (CHANGELOG), are not asked."
     folder = tmp_path/"many"
     big(folder, 10_000, clips=800)
     asked = {"dry run": ("grid", folder/"big.yaml", "--dry-run"), "status": ("status", folder/"big.yaml")}
