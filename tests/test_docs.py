@@ -347,7 +347,7 @@ QUESTIONS = {
     "add a method": "tutorials/your_own_method", "own score": "tutorials/your_own_score",
     "custom backbone": "tutorials/your_own_extractor", "GPU": "tutorials/cluster", "slurm": "tutorials/cluster",
     "reproduce HAC": "tutorials/real_data", "EPIC-Kitchens": "tutorials/real_data", "cite": "index", "install": "index",
-    "threshold": "evaluation/protocols", "HOS": "evaluation/openset", "temperature scaling": "evaluation/calibration",
+    "threshold": "protocols", "HOS": "open_set_numbers", "temperature scaling": "evaluation/calibration",
     "missing modality": "evaluation/missing", "resume": "training/checkpoint", "video codec": "data/films",
     "optical flow": "data/flow", "corruptions": "data/corruptions", "jigsaw": "pretext/jigsaw",
     "masked translation": "pretext/translation", "entropy weighting": "methods/entropy", "mixup": "methods/mixup",
