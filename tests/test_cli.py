@@ -227,7 +227,10 @@ def test_grid_computes_nothing_twice_and_report_shows_what_is_missing(own_runs, 
     first = {p.name: p.read_bytes() for p in out.iterdir()}
     (own_runs/"runs"/"0123456789ab").mkdir()  # of somebody else's run, half written
     (own_runs/"runs"/"0123456789ab"/"record.json").write_text("{")
-    assert call("report", three, "--data-dir", own_runs, "--out", out).returncode == 0
+    kept = call("report", three, "--data-dir", own_runs, "--out", out)
+    assert kept.returncode == 0 and kept.stdout.splitlines()[-1] == f"unchanged: tables and figures: {out}"
+    assert kept.stdout.splitlines()[:-1] == done.stdout.splitlines()[:-1]  # it says what it said before
+    assert call("report", three, "--data-dir", own_runs, "--out", out, "--again").returncode == 0
     assert first == {p.name: p.read_bytes() for p in out.iterdir()}  # the same records give the same report
 
 

@@ -226,17 +226,19 @@ def report_command(
     out: Annotated[Path | None, typer.Option(
         **PATH, help="Folder for tables and figures. Default: figures/GRID.")] = None,
     search: Search = 0,
+    again: Annotated[bool, typer.Option("--again", help=(
+        "Make the report anew, even if runs, grid, notebook and code are those that it was made from."))] = False,
     data_dir: DataDir = None,
 ):
-    "Make tables (Markdown, LaTeX, CSV) and figures (PNG, SVG) from the records of a grid."
-    from moosa.results.report import publish_example, publish_notebook
+    ("Make tables (Markdown, LaTeX, CSV) and figures (PNG, SVG) from the records of a grid, unless they were made from "
+     "what is there now.")
+    from moosa.results.made_from import is_unchanged, made_from
     from moosa.runs.grid import grid_path
-    from moosa.runs.notebook import execute_notebook
-    from moosa.runs.status import cell_status
+    from moosa.runs.status import known_status
 
     path, data_dir = grid_path(grid).resolve(), data_of(grid, data_dir)
     cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
-    if all(cell_status(spec, store)[0] != "done" for spec in cells.specs):
+    if all(known_status(spec, store)[0] != "done" for spec in cells.specs):
         raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
     experiments = experiments_folder()
     root = study_folder(path.parent) or project_root()
@@ -247,9 +249,22 @@ def report_command(
         data_dir=data_parameter(data_dir),
         out_dir=str(folder) if out or root != clone_folder() else None,
         search=search)
-    execute_notebook(experiments/"report.ipynb", folder/"report.ipynb", parameters)
-    publish_notebook(folder/"report.ipynb", folder/"report.ipynb")
-    publish_example(cells, folder/"split.ipynb", data_dir)
+    source = made_from(cells, (path, experiments/"report.ipynb"), parameters, store)
+    unchanged = not again and is_unchanged(folder, source)
+    if not unchanged: _make_report(cells, experiments/"report.ipynb", folder, parameters, store, source)
     for table in ("oracle", "source-quantile", "summary"):
         if (folder/f"{table}.md").exists(): print((folder/f"{table}.md").read_text())
-    print(f"tables and figures: {folder}")
+    print(f"{'unchanged: ' if unchanged else ''}tables and figures: {folder}")
+
+# %% ../../nbs/commands/05_grids.ipynb #3c0de5af
+def _make_report(cells, page: Path, folder: Path, parameters: dict, store: Store, source: str):
+    "Execute a report's notebook, publish it and an example of its runs, and note what it was made from."
+    from moosa.results.made_from import NOTE, note_source
+    from moosa.results.report import publish_example, publish_notebook
+    from moosa.runs.notebook import execute_notebook
+
+    (folder/NOTE).unlink(missing_ok=True)  # of what is there now, and may be half overwritten
+    execute_notebook(page, folder/page.name, parameters)
+    publish_notebook(folder/page.name, folder/page.name)
+    publish_example(cells, folder/"split.ipynb", store)
+    note_source(folder, source)
