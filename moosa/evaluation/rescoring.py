@@ -43,7 +43,7 @@ def rescore_by(
     confidence, known_confidence = score(name, target, sources)
     predicted, labels, C = target.fused.argmax(dim=1), target.labels, target.num_known
     by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
-    evidence = Evidence(name, sources, known_confidence, quantile)
+    evidence = Evidence(name, sources, known_confidence, quantile, confidence)
 
     def at(protocol: str) -> dict[str, float]:
         try: chosen = evidence.choose(protocol)

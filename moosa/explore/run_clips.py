@@ -134,8 +134,8 @@ class Thresholded(traitlets.HasTraits):
         return self._thresholds[self.score]
 
     def _by_protocol(self) -> dict[str, float]:
-        held_out = torch.as_tensor(self.confidence()[1])
-        evidence, found = Evidence(self.score, self.heard_sources, held_out, 0.05), {}
+        seen, held_out = map(torch.as_tensor, self.confidence())
+        evidence, found = Evidence(self.score, self.heard_sources, held_out, 0.05, seen), {}
         for protocol in PROTOCOLS:
             try: found[protocol] = float(evidence.choose(protocol)["threshold"])
             except Unfit: continue
