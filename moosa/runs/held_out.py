@@ -44,7 +44,7 @@ def domain_out_of(
     store, found = open_store(store), []
     others = specs_without(spec)
     if not others:
-        raise Unfit(f"domains left out: the run's setting is {spec.setting}, its sources are {', '.join(spec.sources)}; "
+        raise Unfit(f"domains left out: setting {spec.setting}, sources {', '.join(spec.sources)}; "
                     "expected osdg and two sources at least.")
     missing = [source for source, other in others.items() if finished(other, store) is None]
     if missing:
