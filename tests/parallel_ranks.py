@@ -1,4 +1,7 @@
-"""What one process of several computes, for test_parallel.py: run by torchrun, or alone."""
+"""What one process of several computes, for test_parallel.py: run by torchrun, or alone. On CUDA with
+MOOSA_RANKS_DEVICE=cuda, for tools/gpu_check.py.
+"""
+import os
 import sys
 
 import pandas as pd
@@ -78,7 +81,7 @@ def gradients(fabric, method, setting, holes="", clips=12):
 
 
 def main(out, *cases):
-    fabric = make_fabric("cpu", "64-true", threads=1)
+    fabric = make_fabric(os.environ.get("MOOSA_RANKS_DEVICE", "cpu"), "64-true", threads=1)
     fabric.launch()
     found = {case: gradients(fabric, *case.split("/")) for case in cases}
     wrapped = fabric.setup(make_learner("erm", "osdg"))

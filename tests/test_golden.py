@@ -1,4 +1,6 @@
 """Numbers of the published code, to the digits that its own reruns agree on (tests/golden/README.md)."""
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,10 @@ def load(name: str): return np.load(FOLDER/f"{name}.npz", allow_pickle=False)
 
 
 class Step:
-    "One published training step on given embeddings, computed by our objective."
+    "One published training step on given embeddings, computed by our objective on a device, in a precision."
 
-    def __init__(self, letters: str, case: str):
+    def __init__(self, letters: str, case: str, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        self.where = device, dtype
         self.file, self.case = load(f"losses_{letters}"), case
         self.order = {"VA": "va", "VF": "vf", "FA": "fa", "VFA": "vaf"}[letters]
         mask_ratio, ent_min, ent_temp, trans, contrast, explore, jigsaw_ratio, temp = self["hyper"].tolist()
@@ -34,18 +37,18 @@ class Step:
                                 temp=temp,
                                 jigsaw_num_splits=splits, jigsaw_samples=len(self.perms))
 
-        def leaf(key): return torch.from_numpy(self.file[key]).requires_grad_()
+        def leaf(key): return torch.from_numpy(self.file[key]).to(*self.where).requires_grad_()
 
         self.embeddings = {NAMES[m]: leaf(f"{m}_emd") for m in self.order}
         self.logits = {NAMES[m]: leaf(f"{m}_logits") for m in self.order}
         self.masks = {NAMES[m]: torch.from_numpy(
             np.unpackbits(self.file[f"mask_{m}"], axis=1)[:, :self.file[f"{m}_emd"].shape[1]].astype(bool))
-                      for m in self.order}
-        self.labels = torch.from_numpy(self.file["labels"])
+                      .to(device) for m in self.order}
+        self.labels = torch.from_numpy(self.file["labels"]).to(device)
 
     def __getitem__(self, key): return self.file[f"{self.case}/{key}"]
 
-    def run(self):
+    def run(self, autocast=nullcontext()):
         dims = {m: e.shape[1] for m, e in self.embeddings.items()}
         self.fused = no_dropout(fused_head(sum(dims.values()), int(self.file["num_class"])))
         self.objective = no_dropout(moosa(dims, self.hyper, seed=0))
@@ -53,8 +56,10 @@ class Step:
             dims, self.perms.tolist(), self.hyper.jigsaw_num_splits)
         self.translation = self.objective.terms["translation"].task
         self.load_weights()
-        self.outputs = Outputs(self.embeddings, self.logits, self.fused(torch.cat(list(self.embeddings.values()), 1)))
-        with pytest.MonkeyPatch.context() as patch:  # the masks of the golden file, in place of random ones
+        for part in (self.fused, self.objective): part.to(*self.where)
+        with autocast, pytest.MonkeyPatch.context() as patch:  # the masks of the golden file, in place of random ones
+            fused = self.fused(torch.cat(list(self.embeddings.values()), 1))
+            self.outputs = Outputs(self.embeddings, self.logits, fused)
             patch.setattr("moosa.pretext.translation.draw_masks", lambda embeddings, ratio: self.masks)
             self.total, self.values = self.objective(self.outputs, self.labels)
         self.total.backward()

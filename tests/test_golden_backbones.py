@@ -1,5 +1,7 @@
 """The published networks' numbers, from input to logits, in evaluation and in training mode (tests/golden/README.md).
 """
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -27,12 +29,13 @@ FILE = np.load(FOLDER/"backbones.npz", allow_pickle=False)
 class Case:
     "One forward pass; `found` holds what the file calls slow_feat, emb, logits, ..."
 
-    def __init__(self, case: str, folder):
+    def __init__(self, case: str, folder, device="cpu", dtype=torch.float32, autocast=nullcontext()):
         self.case, self.tolerance = case, TOLERANCE.get(case, 1e-5)
         self.name, seed, shape = CASES[case]
-        self.extractor = golden_extractor(self.name, folder)
+        self.extractor = golden_extractor(self.name, folder).to(device, dtype)
         no_dropout(self.extractor).train("train" in case)
-        with torch.no_grad(): self.found = self.forward(golden_input(seed, shape), folder)
+        with torch.no_grad(), autocast:
+            self.found = self.forward(golden_input(seed, shape).to(device, dtype), folder)
 
     def forward(self, x, folder):
         tail, head, found = self.extractor.tail, nn.Linear(self.extractor.dim, C), {}
@@ -43,7 +46,7 @@ class Case:
         found["emb"] = self.extractor.from_features(features)
         for h in hooks: h.remove()
         fill(head, HEAD[self.name])
-        found["logits"] = head(found["emb"])
+        found["logits"] = head.to(x.device, x.dtype)(found["emb"])
         return found | (self.discarded(features, folder) if self.name == "vggsound" else {})
 
     def maps(self, tail):
@@ -57,8 +60,9 @@ class Case:
         """
         own = vggsound()
         load_published("vggsound", own, published_file("vggsound", folder), audio_tail="from_checkpoint")
-        pool = own.eval().from_features(features)
-        weight, bias = (golden_weight(f"vggsound.audnet.fc.{leaf}", shape)
+        where = next(self.extractor.parameters())
+        pool = own.eval().to(where.device, where.dtype).from_features(features)
+        weight, bias = (golden_weight(f"vggsound.audnet.fc.{leaf}", shape).to(where.device, where.dtype)
                         for leaf, shape in (("weight", (309, 512)), ("bias", (309,))))
         return {"own_pool512": pool, "logits309_first16": nn.functional.linear(pool, weight, bias)[:, :16]}
 
