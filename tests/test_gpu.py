@@ -27,8 +27,7 @@ ARGS = ["run", "--dataset", "av-digits", "--target", "mfeat", "--epochs", 2, "--
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_are_those_of_the_cpu(case):
-    method, setting = case.split("/")
-    cpu, gpu = (gradients(make_fabric(device, "64-true"), method, setting) for device in ("cpu", "cuda"))
+    cpu, gpu = (gradients(make_fabric(device, "64-true"), *case.split("/")) for device in ("cpu", "cuda"))
     assert cpu.keys() == gpu.keys()
     for name, value in cpu.items():
         torch.testing.assert_close(gpu[name].cpu(), value, rtol=1e-9, atol=1e-12,
