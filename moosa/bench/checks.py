@@ -78,7 +78,7 @@ def value_limit(unit: float, layers: int) -> float:  # share of the largest entr
 
 def gradient_limit(unit: float, layers: int) -> float:  # share of the norm
     "Return how far gradients may be apart when layers of ReLU lie before: by the share of those that flip."
-    return 2*math.sqrt(layers*typical_error(unit, layers))
+    return math.sqrt(layers*typical_error(unit, layers))
 
 # %% ../../nbs/bench/14_checks.ipynb #6628c91d
 def device_facts(device: str) -> dict:  # ready for JSON
