@@ -23,7 +23,7 @@ setup(
     package_dir={EXPERIMENTS: meta["nbs_path"] + "/experiments"},
     package_data={meta["lib_path"]: ["py.typed",
                                      "data/*.csv", "data/*.md", "extractors/*.safetensors", "results/*.csv"],
-                  EXPERIMENTS: ["*.ipynb"], EXPERIMENTS + ".grids": ["*.yaml"]},
+                  EXPERIMENTS: ["*.ipynb", "*.mplstyle"], EXPERIMENTS + ".grids": ["*.yaml"]},
     entry_points={"console_scripts": lines("console_scripts"),
                   "nbdev": [f"{meta['lib_name']}={meta['lib_path']}._modidx:d"]},
 )

@@ -23,7 +23,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
 LINKS = re.compile(r"!?\[([^\]]*)\]\(([^)\s#]+)(?:#[^)]*)?\)")
 NUMBER = re.compile(r"(?<![\w.])(\d+\.\d+|\d+(?=\s*%))(?![\w.]*\.\d)")
 PAGES = ("index", "results", "paper_to_code")  # those that quote results, or numbers of others
-WRITTEN = (*PAGES, "glossary", "house", "protocols", "open_set_numbers")  # pages that hold no number by hand
+WRITTEN = (*PAGES, "glossary", "house", "protocols", "open_set_numbers", "tutorials/read_a_report")  # no number by hand
 # Numbers in the words of these pages that no cell prints: where each is written, and how.
 SOURCES = {"3.11": ("settings.ini", "min_python = 3.11"), "3.13": ("CONTRIBUTING.md", "3.11 to 3.13 are promised"),
            "2.0": ("LICENSE", "Version 2.0"), "4.0": ("data/README.md", "CC BY-SA 4.0"),

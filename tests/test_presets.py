@@ -131,7 +131,8 @@ COUNTS = {"published-hac": 12, "published-epic": 12, "published-osda": 6, "publi
           "conditions-utd-mhad": 260, "methods": 315, "adaptation-methods": 105, "mini-hac-methods": 315,
           "ablation": 135, "sensitivity-mask": 54, "sensitivity-entropy-min": 45,
           "sensitivity-weights": 81, "sensitivity-jigsaw": 45, "sensitivity-temperature": 45, "sensitivity-unknown": 90,
-          "sensitivity-size": 72, "selection": 36, "tiny": 6, "utd-mhad": 40, "utd-mhad-methods": 420,
+          "sensitivity-size": 72, "selection": 36, "tiny": 6, "utd-mhad": 40, "utd-mhad-few": 100,
+          "utd-mhad-methods": 420,
           "published-seeds": 165, "benchmark-2026": 2565}
 
 

@@ -27,8 +27,8 @@ NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
 RAN = ROOT/"build"/"executed"  # notebooks as they were executed, here or by tests/test_notebooks.py
 SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")
 REPORTS = ("mini-hac", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source", "digits-in-domain",
-           "openness", "features", "demo-search", "methods", "utd-mhad-methods", "adaptation-methods", "ablation",
-           "selection", "mini-hac-methods", *(f"sensitivity-{of}" for of in SENSITIVITY))
+           "openness", "features", "demo-search", "methods", "utd-mhad-methods", "utd-mhad-few", "adaptation-methods",
+           "ablation", "selection", "mini-hac-methods", *(f"sensitivity-{of}" for of in SENSITIVITY))
 # Page -> notebook that is shown as it was executed. Only the first four exist as notebooks, too.
 EXECUTED = {
     "experiments/report.ipynb": "demo/report.ipynb",

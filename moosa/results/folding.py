@@ -12,6 +12,7 @@ import io
 
 from matplotlib.figure import Figure
 
+from .style import lacking_letters
 from .tables import Table
 
 # %% ../../nbs/results/14_folding.ipynb #8d4221f9
@@ -21,7 +22,7 @@ def picture(
 ) -> str:  # HTML
     "Return a figure as a part of a page."
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with lacking_letters(): figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img loading="lazy" style="max-width:100%" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 

@@ -58,7 +58,7 @@ def describe(
     results: pd.DataFrame,  # of the grid, from `tables.collect_results`
     status: pd.Series,  # of each run: done, failed or missing
 ) -> str:  # Markdown
-    "Return what the grid is, how much of it is done, and who sees what."
+    "Return which data a grid has, how much of it is done, and who sees what."
     cells, failed = cells_of(results), (status == "failed").sum()
     lines = [SEES[setting] for setting in cells.setting.unique()]
     if (~cells.sources.str.contains("+", regex=False) & (cells.setting != "in-domain")).any():
@@ -70,9 +70,8 @@ def describe(
         cases = dict.fromkeys(case for (case, _), is_last in zip(case_labels(grid), last) if is_last)
         lines.append(f"**The last epoch**, and none selected, is tested of: {in_markdown(', '.join(cases))}.")
     lines += feature_notes(grid)
-    about = grid.about.rstrip(".") or in_markdown(grid.name)
     done = f"{(status == 'done').sum()} of {len(status)} runs are done" + (f", {failed} failed" if failed else "")
-    return (f"**{about}.** Data: {in_markdown(', '.join(cells.data.unique()))}. {done}; "
+    return (f"Data: {in_markdown(', '.join(cells.data.unique()))}. {done}; "
             f"{tested}.\n\n" + "\n".join(f"- {line}" for line in lines))
 
 

@@ -27,7 +27,7 @@ from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
 from ..runs.status import known_status
 from ..runs.spec import Spec, spec_hash
-from ..words import Markdown, in_latex, in_markdown, markdown_table, word
+from ..words import Markdown, in_html, in_latex, in_markdown, markdown_table, word
 
 # %% ../../nbs/results/03_tables.ipynb #99f51e91
 def collect_results(
@@ -252,6 +252,21 @@ class Table:
         if self.marks is None: return body
         return body.combine(self.marks[body.columns], lambda texts, marks: marks.map(forms).combine(texts, str.format))
 
+    def html(self) -> str:
+        "Return the table as a part of a page: numbers to the right, and no style but what the page has."
+        forms = {"": "{}", "bold": "<strong>{}</strong>", "italic": "<em>{}</em>"}
+        body = self._marked(in_html, forms).reset_index()
+        keys = self.wide.index.nlevels
+        head = "".join(f'<th scope="col">{in_html(name)}</th>' for name in body.columns)
+        rows = []
+        for values in body.itertuples(index=False, name=None):
+            names = "".join(f'<th scope="row">{in_html(name)}</th>' for name in values[:keys])
+            numbers = "".join(f'<td style="text-align:right">{text}</td>' for text in values[keys:])
+            rows.append(f"<tr>{names}{numbers}</tr>")
+        caption = in_html(f"{self.title}. Data: {self.data}. {NOTE}")
+        return (f'<table id="{self.name}">\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+                + "\n".join(rows) + "\n</tbody>\n</table>\n")
+
     def latex(self) -> str:
         "Return the table for a paper."
         forms = {"": "{}", "bold": r"\textbf{{{}}}", "italic": r"\textit{{{}}}"}
@@ -380,9 +395,9 @@ def save_table(
     table: Table,
     folder: str | Path,  # e.g. figures/demo
 ) -> list[Path]:
-    "Write NAME.md, NAME.tex and NAME.csv (tidy, shares in 0..1)."
+    "Write NAME.md, NAME.tex, NAME.html and NAME.csv (tidy, shares in 0..1)."
     tidy = table.tidy.assign(data=table.data).to_csv(index=False, float_format="%.6f")
-    forms = {".md": table.markdown(), ".tex": table.latex(), ".csv": tidy}
+    forms = {".md": table.markdown(), ".tex": table.latex(), ".html": table.html(), ".csv": tidy}
     for suffix, text in forms.items():
         with atomic_write(Path(folder)/f"{table.name}{suffix}") as f: f.write(text)
     return [Path(folder)/f"{table.name}{s}" for s in forms]

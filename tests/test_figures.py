@@ -1,0 +1,148 @@
+"""Figures of a report: nothing is clipped and no two labels lie on each other, for few cases and for many; each fits
+its paper and is the same for every reader. Tables compile where LaTeX is at hand.
+"""
+import itertools
+import shutil
+import subprocess
+import warnings
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from moosa.methods.catalogue import METHODS
+from moosa.results.compare import plot_comparisons
+from moosa.results.critical import plot_by_task, plot_critical
+from moosa.results.grid_figures import make_figures
+from moosa.results.ranking import plot_differences, ranked
+from moosa.results.style import method_colour, new_figure, save_figure, styles
+from moosa.results.tables import made_up_results, make_tables
+
+MANY = ("erm", "erm-heads", "erm-entmin", "rna-net", "mixup", "coral", "mmd", "cmrf", "simmmdg", "jat", "nel", "moosa",
+        "moosa+outliers")
+GRIDS = {"few": (("erm", "moosa"), 3), "many": (MANY, 9), "long": ((*MANY[:3], "moosa+balance, lr=0.0001"), 4)}
+
+
+def results_of(cases: tuple[str, ...], tasks: int) -> pd.DataFrame:
+    "A grid of that size, and numbers from nowhere."
+    names = tuple(f"subjects-{i}-{i + 1}" for i in range(tasks))
+    return pd.concat([made_up_results(case, level=.4 + .02*i, tasks=names, seeds=5) for i, case in enumerate(cases)])
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def figures(request):
+    results = results_of(*GRIDS[request.param])
+    more = {"differences": plot_differences(results), "critical": plot_critical(results),
+            "by-task": plot_by_task(results), "comparisons": plot_comparisons(results)}
+    yield {name: figure for name, figure in {**make_figures(results), **more}.items() if figure}
+    plt.close("all")
+
+
+def labels_of(axis_labels) -> list:
+    return [label for label in axis_labels if label.get_visible() and label.get_text().strip()]
+
+
+def corners(label):
+    "The box of an upright label, a little smaller than what is drawn."
+    return label.get_window_extent().padded(-1)
+
+
+def clipped(figure) -> list[str]:
+    "Texts that are not wholly on a figure."
+    figure.canvas.draw()
+    page = figure.bbox.padded(1.5)
+    texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+    seen = [text for text in texts if text.axes is None or text.axes.axison]
+    inside = [(text, text.get_window_extent()) for text in seen if not text.get_clip_on()]
+    ticks = {tick for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)
+             for t in axis.get_major_ticks() + axis.get_minor_ticks() for tick in (t.label1, t.label2)}
+    shown = {label for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels()
+             if axis.get_view_interval().min() <= label.get_position()[axis is ax.yaxis] <=
+             axis.get_view_interval().max()}
+    return [text.get_text() for text, box in inside if (text not in ticks or text in shown)
+            and not (page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1)]
+
+
+def overlapping(figure) -> list[tuple[str, str]]:
+    "Labels of one axis, or titles of panels, that lie on each other."
+    figure.canvas.draw()
+    groups = [[ax.title for ax in figure.axes if ax.get_title()]]
+    for ax in figure.axes:
+        groups += [[t for t in labels_of(axis.get_ticklabels()) if t.get_rotation() == 0]
+                   for axis in (ax.xaxis, ax.yaxis)]
+    return [(a.get_text(), b.get_text()) for group in groups for a, b in itertools.combinations(group, 2)
+            if corners(a).overlaps(corners(b))]
+
+
+def test_nothing_is_clipped_and_nothing_overlaps(figures):
+    assert len(figures) >= 5
+    faults = {name: (clipped(figure), overlapping(figure)) for name, figure in figures.items()}
+    assert not {name: found for name, found in faults.items() if any(found)}
+
+
+def test_what_is_clipped_or_overlaps_is_found():
+    figure, ax = new_figure(1, 1, (3, 2))
+    ax.set_xticks([0, .001], ["a long label", "another one"])
+    ax.set_xlim(0, 1)
+    ax.annotate("outside", (2, .5), annotation_clip=False, clip_on=False)
+    figure.set_layout_engine("none")
+    assert "outside" in clipped(figure) and ("a long label", "another one") in overlapping(figure)
+    plt.close(figure)
+
+
+def test_a_method_has_one_colour_everywhere():
+    few, many = styles(["erm", "moosa"]), styles(MANY)
+    assert few == {name: many[name] for name in few}
+    colours = [method_colour(name) for name in METHODS]
+    assert None not in colours and len(set(colours)) == len(METHODS)
+    assert styles(["lr=0.1", "lr=0.2"]) != styles(["lr=0.2", "lr=0.1"])  # others take them in their order
+
+
+def test_a_script_without_font_is_warned_of_once(tmp_path):
+    figure, ax = new_figure(1, 1, (3, 2))
+    ax.set_title("\u16c1\u16b2\u16bb")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3): save_figure(figure, tmp_path, "runes")
+    assert [str(w.message).count("fonts-noto") for w in caught] == [2]
+    plt.close(figure)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+class Cells(HTMLParser):
+    "What a table holds, row by row."
+    def __init__(self, text: str):
+        super().__init__()
+        self.rows, self.strong, self.open = [], 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr": self.rows.append([])
+        if tag in ("td", "th"): self.rows[-1].append("")
+        self.strong += tag == "strong"
+
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & {*self.open}: self.rows[-1][-1] += data
+
+
+def test_html_holds_what_the_table_holds():
+    table = ranked(results_of(("erm", "moosa", "nel <b>"), 3))
+    found, wide = Cells(table.html()), table.wide.reset_index()
+    assert found.rows == [list(wide.columns), *wide.to_numpy().tolist()] and not found.open
+    assert found.strong == (table.marks == "bold").to_numpy().sum() > 0
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex (Debian: texlive-latex-base)")
+def test_tables_compile(tmp_path):
+    results = results_of(("erm", "moosa_x & y", "nel"), 3)
+    tables = "\n".join(table.latex() for table in (ranked(results), *make_tables(results)))
+    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}\end{{document}}"
+    (tmp_path/"page.tex").write_text(page, "utf-8")
+    done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
