@@ -15,6 +15,7 @@ import typer
 import moosa
 from .commands.corrupt import corrupt_command
 from .commands.data import cache_app, data_app, weights_app
+from .commands.examples import epilog
 from .commands.grids import grid_command, plan_command, report_command, rescore_command, status_command
 from .commands.listing import list_command
 from .commands.run import ood_command, record_app, run_command
@@ -26,14 +27,17 @@ from .runs.process import ClusterLost
 
 # %% ../nbs/99_cli.ipynb #10dc9f9a
 app = typer.Typer(help="moosa: multimodal open-set domain generalization, reproducibly.", no_args_is_help=True,
+                  epilog=epilog(""),
                   pretty_exceptions_enable=False, rich_markup_mode="markdown")
 COMMANDS = dict(run=run_command, plan=plan_command, grid=grid_command, status=status_command, rescore=rescore_command,
                 corrupt=corrupt_command, report=report_command, ood=ood_command, new=new_command,
                 explore=explore_command, list=list_command)
 GROUPS = dict(data=data_app, weights=weights_app, cache=cache_app, record=record_app, runs=runs_app)
 
-for name, command in COMMANDS.items(): app.command(name)(command)
-for name, group in GROUPS.items(): app.add_typer(group, name=name)
+for name, command in COMMANDS.items(): app.command(name, epilog=epilog(name))(command)
+for name, group in GROUPS.items():
+    for command in group.registered_commands: command.epilog = epilog(f"{name} {command.name}")
+    app.add_typer(group, name=name)
 
 
 @app.callback(invoke_without_command=True)

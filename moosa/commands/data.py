@@ -8,12 +8,13 @@ __all__ = ['data_app', 'Videos', 'Processes', 'weights_app', 'cache_app', 'data_
 
 # %% ../../nbs/commands/02_data.ipynb #a887b2bd
 import inspect
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from .options import PATH, DataDir, key_values, some_names
+from .options import PATH, AsJson, DataDir, key_values, print_rows, some_names
 from ..core import InputError, one_of
 from ..places import user_path
 from ..words import in_file_name, plain_table
@@ -23,11 +24,11 @@ data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=
 
 
 @data_app.command("list")
-def data_list():
+def data_list(as_json: AsJson = False):
     "Which data sets there are."
     from moosa.data.catalogue import dataset_rows
 
-    print(plain_table(dataset_rows()))
+    print_rows(dataset_rows(), as_json)
 
 
 @data_app.command("get")
@@ -57,6 +58,7 @@ def data_check(
         help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = (),
     out: Annotated[Path | None, typer.Option(
         **PATH, help="CSV file for the findings. Default: data/check-NAME.csv.")] = None,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
     "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
@@ -65,7 +67,7 @@ def data_check(
     from moosa.data.catalogue import create_dataset
 
     options = _options_given(name, data_options)
-    whole, changed = _own_check(name, data_dir)
+    whole, changed = _own_check(name, data_dir, sys.stderr if as_json else sys.stdout)
     out = out or data_folder(data_dir)/f"check-{in_file_name(user_path(name).resolve().stem)}.csv"
     try: dataset = create_dataset(name, data_dir, options=options)
     except InputError:  # a list, say, that cannot be read: what is known of the files is written down all the same
@@ -73,7 +75,9 @@ def data_check(
         raise
     only = some_names([modalities] if modalities else [])
     findings = add_changed(examine(dataset, only, sample, workers), dataset, changed)
-    print(report(dataset, findings, out))
+    said = report(dataset, findings, out)
+    if as_json: print_rows(findings.to_dict("records"), as_json)
+    else: print(said)
     if not whole or (findings.level == "error").any(): raise typer.Exit(1)
 
 # %% ../../nbs/commands/02_data.ipynb #ed90f536
@@ -86,7 +90,7 @@ def _options_given(name: str, data_options: list[str]) -> dict[str, str]:
     return resolve_options(given, dataset_class(name).options) if given else {}
 
 
-def _own_check(name: str, data_dir: Path | None) -> tuple[bool, list]:
+def _own_check(name: str, data_dir: Path | None, out: TextIO) -> tuple[bool, list]:
     """What a data set's own check says, if it has a name: is all well, and which files have changed.
 
     Leave with exit code 1 if more is wrong than that."""
@@ -95,7 +99,7 @@ def _own_check(name: str, data_dir: Path | None) -> tuple[bool, list]:
     if name not in DATASETS: return True, []
     lines = dataset_class(name).check(data_dir)
     whole, changed = lines.ok.all(), lines.attrs.get("changed", [])
-    for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}")
+    for line in lines.itertuples(): print(f"{'ok   ' if line.ok else 'WRONG'}  {line.what}: {line.found}", file=out)
     if not whole and not changed: raise typer.Exit(1)
     return whole, changed
 
@@ -149,7 +153,7 @@ weights_app = typer.Typer(no_args_is_help=True, help=(
 
 
 @weights_app.command("list")
-def weights_list(data_dir: DataDir = None):
+def weights_list(as_json: AsJson = False, data_dir: DataDir = None):
     "The published weights, and whether they are here."
     from moosa.extractors.entries import PUBLISHED, weights_path
 
@@ -157,7 +161,7 @@ def weights_list(data_dir: DataDir = None):
     for name, checkpoint in PUBLISHED.items():
         path = weights_path(name, data_dir)
         rows.append(dict(name=name, here=path.is_file(), file=path, url=checkpoint.url))
-    print(plain_table(rows))
+    print_rows(rows, as_json)
 
 
 @weights_app.command("get")
@@ -178,11 +182,12 @@ cache_app = typer.Typer(no_args_is_help=True, help=(
 
 
 @cache_app.command("list")
-def cache_list(data_dir: DataDir = None):
+def cache_list(as_json: AsJson = False, data_dir: DataDir = None):
     "What is kept, made by which extractor, when it was last used, and what the current code does not use."
     from moosa.extractors.cache import cache_folder, shard_rows
 
     shards = shard_rows(data_dir)
+    if as_json: return print_rows(shards, as_json)
     if shards: print(plain_table([_shown(shard) for shard in shards]))
     print(_size([shard["MB"] for shard in shards], cache_folder(data_dir)))
     if n := sum(shard["unused"] != "" for shard in shards):

@@ -113,6 +113,16 @@ def _still_to_come(cells) -> str:
     return f", and {number} runs of best trials, once all trials of their cells are done" if number else ""
 
 # %% ../../nbs/commands/05_grids.ipynb #694b5451
+def _report_of(grid: str, name: str, search: int) -> str:
+    "A line that names a grid's report: where it is, or what makes it."
+    from moosa.runs.grid import grid_path
+
+    root = study_folder(grid_path(grid).resolve().parent) or project_root()
+    page = root/"figures"/in_file_name(name)/"report.ipynb"
+    command = f"moosa report {grid}" + (f" --search {search}" if search else "")
+    return f"report: `{command}` makes {page}" + (" anew" if page.exists() else "")
+
+
 def grid_command(
     grid: GridName = OWN_GRID, dry_run: DryRun = False,
     engine: EngineName = None, workers: Workers = None, gpus: Gpus = None, scheduler: Scheduler = None,
@@ -147,6 +157,7 @@ def grid_command(
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
     print(f"{len(cells.specs)} cells{_still_to_come(cells)}")
+    if not dry_run and counts["done"]: print(_report_of(grid, cells.name, search))
     if not dry_run and counts["done"] < len(cells.specs): raise typer.Exit(1)
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'about_object', 'method_rows', 'extractor_rows', 'dataset_lines', 'score_rows', 'protocol_rows',
-           'corruption_rows', 'undone', 'run_rows', 'list_command']
+           'corruption_rows', 'undone', 'run_rows', 'kinds_beginning', 'list_command']
 
 # %% ../../nbs/commands/07_listing.ipynb #0bee85c7
 import ast
@@ -14,11 +14,10 @@ from typing import Annotated
 
 import typer
 
-from .options import DataDir
+from .options import AsJson, DataDir, print_rows
 from ..core import one_of
 from ..doors import declared_names
 from ..sources import module_file
-from ..words import plain_table
 
 # %% ../../nbs/commands/07_listing.ipynb #b987ea0b
 def about_object(
@@ -126,8 +125,14 @@ KINDS = {  # what can be listed -> the option that takes such a name, and what m
     "datasets": ("dataset", dataset_lines), "corruptions": ("corruption", corruption_rows), "runs": ("", run_rows)}
 
 
+def kinds_beginning(incomplete: str) -> list[str]:
+    "Return what can be listed whose name begins so."
+    return [what for what in KINDS if what.startswith(incomplete)]
+
+
 def list_command(
-    what: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
+    what: Annotated[str, typer.Argument(autocompletion=kinds_beginning, help=f"One of {', '.join(KINDS)}.")],
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
     "What there is, with a line each; where a name is expected, one of your own may stand: file.py:object."
@@ -135,4 +140,4 @@ def list_command(
     rows = rows_of() if option else rows_of(data_dir)
     for name, where in (declared_names(option) if option else {}).items():
         rows.append(_row(name, f"{about_object(where)} (of an installed package: {where})".strip()))
-    print(plain_table(rows) if rows else f"there are no {what}")
+    print_rows(rows, as_json, f"there are no {what}")

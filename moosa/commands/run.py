@@ -16,7 +16,7 @@ from ..core import InputError
 from ..places import Store
 from ..doors import in_full
 from .fields import fields_given, takes_fields
-from .options import Again, Contents, DataDir, Device, some_names
+from .options import AsJson, Again, Contents, DataDir, Device, print_rows, runs_beginning, some_names
 from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
@@ -93,7 +93,8 @@ def _line(
 # %% ../../nbs/commands/04_run.ipynb #7ee5b0c1
 record_app = typer.Typer(no_args_is_help=True, help="What runs' records say.")
 RunName = Annotated[str, typer.Argument(
-    help="A run: its hash, as much of its beginning as is enough, or its folder.", show_default=False)]
+    autocompletion=runs_beginning, show_default=False,
+    help="A run: its hash, as much of its beginning as is enough, or its folder.")]
 
 
 @record_app.command("show")
@@ -118,16 +119,22 @@ def record_show(
 def record_diff(
     one: RunName,
     other: RunName,
+    everything: Annotated[bool, typer.Option("--all", help=(
+        "All numbers, versions, times and files, too, not only the spec and ten numbers."))] = False,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
-    "What two records do not agree in. Exit code 1 if there is anything."
-    from moosa.runs.diff import differing_values, find_record, shorten
+    "What two records do not agree in: the spec, and ten numbers. Exit code 1 if there is anything."
+    from moosa.runs.diff import differing_values, find_record, main_differences, shorten
 
     differ = differing_values(find_record(one, data_dir), find_record(other, data_dir))
-    if not differ: return print("the records agree in everything")
-    rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in differ.items()]
-    print(plain_table(rows))
-    raise typer.Exit(1)
+    shown = differ if everything else main_differences(differ)
+    rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in shown.items()]
+    if as_json: rows = [dict(name=name, one=a, other=b) for name, (a, b) in shown.items()]
+    print_rows(rows, as_json)
+    if not as_json and not differ: print("the records agree in everything")
+    if not as_json and (more := len(differ) - len(shown)): print(f"{more} more differ; --all shows them")
+    if differ: raise typer.Exit(1)
 
 # %% ../../nbs/commands/04_run.ipynb #c7e1d003
 Scores = Annotated[list[str] | None, typer.Option("--score", help=(

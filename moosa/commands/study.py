@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import typer
 
-from .options import PATH, DataDir
+from .options import PATH, DataDir, runs_beginning
 from ..core import InputError, atomic_write, stable_hash
 from ..places import data_folder, experiments_folder, project_root, study_folder
 from ..words import in_file_name, in_markdown
@@ -237,9 +237,11 @@ def notebook_of(
 
 # %% ../../nbs/commands/06_study.ipynb #d18ed9e2
 def explore_command(
-    run: Annotated[str, typer.Argument(help="A finished run: its hash, as much of its beginning as is enough, or its "
-                                            "folder; or a grid, NAME.yaml. Default: none; the study's notebook.")] = "",
-    other: Annotated[str, typer.Argument(help="Another finished run of the same target, to compare it with.")] = "",
+    run: Annotated[str, typer.Argument(autocompletion=runs_beginning, help=(
+        "A finished run: its hash, as much of its beginning as is enough, or its folder; or a grid, NAME.yaml. "
+        "Default: none; the study's notebook."))] = "",
+    other: Annotated[str, typer.Argument(autocompletion=runs_beginning, help=(
+        "Another finished run of the same target, to compare it with."))] = "",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open one, or print the address.")] = True,
     port: Annotated[int, typer.Option(help="The first to try.")] = 8888,
     data_dir: DataDir = None,

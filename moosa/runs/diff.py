@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NAMES', 'NOTHING', 'find_folder', 'find_record', 'flatten', 'named', 'differing_values', 'differing',
-           'apart', 'shorten']
+__all__ = ['NAMES', 'NOTHING', 'HEADLINE', 'find_folder', 'find_record', 'flatten', 'named', 'differing_values',
+           'main_differences', 'differing', 'apart', 'shorten']
 
 # %% ../../nbs/runs/12_diff.ipynb #e32525bb
 from collections import Counter
@@ -89,6 +89,19 @@ def differing_values(
     return {name: apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+HEADLINE = tuple(f"results.{name}" for name in (
+    "source-quantile.HOS", "source-quantile.OS*", "source-quantile.UNK", "oracle.HOS", "oracle-exact.HOS",
+    "threshold-free.AUROC", "threshold-free.FPR95", "threshold-free.OSCR", "accuracy.fused", "calibration.ECE"))
+
+
+def main_differences(
+    differ: Mapping[str, tuple],  # from `differing_values`
+) -> dict[str, tuple]:
+    "Return those in what was asked for, and in the ten numbers that are looked at first."
+    return {name: pair for name, pair in differ.items() if name == "hash" or name.startswith("spec.")
+            or name in HEADLINE}
+
+# %% ../../nbs/runs/12_diff.ipynb #07811f98
 def differing(
     one: Mapping,  # records
     other: Mapping,

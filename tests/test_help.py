@@ -1,0 +1,132 @@
+"""What the command says of itself: help that reads like a page, examples that can be typed, what the tab key knows, and
+numbers for programs.
+"""
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+from conftest import call
+from typer.testing import CliRunner
+
+from moosa.cli import app
+from moosa.commands.examples import EXAMPLES
+from moosa.commands.fields import PANELS
+from moosa.runs.diff import HEADLINE
+from moosa.runs.record import run_folder, write_record
+from moosa.runs.resolve import resolve
+from moosa.runs.spec import Spec
+
+MOOSA = typer.main.get_command(app)
+TYPED = [typed for examples in EXAMPLES.values() for typed, _ in examples]
+
+
+def command_of(words: list[str]) -> tuple:
+    "The command that words name, and what is left of them."
+    command = MOOSA
+    while words and words[0] in getattr(command, "commands", ()):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_examples_can_be_typed(typed):
+    "Each is read as the command reads it: no unknown option, nothing missing, values of the right kind."
+    _, *words = shlex.split(typed)
+    command, rest = command_of(words)
+    assert not hasattr(command, "commands"), typed
+    command.make_context(" ".join(words), rest).close()
+
+
+def test_an_example_that_cannot_be_typed_is_found():
+    for words, said in ((["--tarket", "mfeat"], "tarket"), (["--epochs", "many", "--target", "mfeat"], "many")):
+        with pytest.raises(Exception) as caught: command_of(["run"])[0].make_context("run", words)
+        assert said in caught.value.format_message()
+
+
+def test_every_command_of_the_first_page_has_examples():
+    assert {*EXAMPLES} >= {"", *(name for name, c in MOOSA.commands.items() if not hasattr(c, "commands"))}
+    assert all(len({typed for typed, _ in examples}) == 3 for examples in EXAMPLES.values())
+    for name in ("", "run", "record diff"):
+        said = call(*name.split(), "--help", env={"COLUMNS": "100"}).stdout
+        assert "Examples" in said and EXAMPLES[name][0][0] in said and "Next:" in said
+
+
+def test_options_of_run_stand_in_panels():
+    options = {p.name: p.rich_help_panel for p in MOOSA.commands["run"].params if p.name != "help"}
+    assert {name: panel for panel, names in PANELS.items() for name in names} == options and len(options) >= 40
+    said = call("run", "--help", env={"COLUMNS": "100"}).stdout
+    places = [said.index(f"─ {panel} ─") for panel in PANELS]
+    assert places == sorted(places) and max(map(len, said.splitlines())) <= 100
+
+
+def completed(words: str) -> set[str]:
+    "What bash is told when the tab key is pressed behind words."
+    asked = {"_MOOSA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    done = subprocess.run([sys.executable, "-c", "import sys; sys.argv[0] = 'moosa'; from moosa.cli import app; "
+                           "app(prog_name='moosa')"], env={**os.environ, **asked}, capture_output=True, text=True)
+    return {*done.stdout.split()}
+
+
+def test_the_tab_key_knows_names(tmp_path):
+    (tmp_path/"runs"/"3f2a00000000").mkdir(parents=True)
+    assert completed("moosa run --dataset utd-mhad --target subjects-") == {
+        "subjects-1-2", "subjects-3-4", "subjects-5-6", "subjects-7-8"}
+    assert {"moosa", "mmd"} <= completed("moosa run --method m") and completed("moosa grid tin") == {"tiny.yaml"}
+    assert completed(f"moosa record show --data-dir {tmp_path} 3f") == {"3f2a00000000"}
+    assert completed("moosa list prot") == {"protocols"} and completed("moosa run --dataset av") == {"av-digits"}
+
+
+# --- for programs -----------------------------------------------------------------------------------------------------
+
+LISTS = {("list", "methods"): "name", ("list", "protocols"): "name", ("list", "scores"): "name",
+         ("data", "list"): "name", ("weights", "list"): "url"}
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
+def test_lists_for_programs(words):
+    rows = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
+    assert len(rows) >= 3 and all(LISTS[words] in row for row in rows)
+
+
+def test_what_is_empty_is_an_empty_list(tmp_path):
+    for words in (("cache", "list"), ("list", "runs")):
+        found = CliRunner().invoke(app, [*words, "--json", "--data-dir", str(tmp_path)])
+        assert found.exit_code == 0 and json.loads(found.output) == []
+
+
+def test_findings_for_programs(tmp_path):
+    "A list of clips whose films are none: exit code 1, and the findings as JSON."
+    for i in range(8): (tmp_path/f"c{i}.mp4").write_text("no film")
+    (tmp_path/"clips.csv").write_text("clip,class,domain,video\n" + "".join(
+        f"c{i},{'run' if i % 2 else 'walk'},{'a' if i < 4 else 'b'},c{i}.mp4\n" for i in range(8)))
+    found = call("data", "check", tmp_path/"clips.csv", "--json", "--workers", 1, "--data-dir", tmp_path)
+    rows = json.loads(found.stdout)
+    assert found.returncode == 1 and any(row["level"] == "error" for row in rows)
+
+
+@pytest.fixture
+def two_records(tmp_path):
+    "Two runs that differ in the seed and in all numbers."
+    for seed in (0, 1):
+        spec = resolve(Spec(target="mfeat", method="erm", seed=seed))
+        folder = run_folder(spec, tmp_path)
+        folder.mkdir(parents=True)
+        numbers = {}
+        for name in HEADLINE: numbers.setdefault(name.split(".")[1], {})[name.split(".")[2]] = .5 + seed/10
+        write_record(folder, spec, {**numbers, "accuracy": {"fused": .5 + seed/10, "image": .3 + seed/10}}, 1, "cpu",
+                     2. + seed)
+    return sorted(path.name for path in (tmp_path/"runs").iterdir())
+
+
+def test_a_difference_is_ten_numbers_and_the_rest_on_demand(two_records, tmp_path):
+    def differ(*options): return CliRunner().invoke(app, ["record", "diff", *two_records, *options, "--data-dir",
+                                                          str(tmp_path)])
+    short, whole, rows = differ(), differ("--all"), json.loads(differ("--json").output)
+    assert short.exit_code == whole.exit_code == 1
+    assert {row["name"] for row in rows} == {"hash", "spec.seed", *HEADLINE} and len(HEADLINE) == 10
+    assert "spec.seed" in short.output and "results.accuracy.image" not in short.output and "--all" in short.output
+    assert "results.accuracy.image" in whole.output and "seconds" in whole.output
