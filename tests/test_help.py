@@ -42,7 +42,7 @@ def test_examples_can_be_typed(typed):
 
 
 def test_an_example_that_cannot_be_typed_is_found():
-    for words, said in ((["--tarket", "mfeat"], "tarket"), (["--epochs", "many", "--target", "mfeat"], "many")):
+    for words, said in ((["--tarket", "mfeat"], "tarket"), (["--epochs", "many", "--target", "mfeat"], "epochs")):
         with pytest.raises(Exception) as caught: command_of(["run"])[0].make_context("run", words)
         assert said in caught.value.format_message()
 
