@@ -266,6 +266,7 @@ def report_command(
     for table in ("oracle", "source-quantile", "summary"):
         if (folder/f"{table}.md").exists(): print((folder/f"{table}.md").read_text())
     print(f"{'unchanged: ' if unchanged else ''}tables and figures: {folder}")
+    print(f"report: {folder/'report.ipynb'}")
 
 # %% ../../nbs/commands/05_grids.ipynb #3c0de5af
 def _make_report(cells, page: Path, folder: Path, parameters: dict, store: Store, source: str):
