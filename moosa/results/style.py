@@ -31,7 +31,7 @@ from ..places import experiments_folder
 from ..methods.catalogue import OPTIONS, PLAIN
 from ..words import in_figure, one_line
 
-# %% ../../nbs/results/01_style.ipynb #0f13e91c
+# %% ../../nbs/results/01_style.ipynb #39137dab
 KNOWN, UNKNOWN, GREY = "#0072B2", "#D55E00", "#777777"
 COLUMN, PAGE = 3.4, 7.0  # inches: how wide a figure is in one column of a paper, and over the whole page
 SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans",
@@ -44,7 +44,7 @@ def font_families() -> tuple[str, ...]:
     there = {font.name for font in font_manager.fontManager.ttflist}
     return ("sans-serif", *(name for name in SCRIPTS if name in there))
 
-
+# %% ../../nbs/results/01_style.ipynb #0f13e91c
 def new_figure(
     rows: int,
     columns: int,
