@@ -19,6 +19,7 @@ from ..runs.kept import state_of
 from ..runs.record import KEPT, run_folder
 from ..runs.spec import spec_hash
 from ..runs.status import known_status
+from ..runs.whole import look_at
 
 # %% ../../nbs/results/21_made_from.ipynb #e1ad6f9b
 READ = ("record.json", *KEPT, "scores.csv", "corruptions.csv", "error.json", "split.ipynb")  # files of a run
@@ -32,6 +33,7 @@ def made_from(
     store: Store,
 ) -> str:  # 16 hexadecimal digits
     "Return a hash of everything that decides what a report says."
+    look_at(grid.specs, store)
     runs = [[spec_hash(spec), *known_status(spec, store), _state(run_folder(spec, store))] for spec in grid.specs]
     versions = [importlib.metadata.version(name) for name in DRAWN_WITH]
     return stable_hash([*map(file_sha256, files), dict(parameters), package_hash(), versions, runs], 16)
@@ -69,7 +71,7 @@ def note_source(
     "Note what a report was made from."
     write_json(folder/NOTE, dict(made_from=source, files=_files_of(folder)))
 
-
+# %% ../../nbs/results/21_made_from.ipynb #f17e50f0
 def _files_of(folder: Path) -> dict[str, str]:  # name -> sha256
     paths = sorted(path for path in folder.iterdir() if path.suffix in KINDS and path.is_file())
     return {path.name: file_sha256(path) for path in paths}
