@@ -108,6 +108,19 @@ def test_other_code_makes_other_reports(report, monkeypatch, part, other):
     assert report() and not report()
 
 
+def test_a_score_of_ones_own_that_changes(place, report):
+    "Runs were rescored by it: numbers of other code are not shown."
+    own = place/"mine.py"
+    own.write_text("def score(fused): return fused.max(dim=1).values\n")
+    scores = f'"score","group","number","value","code"\n"{own}:score","oracle","HOS","0.5","0"\n'
+    (_run(place)/"scores.csv").write_text(scores)
+    assert report() and not report()
+    own.write_text("def score(fused): return fused.sum(dim=1)\n")
+    assert report() and not report()
+    own.unlink()
+    assert report() and not report()
+
+
 def test_what_does_not_change_a_report(place, report):
     "Another run in the same folder, a file of one's own, another report of another search."
     assert report()

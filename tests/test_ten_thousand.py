@@ -2,6 +2,8 @@
 
 Calls are counted, since seconds say more about the machine. The slow test does it with ten thousand finished runs.
 """
+import cProfile
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +66,7 @@ def of_each(counted, done, look) -> dict[int, dict[str, int]]:
     "Cells -> calls of each function, for two grids of which one is twice the other."
     found = {}
     for cells, (folder, grid) in done.items():
+        (folder/"fingerprints"/"numbers.sqlite").unlink(missing_ok=True)
         counted.clear()
         look(load_grid(folder/"big.yaml"), folder)
         found[cells] = dict(counted)
@@ -73,7 +76,7 @@ def of_each(counted, done, look) -> dict[int, dict[str, int]]:
 LOOKS = {  # what is looked at -> how often a cell's record is read, and how often a hash is made for each cell
     "status": (lambda grid, folder: status.overview(grid, folder), 1, 2),
     "dry run": (lambda grid, folder: status.status_rows(grid, folder), 1, 2),
-    "tables": (lambda grid, folder: make_tables(collect_results(grid, folder)), 2, 3),
+    "tables": (lambda grid, folder: make_tables(collect_results(grid, folder)), 1, 2),
     "launch": (lambda grid, folder: sweep.run_grid(grid, folder, report=str), 2, 3),
 }
 
@@ -87,11 +90,44 @@ def test_each_cell_is_hashed_once_and_read_a_fixed_number_of_times(counted, done
         assert calls.get("cell_texts", 0) <= 1
 
 
-def test_a_store_looks_at_a_finished_run_once(counted, done):
-    folder, grid = done[100]
-    store = Store(folder)
-    for _ in range(3): collect_results(grid, store)
-    assert counted["cell_status"] == 100
+def test_a_record_is_read_again_if_it_is_another(counted, tmp_path):
+    "What is kept of records that did not change is neither read nor checked again, by no store."
+    folder = tmp_path/"own"
+    grid = big(folder, 50)
+    first, store = collect_results(grid, folder), Store(folder)
+    counted.clear()
+    for where in (store, store, folder): assert collect_results(grid, where).equals(first)
+    assert not (counted["read_record"] or counted["check_files"] or counted["cell_status"])
+
+    place = record.run_folder(grid.specs[7], folder)
+    changed = json.loads((place/"record.json").read_text())
+    changed["results"]["threshold-free"]["AUROC"] = .123
+    (place/"record.json").write_text(json.dumps(changed))
+    other = collect_results(grid, folder)
+    assert (other.value != first.value).sum() == 1 and (other.value == .123).any() and counted["read_record"] == 1
+    (place/"clips.csv").unlink()
+    (place/"clips.csv").write_text("part,clip\n")  # another file than its record speaks of
+    assert collect_results(grid, folder).set_index("run").status[place.name] == "failed"
+
+
+def test_twice_the_seeds_take_at_most_twice_the_calls(done, monkeypatch):
+    "From records to the tables of a report. Numbers are asked for by case and task, of which there are no more."
+    from moosa.results import ranking, tables
+
+    asked, spent, real = Counter(), {}, tables.seeds_by_tasks
+    for cells, (folder, grid) in done.items():
+        def counting(*args, cells=cells):
+            asked[cells] += 1
+            return real(*args)
+
+        monkeypatch.setattr(tables, "seeds_by_tasks", counting)
+        profile = cProfile.Profile()
+        with profile:
+            results = confidence.with_confidence(collect_results(grid, folder), folder)
+            make_tables(results), confidence.risk_curves(results)
+            ranking.answer(results, ranking.ranked(results))
+        spent[cells] = sum(entry.callcount for entry in profile.getstats())
+    assert asked[100] == asked[200] > 100 and spent[200] <= 2*spent[100]
 
 
 def test_labels_of_a_search_are_found_at_once(counted, done):
@@ -175,6 +211,7 @@ def test_predictions_are_read_once_for_all_reports(done, monkeypatch):
     "Numbers that are kept are those that were computed, and a lost or damaged file of them loses nothing."
     folder, grid = done[100]
     cases, reads = [case for case, _ in case_labels(grid)], Counter()
+    (folder/"fingerprints"/"numbers.sqlite").unlink(missing_ok=True)
 
     def report():
         results = confidence.with_confidence(collect_results(grid, folder), folder)

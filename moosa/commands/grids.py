@@ -139,7 +139,10 @@ def grid_command(
     data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if dry_run:
-        rows = status_rows(cells, data_dir)
+        from moosa.runs.whole import look_at
+
+        look_at(cells.specs, store := Store(data_dir, contents))
+        rows = status_rows(cells, store)
         print(plain_table([{name: text for name, text in row.items() if name != "reason"} for row in rows]))
     else:
         from tqdm import tqdm
@@ -174,10 +177,12 @@ def status_command(
     import json
 
     from moosa.runs.status import overview
+    from moosa.runs.whole import look_at
 
     data_dir = data_of(grid, data_dir)
-    cells = _cells_of(grid, search, data_dir)
-    seen = overview(cells, data_dir)
+    cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
+    look_at(cells.specs, store)
+    seen = overview(cells, store)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
     if as_json: print(json.dumps(seen, indent=2))
     else: _print_status(seen)

@@ -20,7 +20,7 @@ from ..evaluation.misclassification import misclassification, risk_coverage
 from ..evaluation.openset import Predictions, max_softmax
 from ..places import StoreLike, open_store
 from .style import legend, name_data, new_figure, styles, title
-from .tables import Column, Table, by_number, cells_of, seeds_by_tasks, summarise, wide_table
+from .tables import Column, Table, cells_of, summarise, wide_table
 from ..extractors.cache import code_hash
 from ..runs.kept import kept_numbers
 from ..runs.predictions import load_predictions
@@ -108,12 +108,14 @@ def risk_curves(
     results: pd.DataFrame,  # from `with_confidence`
 ) -> pd.DataFrame:  # index: share answered; a column per case: risk, the mean over tasks and seeds that have all
     "Return risk by coverage."
-    curves = {}
-    for case, here in results[results.rule.isna()].groupby("case", sort=False):
-        if (there := here[here.group == "risk by coverage"]).empty: continue
-        cells, found = cells_of(here), by_number(there)
-        values = [seeds_by_tasks(cells, found["risk by coverage", share]) for share in SHARES]
-        curves[case] = [of_share.mean(axis=1, skipna=False).mean() for of_share in values]
+    curves, noted = {}, results[results.rule.isna() & (results.group == "risk by coverage")]
+    cells = dict(list(cells_of(results[["case", "run", "seed", "task"]]).groupby("case")))
+    for case, here in noted.groupby("case", sort=False):
+        by_cell = here.pivot(index=["seed", "task"], columns="number", values="value")[SHARES]
+        planned = [cells[case].seed.unique(), cells[case].task.unique()]
+        whole = by_cell.reindex(pd.MultiIndex.from_product(planned)).to_numpy(float)
+        of_seeds = whole.reshape(*map(len, planned), len(SHARES)).mean(axis=1)  # nan where a task is not done
+        curves[case] = pd.DataFrame(of_seeds).mean().tolist()
     return pd.DataFrame(curves, index=SHARES)
 
 # %% ../../nbs/results/12_confidence.ipynb #c86ba49e

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from ..evaluation.openset import openness
 from .style import GREY, abreast, legend, mark_mean, name_data, new_figure, styles, title
-from .tables import Column, by_seed, cells_of, mean_and_se, summarise, whole_seeds
+from .tables import (Column, by_number, by_seed, cells_of, mean_and_se, seeds_by_tasks, summarise,
+                                  whole_seeds)
 from ..words import in_figure
 
 # %% ../../nbs/results/06_grid_figures.ipynb #16f0fc62
@@ -28,11 +29,12 @@ def plot_number(
     results = results[results.rule.isna()]
     tasks, colours = list(results.task.unique()), styles(list(results.case.unique()))
     planned = summarise(results, panels).set_index(["number", "case", "task"]).expected
+    cells, numbers = dict(list(cells_of(results).groupby("case"))), by_number(results, "case")
     size, width = max(2.9, .17*len(tasks)*len(colours) + .9), 0.84/len(colours)
     fig, axes = _panels(len(panels), size, 2.9, beside=size*len(panels) <= 13)
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for i, (case, colour) in enumerate(colours.items()):
-            values = by_seed(results[results.case == case], group, number)
+            values = seeds_by_tasks(cells[case], numbers.get((case, group, number), results.head(0)))
             for j, task in enumerate(tasks):
                 if task not in values or planned[heading, case, task] == 0: continue
                 x = abreast(j, i, len(colours), width)
@@ -118,10 +120,11 @@ def plot_missing_modalities(
     if not (results.group == "threshold-free").any(): panels = panels[:1]
     crowd = results.groupby("present")[["case", "rule"]].apply(lambda shown: len(shown.drop_duplicates())).max()
     size = max(3, max(.75, .1*crowd)*len(present) + .8)
+    cells = dict(list(cells_of(results).groupby("case", sort=False)))
     fig, axes = _panels(len(panels), size, 3.1, beside=size <= 6)
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for j, names in enumerate(present):
-            _draw_column(ax, j, results, results[results.present == names], (group, number), colours, markers)
+            _draw_column(ax, j, cells, results[results.present == names], (group, number), colours, markers)
         _say_if_empty(ax)
         ax.set_xticks(range(len(present)), [names.replace("+", "\n+ ") for names in present], fontsize=8)
         ax.set(ylim=(0, 1.02), xlim=(-.5, len(present) - .5))
@@ -145,22 +148,21 @@ def _with_whole_models(results: pd.DataFrame) -> pd.DataFrame:
 def _draw_column(
     ax,
     place: int,
-    results: pd.DataFrame,
-    here: pd.DataFrame,  # those with the same modalities present
+    cells: Mapping[str, pd.DataFrame],  # of each case
+    here: pd.DataFrame,  # the results with the same modalities present
     column: tuple[str, str],  # group, number
     colours: Mapping[str, object],  # case -> colour
     markers: Mapping[str, str],  # rule -> marker
 ):
     "Draw means and seeds of every case and rule, abreast."
-    there = set(here[["case", "rule"]].itertuples(index=False, name=None))
-    shown = [(case, rule) for case in colours for rule in markers if (case, rule) in there]
+    parts = dict(list(here.groupby(["case", "rule"])))
+    shown = [(case, rule) for case in colours for rule in markers if (case, rule) in parts]
     for i, (case, rule) in enumerate(shown):
-        cells = cells_of(results[results.case == case])
-        values = by_seed(here[(here.case == case) & (here.rule == rule)], *column)
-        values = values.reindex(columns=cells.task.unique()).mean(axis=1, skipna=False).dropna()
+        values = by_seed(parts[case, rule], *column)
+        values = values.reindex(columns=cells[case].task.unique()).mean(axis=1, skipna=False).dropna()
         x = abreast(place, i, len(shown), min(.16, .8/len(shown)))
         ax.plot(np.full(len(values), x), values, ".", color=colours[case], alpha=.5, ms=4, mew=0)
-        whole = len(values) == whole_seeds(cells)
+        whole = len(values) == whole_seeds(cells[case])
         edge = dict(mec="white", mew=.4) if whole else {}
         mark_mean(ax, x, values.mean(), colours[case], whole, markers[rule], ms=6, **edge)
 

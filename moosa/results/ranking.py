@@ -84,9 +84,10 @@ def ranked(
 # %% ../../nbs/results/13_ranking.ipynb #fe6b1aad
 def answer(
     results: pd.DataFrame,  # from `collect_results`
+    table: Table | None,  # of them, from `ranked`
 ) -> str:  # Markdown; '' where there is nothing to rank
     "Return who comes first, how many cannot be told from it, and which cases differ from the first one of the grid."
-    if (table := ranked(results)) is None: return ""
+    if table is None: return ""
     heading, group, number = columns_there(results)[0]
     best, stands = table.wide.index[0], standing(results, group, number)
     first = f"By {heading}, **{in_markdown(best)}** comes first with {table.wide.loc[best, heading]} %. "
@@ -120,10 +121,11 @@ def differences(
 # %% ../../nbs/results/13_ranking.ipynb #422dcd9b
 def plot_differences(
     results: pd.DataFrame,  # from `collect_results`
+    ranking: Table | None,  # of them, from `ranked`
     column: Column | None = None,  # of RANKED; None: the first that there is
 ) -> Figure | None:  # None: there is nothing to compare
     "Return a map of differences to the first case, in points."
-    if ranked(results) is None: return None
+    if ranking is None: return None
     heading, group, number = column or columns_there(results)[0]
     table, pairs = differences(results, group, number), paired(results, group, number)
     held = set(compare(pairs, baseline=pairs.columns[0]).query("holds").case)

@@ -21,10 +21,11 @@ from .cases import case_labels, task_labels
 from .literature import SAME_CLIPS, beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
 from ..runs.notebook import without_iri_grammar
-from ..runs.record import read_record, run_folder
+from ..runs.record import run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status
 from ..runs.search import SearchGrid, choose
+from ..runs.whole import whole_records
 from ..runs.resolve import differs_from_live
 from ..runs.spec import spec_hash
 from ..words import in_markdown, one_line
@@ -96,15 +97,22 @@ def hole_notes(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> list[str]:  # Markdown; none where no clip lacks anything
     "Return how many clips of the runs that are done lack which modality, and what was done with them."
-    done, notes, store = set(results.run[results.status == "done"]), {}, open_store(store)
-    for spec, task in zip(grid.specs, task_labels(grid)):
-        record = read_record(run_folder(spec, store)) if spec_hash(spec) in done else None
-        if not record or not record.get("holes"): continue
-        lists = [f"{name}, of {counts['clips']} clips {hole_sentence(counts)}"
-                 for name, counts in _totals(record["holes"]["lists"]).items()]
-        rule = f"missing_in_training={record['holes']['rule']}"
-        notes[in_markdown(f"{task}, {rule}: {'; '.join(lists)}.")] = None
+    done, notes = set(results.run[results.status == "done"]), {}
+    with whole_records(open_store(store)) as records:
+        for spec, task in zip(grid.specs, task_labels(grid)):
+            if spec.missing_in_training == "stop": continue  # none of its clips lacks anything
+            record = records.of(spec) if spec_hash(spec) in done else None
+            if record and record.get("holes"): notes[_hole_note(task, record["holes"])] = None
     return [f"**Clips that lack a modality**, {note}" for note in notes]
+
+# %% ../../nbs/results/11_report.ipynb #a7c01e55
+def _hole_note(
+    task: str,
+    holes: Mapping,  # of a record
+) -> str:  # Markdown
+    lists = [f"{name}, of {counts['clips']} clips {hole_sentence(counts)}"
+             for name, counts in _totals(holes["lists"]).items()]
+    return in_markdown(f"{task}, missing_in_training={holes['rule']}: {'; '.join(lists)}.")
 
 
 def _totals(lists: Mapping[str, Mapping]) -> dict[str, dict]:  # list -> as `count_holes` gives it for a domain

@@ -23,11 +23,29 @@ from ..places import StoreLike, open_store
 from ..data.catalogue import dataset_class
 from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
-from ..runs.record import read_record, run_folder
 from ..runs.grid import Grid
-from ..runs.status import known_status
 from ..runs.spec import Spec, spec_hash
 from ..words import Markdown, in_html, in_latex, in_markdown, markdown_table, word
+
+# %% ../../nbs/results/03_tables.ipynb #c564ffb4
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from sys import intern
+
+import numpy as np
+import pandas as pd
+
+from ..core import atomic_write
+from ..places import StoreLike, open_store
+from ..data.catalogue import dataset_class
+from .cases import case_labels, data_label, task_labels
+from .style import plus_minus
+from ..runs.grid import Grid
+from ..runs.spec import Spec, spec_hash
+from ..runs.whole import whole_records
+from ..words import Markdown, in_latex, in_markdown, markdown_table, word
 
 # %% ../../nbs/results/03_tables.ipynb #99f51e91
 def collect_results(
@@ -36,13 +54,13 @@ def collect_results(
     labels: Sequence[tuple[str, str]] | None = None,  # case and series of each spec; None: `case_labels`
 ) -> pd.DataFrame:  # one row per number: what the cell is, run, status, reason, group, number, value, rule, present
     "Return all numbers of all cells, with modalities missing too; a cell that is not done has a row without a number."
-    cells, numbers, store = [], [], open_store(store)
-    for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
-        status, reason = known_status(spec, store)
-        labels_of_cell = dict(case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)
-        cells.append(_cell(spec) | labels_of_cell)
-        record = read_record(run_folder(spec, store)) if status == "done" else None
-        numbers.append(list(_numbers(record)) if record else [tuple(_NO_NUMBER.values())])
+    cells, numbers = [], []
+    with whole_records(open_store(store)) as records:
+        for spec, task, (case, series) in zip(grid.specs, task_labels(grid), labels or case_labels(grid)):
+            status, reason, record = records.status(spec)
+            labelled = dict(case=case, series=series, task=task, run=spec_hash(spec), status=status, reason=reason)
+            cells.append(_cell(spec) | labelled)
+            numbers.append(list(_numbers(record)) if record else [tuple(_NO_NUMBER.values())])
     of_cells, counts = pd.DataFrame(cells), [len(found) for found in numbers]
     whole = of_cells.loc[of_cells.index.repeat(counts)].reset_index(drop=True)
     return whole.join(pd.DataFrame(chain.from_iterable(numbers), columns=list(_NO_NUMBER)))
@@ -132,14 +150,24 @@ def seeds_by_tasks(
     cells: pd.DataFrame,  # of one case, from `cells_of`
     values: pd.DataFrame,  # the rows of one of their numbers
 ) -> pd.DataFrame:  # as from `by_seed`
-    "Return a number that was found already."
-    wide = values.pivot(index="seed", columns="task", values="value")
-    return wide.reindex(index=cells.seed.unique(), columns=cells.task.unique())
+    "Return a number that was found already; raise `ValueError` if a cell has it twice."
+    seeds, tasks = pd.Index(cells.seed.unique(), name="seed"), pd.Index(cells.task.unique(), name="task")
+    row, column = seeds.get_indexer(values.seed), tasks.get_indexer(values.task)
+    there = (row >= 0) & (column >= 0)
+    place = (row*len(tasks) + column)[there]
+    if len(np.unique(place)) < len(place): raise ValueError("a cell has a number twice")
+    table = np.full(len(seeds)*len(tasks), np.nan)
+    table[place] = values.value.to_numpy(float)[there]
+    return pd.DataFrame(table.reshape(len(seeds), len(tasks)), seeds, tasks)
 
 
-def by_number(results: pd.DataFrame) -> dict[tuple, pd.DataFrame]:  # (group, number) -> its rows
+def by_number(
+    results: pd.DataFrame,
+    *keys: str,  # columns that tell the parts of `results` apart, e.g. case
+) -> dict[tuple, pd.DataFrame]:  # (*keys, group, number) -> its rows: seed, task, value
     "Return the rows of every number: found once, where many are asked for."
-    return dict(list(results.groupby(["group", "number"], sort=False)))
+    names = [*keys, "group", "number"]
+    return dict(list(results[[*names, "seed", "task", "value"]].groupby(names, sort=False)))
 
 # %% ../../nbs/results/03_tables.ipynb #e9b66a9d
 def whole_seeds(cells: pd.DataFrame) -> int:
@@ -170,15 +198,19 @@ def summarise(
     columns: Sequence[Column],
 ) -> pd.DataFrame:  # tidy: case, task (or 'mean'), number, mean, se, n, expected
     "Return one row per case, task and number, and one for the mean over the tasks."
-    results, rows = results[results.rule.isna()], []
-    asked = [group for _, group, _ in columns]
-    for case, here in results.groupby("case", sort=False):
-        cells, numbers, groups = cells_of(here), by_number(here[here.group.isin(asked)]), set(here.group.unique())
+    whole, rows = results.loc[results.rule.isna(), _SUMMED], []
+    there = whole[whole.group.isin([group for _, group, _ in columns])]
+    numbers = by_number(there, "case")
+    groups = {(case, group) for case, group, _ in numbers}
+    for case, cells in cells_of(whole).groupby("case", sort=False):
         for heading, group, number in columns:
-            found = numbers.get((group, number), here.head(0))
-            exists = _may_exist(cells, group, len(found)) if group not in OWN else group in groups
+            found = numbers.get((case, group, number), there.head(0))
+            exists = _may_exist(cells, group, len(found)) if group not in OWN else (case, group) in groups
             rows += [(case, *row) for row in _summary(cells, found, heading, group, exists)]
     return pd.DataFrame(rows, columns=["case", "task", "number", "mean", "se", "n", "expected"])
+
+
+_SUMMED = ["case", "run", "task", "seed", "unknown", "status", "group", "number", "value"]  # columns that it looks at
 
 
 def _summary(
@@ -365,12 +397,15 @@ def missing_table(
     rows, columns = [], [c for c in table_columns("summary", results) if c[1] not in NOT_ALWAYS]
     for case, here in results.groupby("case", sort=False):
         if here.rule.isna().all(): continue
-        whole = here[here.rule.isna()]
+        planned = cells_of(here[here.rule.isna()])
         for rule, present, part in _parts(here):
+            cells, numbers = cells_of(part), by_number(part)
             for heading, group, number in columns:
-                values = by_seed(part, group, number).reindex(columns=whole.task.unique()).mean(axis=1, skipna=False)
-                expected = whole_seeds(cells_of(whole)) if number_exists(part, group, number) else 0
-                rows.append((case, rule, present, heading, *mean_and_se(values), expected))
+                found = numbers.get((group, number), part.head(0))
+                values = seeds_by_tasks(cells, found).reindex(columns=planned.task.unique())
+                expected = whole_seeds(planned) if _may_exist(part, group, len(found)) else 0
+                means = mean_and_se(values.mean(axis=1, skipna=False))
+                rows.append((case, rule, present, heading, *means, expected))
     tidy = pd.DataFrame(rows, columns=["case", "rule", "present", "number", "mean", "se", "n", "expected"])
     title = ("Missing modalities: only those present are given to the trained model, "
              "and the rule says what stands in for the rest; means over the tasks")

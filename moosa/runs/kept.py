@@ -7,6 +7,7 @@ __all__ = ['FILES', 'state_of', 'Kept', 'kept_numbers']
 
 # %% ../../nbs/runs/27_kept.ipynb #1dc7d0e8
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,10 +19,15 @@ from ..places import StoreLike, open_store
 # %% ../../nbs/runs/27_kept.ipynb #91451aef
 def state_of(paths: Sequence[Path]) -> str:
     "Return what the system knows of some files, opening none: another size or time, another state."
-    stats = [path.stat() for path in paths if path.exists()]
-    return stable_hash([[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for stat in stats], 16)
+    return stable_hash([_known(path) for path in paths], 16)
 
 
+def _known(path: Path) -> list[int] | None:  # None: it is not there
+    try: stat = os.stat(path)
+    except OSError: return None
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+# %% ../../nbs/runs/27_kept.ipynb #ce11ce11
 class Kept:
     "Numbers of one kind, by run."
 
