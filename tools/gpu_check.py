@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="toy sizes; leave out what takes long")
     parser.add_argument("--data-dir", type=Path, help="a data folder; mini-HAC is generated there if need be")
-    parser.add_argument("--commit", help="of the code, where git cannot say")
+    parser.add_argument("--commit", help="of the code, where git has another history, or none")
     parser.add_argument("--out", type=Path, default=ROOT/RESULT, help="the file of rows")
     given = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"

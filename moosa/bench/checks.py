@@ -98,11 +98,11 @@ def run_checks(
     path: Path,  # the file that is written after each of them
     device: str,  # 'cuda' or 'cpu'
     short: bool = False,  # toy sizes
-    commit: str | None = None,  # of the code, where git cannot say
+    commit: str | None = None,  # of the code, where git has another history, or none
 ) -> dict:  # what is in the file
     "Take all checks in turn, print and keep each row at once."
     started, result = time.perf_counter(), {**device_facts(device), "short": short, "rows": []}
-    result["commit"] = result["commit"] or commit
+    result["commit"] = commit or result["commit"]
     print(f"{result['name']}, torch {result['torch']}, CUDA {result['cuda']}, driver {result['driver']}", flush=True)
     for check in checks:
         row = row_of(check)

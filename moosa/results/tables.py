@@ -25,27 +25,8 @@ from .cases import case_labels, data_label, task_labels
 from .style import plus_minus
 from ..runs.grid import Grid
 from ..runs.spec import Spec, spec_hash
-from ..words import Markdown, in_html, in_latex, in_markdown, markdown_table, word
-
-# %% ../../nbs/results/03_tables.ipynb #c564ffb4
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from sys import intern
-
-import numpy as np
-import pandas as pd
-
-from ..core import atomic_write
-from ..places import StoreLike, open_store
-from ..data.catalogue import dataset_class
-from .cases import case_labels, data_label, task_labels
-from .style import plus_minus
-from ..runs.grid import Grid
-from ..runs.spec import Spec, spec_hash
 from ..runs.whole import whole_records
-from ..words import Markdown, in_latex, in_markdown, markdown_table, word
+from ..words import Markdown, in_html, in_latex, in_markdown, markdown_table, word
 
 # %% ../../nbs/results/03_tables.ipynb #99f51e91
 def collect_results(
