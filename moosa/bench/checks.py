@@ -75,7 +75,7 @@ def value_limit(unit: float, layers: int) -> float:  # share of the largest entr
     "Return how far a golden number and ours may be apart: the largest of many errors, and the file's own."
     return 4*typical_error(unit, layers) + GOLDEN
 
-
+# %% ../../nbs/bench/14_checks.ipynb #5acf86a0
 def gradient_limit(unit: float, layers: int) -> float:  # share of the norm
     "Return how far gradients may be apart when layers of ReLU lie before: by the share of those that flip."
     return math.sqrt(layers*typical_error(unit, layers))
@@ -132,7 +132,7 @@ def where_checked(result: Mapping | None) -> str:
     return (f"{result['name']}, driver {result['driver']}, CUDA {result['cuda']}, torch {result['torch']}, "
             f"{result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}: {told}; {result['seconds']:.0f} s.")
 
-
+# %% ../../nbs/bench/14_checks.ipynb #ddc5487f
 def checks_table(result: Mapping | None) -> pd.DataFrame:  # of text; one row per check
     "Return rows as a table."
     columns = ["what", "expected", "found", "verdict", "seconds"]

@@ -26,7 +26,7 @@ class DomainOut:
     sources: Sources  # of that run
     scored: dict = field(default_factory=dict, repr=False)  # score -> what `classes_out_of` has found before
 
-
+# %% ../../nbs/evaluation/11_domain_out.ipynb #98ab68c1
 def shifted_clips(out: DomainOut) -> Predictions:
     "Return what the run says of clips of known classes in the domain that it has not seen."
     return rows(out.shifted, out.shifted.labels < out.shifted.num_known)

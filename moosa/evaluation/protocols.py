@@ -59,7 +59,7 @@ def conformal(
                     f"expected at least {math.ceil(1/quantile) - 1}.")
     return {"threshold": float(confidence.sort().values[rank - 1]), "quantile": quantile}
 
-
+# %% ../../nbs/evaluation/13_protocols.ipynb #15afd5bf
 def leave_one_class_out(
     confidence: torch.Tensor,  # (N,)
     class_out: Sequence[ClassOut],
