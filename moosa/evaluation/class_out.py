@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'ClassOut', 'playable', 'confidence_without', 'classes_out', 'hos_by_quantile',
-           'class_out_curves']
+           'class_out_curves', 'hos_at', 'best_threshold']
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #f7e6766d
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import torch
 
 from .asked import Unfit
 from .openset import Predictions
-from .scores import find_score, held_out, scores_of
+from .scores import find_score, held_out, opened_up, scores_of
 from .sources import Sources, at_last_layer, rows, without
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #87e5a45d
@@ -93,3 +93,27 @@ def class_out_curves(
     "Return how HOS on the sources depends on the quantile."
     return pd.DataFrame({out.left_out: hos_by_quantile(out) for out in class_out},
                         index=pd.Index(QUANTILES, name="quantile"))
+
+# %% ../../nbs/evaluation/10_class_out.ipynb #0be1ed12
+def hos_at(
+    score: str,  # the score's name
+    out: ClassOut,
+    thresholds: np.ndarray,  # (K,) as `opened_up` has scores
+) -> np.ndarray:  # (K,) 0..1
+    "Return HOS at thresholds."
+    c, known, right = opened_up(score, out.confidence), out.known.numpy(), out.right.numpy()
+    kept = np.sort(c[known & right])
+    os_star = (len(kept) - np.searchsorted(kept, thresholds))/known.sum()
+    unk = np.searchsorted(np.sort(c[~known]), thresholds)/(~known).sum()
+    both = os_star + unk
+    return 2*os_star*unk/np.where(both > 0, both, 1)
+
+
+def best_threshold(
+    score: str,  # the score's name
+    class_out: Sequence[ClassOut],  # of one domain or of several
+) -> float:  # as `opened_up` has scores; of equals the lowest
+    "Return the threshold with the best mean HOS over classes that are left out."
+    seen = np.concatenate([opened_up(score, out.confidence) for out in class_out])
+    steps = np.unique(np.quantile(seen, np.linspace(0, 1, 2001)))
+    return float(steps[np.mean([hos_at(score, out, steps) for out in class_out], axis=0).argmax()])

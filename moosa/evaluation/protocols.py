@@ -8,7 +8,7 @@ __all__ = ['OFFERED', 'FORM', 'PROTOCOLS', 'Protocol', 'source_quantile', 'confo
 
 # %% ../../nbs/evaluation/13_protocols.ipynb #e2916bde
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,13 +18,14 @@ from ..core import InputError
 from ..doors import check_name, load_guest, place_of
 from .asked import Asking, Unfit, call_with
 from .class_out import ClassOut, class_out_curves, classes_out
+from .domain_out import DomainOut, leave_one_domain_out
 from .openset import source_quantile_threshold
 from .sources import Sources
 from .unlabelled import target_median, target_mixture, target_otsu, target_share
 
 # %% ../../nbs/evaluation/13_protocols.ipynb #8094ae58
-OFFERED = ("confidence", "labels", "predicted", "num_known", "quantile", "class_out", "unlabelled", "score",
-           "open_class")
+OFFERED = ("confidence", "labels", "predicted", "num_known", "quantile", "class_out", "domain_out", "unlabelled",
+           "score", "open_class")
 FORM = (f"A protocol is a function of some of {', '.join(OFFERED)}, by these names (any other parameter has a "
         "default), that returns the threshold, a finite number, or a dict of numbers with 'threshold' among them.")
 
@@ -85,6 +86,7 @@ PROTOCOLS = {
     "source-quantile": Protocol(source_quantile, "common practice; 5 %"),
     "conformal": Protocol(conformal, "Vovk, Gammerman and Shafer, 2005"),
     "leave-one-class-out": Protocol(leave_one_class_out, "moosa"),
+    "leave-one-domain-out": Protocol(leave_one_domain_out, "moosa; runs without one of the sources"),
     "target-median": Protocol(target_median, "moosa; transductive"),
     "target-otsu": Protocol(target_otsu, "Otsu, 1979; transductive"),
     "target-mixture": Protocol(target_mixture, "two normal distributions; transductive"),
@@ -94,8 +96,8 @@ PROTOCOLS = {
 
 
 def usual_protocols() -> tuple[str, ...]:
-    "Return the names of those that need no class unknown, which few methods have."
-    return tuple(name for name, protocol in PROTOCOLS.items() if "open_class" not in protocol.needs)
+    "Return the names of those that every run can have: without a class unknown, and without other runs."
+    return tuple(name for name, p in PROTOCOLS.items() if not {"open_class", "domain_out"} & set(p.needs))
 
 
 def find_protocol(
@@ -117,9 +119,10 @@ class Evidence:
         confidence: torch.Tensor,  # (N,) of the validation clips, held out
         quantile: float = 0.05,
         unlabelled: torch.Tensor | None = None,  # (M,) scores of the target's clips; None: nobody may see them
+        domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # called if it is asked for; None: there are none
     ):
         self.score, self.sources, self.confidence, self.quantile = score, sources, confidence, quantile
-        self.unlabelled = unlabelled
+        self.unlabelled, self.domain_out = unlabelled, domain_out
 
     @cached_property
     def class_out(self) -> list[ClassOut]: return classes_out(self.score, self.sources)
@@ -133,6 +136,9 @@ class Evidence:
                        labels=validation.labels, predicted=validation.fused.argmax(dim=1),
                        score=self.score, open_class=self.sources.open_class)
         if "class_out" in p.needs: offered["class_out"] = self.class_out
+        if "domain_out" in p.needs:
+            if self.domain_out is None: raise Unfit(f"{protocol}: no run without one of the sources is at hand.")
+            offered["domain_out"] = self.domain_out()
         if p.transductive:
             if self.unlabelled is None: raise Unfit(f"{protocol}: it is transductive, and no target clip is at hand.")
             offered["unlabelled"] = self.unlabelled

@@ -6,7 +6,7 @@
 __all__ = ['SHARES', 'LEFT_OUT', 'hos_area', 'rescore_by', 'by_choice', 'rescore', 'is_left_out']
 
 # %% ../../nbs/evaluation/14_rescoring.ipynb #79a95151
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from ..core import InputError
 from .asked import Unfit
 from .openset import (Predictions, at_threshold, check_logits, coarse_sweep, exact_sweep, hos_curve,
                                       threshold_free)
+from .domain_out import DomainOut
 from .protocols import Evidence, usual_protocols
 from .scores import SCORES, score
 from .sources import Sources
@@ -38,12 +39,13 @@ def rescore_by(
     sources: Sources,
     protocols: Sequence[str],
     quantile: float,  # for the source-quantile protocol
+    domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # what runs without a source say; None: there are none
 ) -> dict[str, dict[str, float]]:  # group -> number -> value
     "Return all open-set numbers by one score; raise `Unfit` if a run has not what the score takes."
     confidence, known_confidence = score(name, target, sources)
     predicted, labels, C = target.fused.argmax(dim=1), target.labels, target.num_known
     by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
-    evidence = Evidence(name, sources, known_confidence, quantile, confidence)
+    evidence = Evidence(name, sources, known_confidence, quantile, confidence, domain_out)
 
     def at(protocol: str) -> dict[str, float]:
         try: chosen = evidence.choose(protocol)
@@ -81,6 +83,7 @@ def rescore(
     scores: Sequence[str] = tuple(SCORES),
     protocols: Sequence[str] = usual_protocols(),
     quantile: float = 0.05,  # for the source-quantile protocol
+    domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # what runs without a source say; None: there are none
 ) -> pd.DataFrame:  # score, group, number, value; where something cannot be had, `number` is the reason
     "Return all open-set numbers of a run, by each score and protocol."
     if not target.open_set: raise InputError("the target has no unknown clips: there is nothing to tell apart.")
@@ -91,7 +94,7 @@ def rescore(
 
     def numbers() -> Iterator[tuple[str, str, object, float]]:
         for name in scores:
-            try: groups = rescore_by(name, target, sources, protocols, quantile)
+            try: groups = rescore_by(name, target, sources, protocols, quantile, domain_out)
             except Unfit as e: groups = {"score": {f"{LEFT_OUT}{e}": np.nan}}
             for group, found in groups.items():
                 for number, value in found.items(): yield name, group, number, value

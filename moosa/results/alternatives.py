@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'GROUPS', 'COLUMNS', 'SCORED', 'EPOCH_CHOICES', 'code_of', 'read_scores', 'rescore_run',
-           'rescore_grid', 'numbers_or_none', 'mean_of_tasks', 'crossed_table', 'scores_table', 'scores_markdown',
-           'plot_rescored', 'plot_hos_curves', 'epochs_of_grid', 'epochs_markdown']
+           'needing_runs', 'rescore_grid', 'numbers_or_none', 'mean_of_tasks', 'crossed_table', 'scores_table',
+           'scores_markdown', 'plot_rescored', 'plot_hos_curves', 'epochs_of_grid', 'epochs_markdown']
 
 # %% ../../nbs/results/09_alternatives.ipynb #79eede03
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,18 @@ from .cases import case_labels, data_label, task_labels
 from .compare import COMPARED
 from .style import abreast, legend, mark_mean, new_figure, styles, title
 from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
+from ..runs.held_out import domain_out_of
 from ..runs.predictions import sources_of
 from ..runs.record import read_history, read_record, run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status, known_status
+from ..runs.trained import spec_of
 from ..words import in_figure, in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
 ROOMS = tuple(f"moosa.evaluation.{room}" for room in (  # what the numbers come from
-    "openset", "asked", "sources", "distances", "post_hoc", "scores", "protocols", "rescoring"))
+    "openset", "asked", "sources", "distances", "post_hoc", "scores", "class_out", "domain_out", "unlabelled",
+    "protocols", "rescoring"))
 GROUPS = ("score", "oracle", "oracle-exact", "threshold-free", "HOS by share rejected")  # others are named by protocols
 
 
@@ -84,20 +88,26 @@ def rescore_run(
 ) -> pd.DataFrame | None:  # score, group, number, value; None: not open-set, or not computed yet
     """Return open-set numbers of a run, by the scores and protocols that are named, or all that are kept.
 
-    What is computed is kept in the run's scores.csv."""
-    path = run_dir/"scores.csv"
-    if not read_record(run_dir)["spec"]["unknown"]: return None
+    What is computed is kept in the run's scores.csv, but not that other runs are missing, which may change."""
+    path, record = run_dir/"scores.csv", read_record(run_dir)
+    if not record["spec"]["unknown"]: return None
     kept, names, by = read_scores(path), scores or tuple(SCORES), protocols or usual_protocols()
     if compute and (todo := [name for name in names if not _is_whole(kept, name, by)]):
         before = [group for group in kept.group.unique() if group not in GROUPS]
-        numbers = rescore(*sources_of(run_dir), todo, list(dict.fromkeys([*by, *before])))
+        domain_out = cache(lambda: domain_out_of(spec_of(record), run_dir.parent.parent))
+        numbers = rescore(*sources_of(run_dir), todo, list(dict.fromkeys([*by, *before])), domain_out=domain_out)
         codes = {key: _code_or_none(*key) for key, _ in numbers.groupby(["score", "group"])}
         numbers = numbers.assign(code=[codes[key] for key in zip(numbers.score, numbers.group)])
         kept = pd.concat([kept[~kept.score.isin(todo)], numbers], ignore_index=True)
-        write_table(path, kept)
+        write_table(path, kept[~(is_left_out(kept) & kept.group.isin(needing_runs()))])
     if scores: kept = kept[kept.score.isin(scores)]
     if protocols: kept = kept[kept.group.isin([*GROUPS, *protocols])]
     return kept.drop(columns="code") if len(kept) else None
+
+
+def needing_runs() -> list[str]:
+    "Return the protocols that read other runs than the one that they are asked of."
+    return [name for name, protocol in PROTOCOLS.items() if "domain_out" in protocol.needs]
 
 
 def _is_whole(kept: pd.DataFrame, score: str, protocols: Sequence[str]) -> bool:
@@ -192,9 +202,8 @@ SCORED: list[Column] = [("AUROC", "threshold-free", "AUROC"), ("FPR95", "thresho
 def scores_table(
     rescored: pd.DataFrame,  # from `rescore_grid`
 ) -> pd.DataFrame:
-    "Return every case by every score; thresholds of guests' protocols come last."
-    ours = {group for _, group, _ in SCORED}
-    others = [group for group in rescored.group.dropna().unique() if group not in ours and group not in GROUPS]
+    "Return every case by every score; thresholds of guests' protocols come last, other built-in ones have a table."
+    others = [group for group in rescored.group.dropna().unique() if group not in PROTOCOLS and group not in GROUPS]
     return crossed_table(rescored, "score", [*SCORED, *((f"HOS, {name}", name, "HOS") for name in others)])
 
 
