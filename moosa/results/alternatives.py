@@ -202,8 +202,9 @@ SCORED: list[Column] = [("AUROC", "threshold-free", "AUROC"), ("FPR95", "thresho
 def scores_table(
     rescored: pd.DataFrame,  # from `rescore_grid`
 ) -> pd.DataFrame:
-    "Return every case by every score; thresholds of guests' protocols come last, other built-in ones have a table."
-    others = [group for group in rescored.group.dropna().unique() if group not in PROTOCOLS and group not in GROUPS]
+    "Return every case by every score; thresholds of guests' protocols come last, and those that take other runs."
+    shown = {group for _, group, _ in SCORED} | {*GROUPS, *usual_protocols()}  # shares of the best have a table
+    others = [group for group in rescored.group.dropna().unique() if group not in shown]
     return crossed_table(rescored, "score", [*SCORED, *((f"HOS, {name}", name, "HOS") for name in others)])
 
 
