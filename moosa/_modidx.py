@@ -3494,6 +3494,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'moosa.results.thresholds.sees': ('results/thresholds.html#sees', 'moosa/results/thresholds.py'),
                                           'moosa.results.thresholds.shares_of_best': ( 'results/thresholds.html#shares_of_best',
                                                                                        'moosa/results/thresholds.py'),
+                                          'moosa.results.thresholds.threshold_rows': ( 'results/thresholds.html#threshold_rows',
+                                                                                       'moosa/results/thresholds.py'),
                                           'moosa.results.thresholds.thresholds_markdown': ( 'results/thresholds.html#thresholds_markdown',
                                                                                             'moosa/results/thresholds.py')},
             'moosa.results.timeline': { 'moosa.results.timeline._attempts': ( 'results/timeline.html#_attempts',

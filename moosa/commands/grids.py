@@ -227,7 +227,7 @@ def rescore_command(
     ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
      "`moosa report` then shows all that were computed.")
     from moosa.results.alternatives import rescore_grid, scores_table
-    from moosa.results.thresholds import over_cases, shares_of_best
+    from moosa.results.thresholds import shares_of_best, threshold_rows
     from moosa.runs.grid import grid_path, load_grid
 
     score = score and ["max_softmax", *score]  # to compare with
@@ -241,10 +241,9 @@ def rescore_command(
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))
-    shares = shares_of_best(rescored)
-    if len(by_score := over_cases(shares)) and not protocols:
-        print("\nShare of the best HOS, by the largest probability, mean over cases:")
-        print(plain_table(by_score[["sees", "share", "lowest", "where", "HOS"]].rename_axis("protocol").reset_index()))
+    if rows := threshold_rows(shares_of_best(rescored)):
+        print("\nBy the largest probability, means over cases:")
+        print(plain_table(rows))
 
 # %% ../../nbs/commands/05_grids.ipynb #87def82f
 def report_command(
