@@ -3491,6 +3491,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'moosa/results/thresholds.py'),
                                           'moosa.results.thresholds.plot_shares': ( 'results/thresholds.html#plot_shares',
                                                                                     'moosa/results/thresholds.py'),
+                                          'moosa.results.thresholds.read_shares': ( 'results/thresholds.html#read_shares',
+                                                                                    'moosa/results/thresholds.py'),
                                           'moosa.results.thresholds.sees': ('results/thresholds.html#sees', 'moosa/results/thresholds.py'),
                                           'moosa.results.thresholds.shares_of_best': ( 'results/thresholds.html#shares_of_best',
                                                                                        'moosa/results/thresholds.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEST', 'PUBLISHED', 'COLUMNS', 'sees', 'shares_of_best', 'over_cases', 'threshold_rows',
-           'thresholds_markdown', 'plot_shares']
+           'thresholds_markdown', 'read_shares', 'plot_shares']
 
 # %% ../../nbs/results/24_thresholds.ipynb #6617b395
 import numpy as np
@@ -12,7 +12,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from ..core import read_table
 from ..evaluation.protocols import PROTOCOLS
+from ..places import project_root
 from .style import new_figure, plus_minus, title
 from ..words import in_figure, markdown_table
 
@@ -77,6 +79,16 @@ def thresholds_markdown(
 ) -> str:
     "Return the table for a page."
     return markdown_table(threshold_rows(shares, score))
+
+# %% ../../nbs/results/24_thresholds.ipynb #0be1ed41
+def read_shares(
+    grid: str,  # whose report is in figures/
+) -> pd.DataFrame:  # as from `shares_of_best`; empty: its report has none
+    "Return the shares that a report found."
+    path = project_root()/"figures"/grid/"thresholds.csv"
+    if not path.exists(): return pd.DataFrame(columns=COLUMNS)
+    found = read_table(path, COLUMNS)
+    return found.assign(**{name: pd.to_numeric(found[name]) for name in ("share", "se", "HOS", "best", "n")})
 
 # %% ../../nbs/results/24_thresholds.ipynb #e015449a
 def plot_shares(
