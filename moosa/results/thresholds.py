@@ -103,10 +103,10 @@ def plot_shares(
         index=here.case.unique(), columns=order)
     fig, ax = new_figure(1, 1, (2.4 + .85*len(order), 1.6 + .3*len(table)))
     sns.heatmap(table, annot=True, fmt=".0f", cmap="viridis", vmin=40, vmax=100, ax=ax, annot_kws={"size": 8},
-                cbar_kws=dict(label="% of the best HOS"), linewidths=.6)
+                cbar_kws=dict(label="percent"), linewidths=.6)
     ax.set_yticks(np.arange(len(table)) + .5, [in_figure(case) for case in table.index], rotation=0)
     ax.set_xticks(np.arange(len(order)) + .5, order, rotation=30, ha="right", rotation_mode="anchor")
     ax.set(xlabel="", ylabel="")
-    title(ax, f"HOS at each protocol's threshold, of the best; score {score}")
+    title(ax, f"Share of the best HOS, by {score}")
     ax.grid(False)
     return fig
