@@ -54,10 +54,18 @@ async function found(asked) {
   return Promise.all(best.map(async ([score, result]) => ({ score, page: await result.data() })));
 }
 
+// Pagefind shortens a word that no page has until a page has what is left; one letter of five says nothing.
+function meant(page, asked) {
+  const text = [page.excerpt, ...page.sub_results.map((part) => part.excerpt)].join(" ");
+  const held = [...text.matchAll(/<mark>(.*?)<\/mark>/g)].flatMap((mark) => words(mark[1]));
+  const begins = (word, other) => other.startsWith(word.slice(0, Math.ceil(word.length / 2)));
+  return !held.length || asked.some((word) => held.some((other) => begins(word, other)));
+}
+
 export async function ask(question) {
   const all = words(question), asked = all.filter((word) => !NO_WORDS.has(word));
   if (!all.length) return [];
-  const kept = asked.length ? asked : all, hits = await found(kept);
+  const kept = asked.length ? asked : all, hits = (await found(kept)).filter((hit) => meant(hit.page, kept));
   return hits.sort((a, b) => worth(b, kept) - worth(a, kept)).slice(0, 12).map((hit) => hit.page);
 }
 
