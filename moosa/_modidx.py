@@ -3432,6 +3432,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'moosa/results/sensitivity.py')},
             'moosa.results.style': { 'moosa.results.style.abreast': ('results/style.html#abreast', 'moosa/results/style.py'),
                                      'moosa.results.style.font_families': ('results/style.html#font_families', 'moosa/results/style.py'),
+                                     'moosa.results.style.house_style': ('results/style.html#house_style', 'moosa/results/style.py'),
                                      'moosa.results.style.lacking_letters': ( 'results/style.html#lacking_letters',
                                                                               'moosa/results/style.py'),
                                      'moosa.results.style.legend': ('results/style.html#legend', 'moosa/results/style.py'),
