@@ -113,6 +113,7 @@ def test_grid(monkeypatch, tmp_path):
     assert (len(grid.specs), store.data_dir, store.contents) == (cells, tmp_path, True)
     assert (device, engine, limits.seconds, limits.attempts, again) == ("cpu", "engine", 120, 5, True)
     assert f"{2*cells} cells" in moosa("grid", "tiny.yaml", "--dry-run", "--search", 2, "--data-dir", tmp_path)
+    assert f"{3*cells} cells" in moosa("grid", "tiny.yaml", "--dry-run", "--held-out", "--data-dir", tmp_path)
 
 
 def test_plan(tmp_path):
@@ -134,7 +135,8 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     executed = called_with(monkeypatch, "moosa.runs.notebook.execute_notebook")
     monkeypatch.setattr("moosa.runs.status.cell_status", lambda *_: ("done", ""))
     monkeypatch.setattr("moosa.results.report.publish_notebook", lambda *a: None)
-    assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2,
+    (tmp_path/"out").mkdir()  # as the notebook would
+    assert str(tmp_path/"out") in moosa("report", "tiny.yaml", "--out", tmp_path/"out", "--search", 2, "--again",
                                         "--data-dir", tmp_path).replace("\n", "")
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
@@ -170,7 +172,7 @@ def test_corrupt(monkeypatch, tmp_path):
 def test_data(data_dir, tmp_path):
     from moosa.data.media import write_video
 
-    assert "av-digits" in moosa("data", "list")
+    assert "av-digits" in moosa("data", "list") and json.loads(moosa("data", "list", "--json"))
     assert moosa("data", "get", "av-digits", "--data-dir", data_dir).count("here already") == 3
     moosa("data", "get", "av-digits", "--from", data_dir, "--data-dir", data_dir, fails="is not taken from a folder")
     for i, name in enumerate(f"{d}/{c}/{n}.wav" for d in "ab" for c in "xy" for n in (1, 2)):
@@ -179,6 +181,8 @@ def test_data(data_dir, tmp_path):
     said = moosa("data", "check", tmp_path/"own", "--sample", 2, "--modalities", "audio", "--workers", 1,
                  "--data-options", "audio_format=convert", "--out", tmp_path/"found.csv", "--data-dir", tmp_path)
     assert (tmp_path/"found.csv").exists(), said
+    assert isinstance(json.loads(moosa("data", "check", tmp_path/"own", "--workers", 1, "--json",
+                                       "--out", tmp_path/"again.csv", "--data-dir", tmp_path)), list)
     write_video(tmp_path/"films"/"a.mp4", np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8))
     assert "1 done" in moosa("data", "make-flow", tmp_path/"films", tmp_path/"flow", "--method", "farneback",
                              "--workers", 1)
@@ -189,10 +193,12 @@ def test_data(data_dir, tmp_path):
 def test_weights_and_cache(monkeypatch, tmp_path):
     listed = moosa("weights", "list", "--data-dir", tmp_path)
     assert "openmmlab" in listed and "/~vgg/" in listed  # an address can be copied from a terminal
+    assert json.loads(moosa("weights", "list", "--json", "--data-dir", tmp_path))
     fetched = called_with(monkeypatch, "moosa.extractors.weights.get")
     moosa("weights", "get", "slowonly", "vggsound", "--data-dir", tmp_path)
     assert fetched == [(("slowonly", tmp_path), {}), (("vggsound", tmp_path), {})]
     assert "0 shards" in moosa("cache", "list", "--data-dir", tmp_path)
+    assert json.loads(moosa("cache", "list", "--json", "--data-dir", tmp_path)) == []
     for words in (("--all",), ("--stale", "--dry-run")):
         assert "0 shards" in moosa("cache", "drop", *words, "--data-dir", tmp_path)
 
@@ -211,7 +217,9 @@ def test_record(tmp_path):
     assert "spec.seed" in said and "0.6" in said
     assert json.loads(moosa("record", "show", folder, "--json", "--data-dir", tmp_path))["spec"]["seed"] == 1
     other = next(p.name for p in (tmp_path/"runs").iterdir() if p != folder)
-    assert "spec.seed" in moosa("record", "diff", folder.name, other, "--data-dir", tmp_path)
+    for more in ((), ("--all",)):
+        assert "spec.seed" in moosa("record", "diff", folder.name, other, *more, "--data-dir", tmp_path)
+    assert json.loads(moosa("record", "diff", folder.name, other, "--json", "--data-dir", tmp_path))
 
 
 def test_study(monkeypatch, tmp_path):
@@ -242,6 +250,7 @@ def test_study(monkeypatch, tmp_path):
 def test_list(tmp_path):
     for what in ("methods", "scores", "protocols", "extractors", "datasets", "corruptions"):
         assert "| name" in moosa("list", what)
+    assert json.loads(moosa("list", "methods", "--json"))
     assert "there are no runs" in moosa("list", "runs", "--data-dir", tmp_path)
     (tmp_path/"runs"/"0123456789ab").mkdir(parents=True)
     assert "not done" in moosa("list", "runs", "--data-dir", tmp_path)

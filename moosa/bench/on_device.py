@@ -58,7 +58,7 @@ def milliseconds(
             found[name].append(1000*(time.perf_counter() - started)/calls)
     return {name: median(times[2:]) for name, times in found.items()}
 
-
+# %% ../../nbs/bench/15_on_device.ipynb #9428d0c5
 @contextmanager
 def tensor_float(allowed: bool) -> Iterator[None]:
     "In the block, convolutions may round to TensorFloat-32, or may not."
@@ -81,7 +81,7 @@ def fused_adam(learner: nn.Module, **options) -> torch.optim.Adam:
     "Return the optimiser that trains on a GPU."
     return torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4, fused=True, **options)
 
-
+# %% ../../nbs/bench/15_on_device.ipynb #eb1283ab
 def step_of(optimiser: torch.optim.Optimizer, total: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     "Return a function that takes a step, and returns the total before it."
     def step() -> torch.Tensor:

@@ -137,12 +137,14 @@ def grid_command(
      "Exit code 1 if a cell failed.")
     from collections import Counter
 
-    from moosa.runs.held_out import with_held_out
     from moosa.runs.status import status_rows
 
     data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
-    if held_out: cells = with_held_out(cells)
+    if held_out:
+        from moosa.runs.held_out import with_held_out  # here: it reads predictions, by torch
+
+        cells = with_held_out(cells)
     if dry_run:
         from moosa.runs.whole import look_at
 

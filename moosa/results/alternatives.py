@@ -109,7 +109,7 @@ def needing_runs() -> list[str]:
     "Return the protocols that read other runs than the one that they are asked of."
     return [name for name, protocol in PROTOCOLS.items() if "domain_out" in protocol.needs]
 
-
+# %% ../../nbs/results/09_alternatives.ipynb #6b592052
 def _is_whole(kept: pd.DataFrame, score: str, protocols: Sequence[str]) -> bool:
     "Are there all numbers of a score, or the reason why there is none?"
     groups = set(kept.group[kept.score == score])
@@ -203,7 +203,8 @@ def scores_table(
     rescored: pd.DataFrame,  # from `rescore_grid`
 ) -> pd.DataFrame:
     "Return every case by every score; thresholds of guests' protocols come last, and those that take other runs."
-    shown = {group for _, group, _ in SCORED} | {*GROUPS, *usual_protocols()}  # shares of the best have a table
+    shown = {group for _, group, _ in SCORED} | set(GROUPS)
+    if "source-quantile" in set(rescored.group): shown |= set(usual_protocols())  # of all of them there is a table
     others = [group for group in rescored.group.dropna().unique() if group not in shown]
     return crossed_table(rescored, "score", [*SCORED, *((f"HOS, {name}", name, "HOS") for name in others)])
 

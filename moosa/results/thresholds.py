@@ -72,7 +72,7 @@ def threshold_rows(
              "lowest": f"{100*row.lowest:.1f} ({row['where']})", "HOS": f"{100*row.HOS:.1f}"}
             for name, row in over_cases(shares, score).iterrows()]
 
-
+# %% ../../nbs/results/24_thresholds.ipynb #0197573d
 def thresholds_markdown(
     shares: pd.DataFrame,  # from `shares_of_best`
     score: str = PUBLISHED,
