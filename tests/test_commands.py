@@ -181,8 +181,8 @@ def test_data(data_dir, tmp_path):
     said = moosa("data", "check", tmp_path/"own", "--sample", 2, "--modalities", "audio", "--workers", 1,
                  "--data-options", "audio_format=convert", "--out", tmp_path/"found.csv", "--data-dir", tmp_path)
     assert (tmp_path/"found.csv").exists(), said
-    assert isinstance(json.loads(moosa("data", "check", tmp_path/"own", "--workers", 1, "--json",
-                                       "--out", tmp_path/"again.csv", "--data-dir", tmp_path)), list)
+    assert "[]" in moosa("data", "check", tmp_path/"own", "--workers", 1, "--json", "--out", tmp_path/"again.csv",
+                         "--data-dir", tmp_path)  # nothing is wrong
     write_video(tmp_path/"films"/"a.mp4", np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8))
     assert "1 done" in moosa("data", "make-flow", tmp_path/"films", tmp_path/"flow", "--method", "farneback",
                              "--workers", 1)

@@ -33,7 +33,7 @@ def results_of(cases: tuple[str, ...], tasks: int) -> pd.DataFrame:
 @pytest.fixture(scope="module", params=GRIDS)
 def figures(request):
     results = results_of(*GRIDS[request.param])
-    more = {"differences": plot_differences(results), "critical": plot_critical(results),
+    more = {"differences": plot_differences(results, ranked(results)), "critical": plot_critical(results),
             "by-task": plot_by_task(results), "comparisons": plot_comparisons(results)}
     yield {name: figure for name, figure in {**make_figures(results), **more}.items() if figure}
     plt.close("all")
