@@ -2028,6 +2028,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'moosa/explore/threshold.py'),
                                          'moosa.explore.threshold.protocol_of': ( 'explore/threshold.html#protocol_of',
                                                                                   'moosa/explore/threshold.py'),
+                                         'moosa.explore.threshold.room_above': ( 'explore/threshold.html#room_above',
+                                                                                 'moosa/explore/threshold.py'),
                                          'moosa.explore.threshold.trade_figure': ( 'explore/threshold.html#trade_figure',
                                                                                    'moosa/explore/threshold.py')},
             'moosa.explore.training': { 'moosa.explore.training.LiveTraining': ( 'explore/training.html#livetraining',
