@@ -98,7 +98,7 @@ def plot_shares(
     "Return a map of shares of the best HOS, in percent: a row for each case, a column for each protocol."
     here = shares[shares.score == score]
     if here.empty: return None
-    order = [name for name in over_cases(shares, score).index]
+    order = list(over_cases(shares, score).index)
     table = 100*here.pivot(index="case", columns="protocol", values="share").reindex(
         index=here.case.unique(), columns=order)
     fig, ax = new_figure(1, 1, (2.4 + .85*len(order), 1.6 + .3*len(table)))

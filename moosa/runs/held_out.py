@@ -41,13 +41,11 @@ def domain_out_of(
     store: StoreLike = None,  # where its runs lie; None: the project's data folder
 ) -> list[DomainOut]:  # one for each source
     "Return what the runs without one of the sources say of it; raise `Unfit` if there are none, or not all are done."
-    store, found = open_store(store), []
-    others = specs_without(spec)
+    store, others = open_store(store), specs_without(spec)
     if not others:
         raise Unfit(f"domains left out: setting {spec.setting}, sources {', '.join(spec.sources)}; "
                     "expected osdg and two sources at least.")
     missing = [source for source, other in others.items() if finished(other, store) is None]
     if missing:
         raise Unfit(f"domains left out: the run without {missing[0]} is not done; moosa grid GRID --held-out does.")
-    for source, other in others.items(): found.append(DomainOut(source, *sources_of(run_folder(other, store))))
-    return found
+    return [DomainOut(source, *sources_of(run_folder(other, store))) for source, other in others.items()]

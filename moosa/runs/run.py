@@ -33,7 +33,10 @@ def check_guests(
     from moosa.training.callbacks import find_callback
 
     for name in spec.callbacks: find_callback(name)
-    find_score(spec.score), find_protocol(spec.protocol)
+    find_score(spec.score)
+    if "domain_out" in find_protocol(spec.protocol).needs:
+        raise InputError(f"protocol: {spec.protocol} reads runs that are made after this one. Leave it out here; then "
+                         f"moosa grid GRID --held-out, and moosa rescore GRID --protocol {spec.protocol}.")
     method, hyper = find_method(spec.method), find_hyper(spec.method, spec.hyper, spec.setting)
     expect_open_class(method, spec.method, spec.score, spec.protocol)
     translates = method.translates and getattr(hyper, "alpha_trans", 1) != 0
