@@ -57,6 +57,8 @@ def print_results(
     print(f"{'done' if fresh else 'done before'}; selected epoch {record['selected_epoch']}, "
           f"{record['seconds']} s of training, peak memory {record['peak_memory_mb']:.0f} MB")
     for line in result_lines(record["results"]): print(line)
+    if "chosen" in record["results"]:
+        print(f"  chosen: by score {record['spec']['score']}, protocol {record['spec']['protocol']}")
     print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437

@@ -53,7 +53,9 @@ def conformal(
     confidence: torch.Tensor,  # (N,)
     quantile: float,  # share of new clips of the sources that may be rejected
 ) -> dict[str, float]:
-    "Return the score of the clip of rank q (N + 1); raise `Unfit` with too few clips for that."
+    """Return the score of the clip of rank q (N + 1).
+
+    Raise `Unfit` with too few clips for that."""
     rank = int(quantile*(len(confidence) + 1) + 1e-9)
     if rank < 1:
         raise Unfit(f"conformal: {len(confidence)} source validation clips are too few to promise {quantile:.0%}; "

@@ -42,7 +42,9 @@ def target_otsu(
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
     score: str,  # the score's name
 ) -> float:
-    "Return the cut with the largest variance between groups (Otsu, 1979); raise `Unfit` if all scores are equal."
+    """Return the cut with the largest variance between groups.
+
+    Raise `Unfit` if all scores are equal."""
     opened = opened_up(score, unlabelled)
     x = np.sort(opened)
     n, sums = np.arange(1, len(x)), np.cumsum(x)
@@ -56,7 +58,9 @@ def target_mixture(
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
     score: str,  # the score's name
 ) -> dict[str, float]:  # with the share of the upper normal distribution
-    "Return where the upper of two normal distributions becomes the likelier; raise `Unfit` if all scores are equal."
+    """Return where the upper of two normal distributions becomes the likelier.
+
+    Raise `Unfit` with fewer than three scores that differ."""
     opened = opened_up(score, unlabelled)
     if len(np.unique(opened)) < 3: raise Unfit("target-mixture: the target's clips have fewer than three scores.")
     fitted = mixture.GaussianMixture(2, random_state=0).fit(opened[:, None])
@@ -72,7 +76,9 @@ def target_share(
     class_out: Sequence[ClassOut],
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
 ) -> dict[str, float]:  # with the share of unknown clips
-    "Return the threshold that rejects as many clips as seem unknown; raise `Unfit` if the sources cannot tell."
+    """Return the threshold that rejects as many clips as seem unknown.
+
+    Raise `Unfit` if the sources cannot tell."""
     quantile = float(class_out_curves(class_out).mean(axis=1).idxmax())
     said = float((unlabelled < source_quantile_threshold(confidence, quantile)).double().mean())
     lost, caught = [], []
