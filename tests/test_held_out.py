@@ -22,23 +22,37 @@ def place(tmp_path_factory, archives):
     return folder
 
 
-def rescored(place):
-    done = call("rescore", place/"one.yaml", *PROTOCOL, "--data-dir", place)
+def rescored(place, *options):
+    done = call("rescore", place/"one.yaml", *options, "--data-dir", place)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_threshold_from_runs_without_a_source(place):
-    "Before they are done it says so, and remembers nothing of it; then the threshold is there, of known clips alone."
-    assert "the run without mnist is not done" in rescored(place).replace("\n", " ")
+    "Before they are done it is refused, with the command that does them; then the threshold is of known clips alone."
+    refused = call("rescore", place/"one.yaml", *PROTOCOL, "--data-dir", place)
+    assert refused.returncode == 2 and f"moosa grid {place}/one.yaml --held-out --data-dir {place}" in refused.stderr
     first = {folder.name for folder in (place/"runs").iterdir() if folder.is_dir()}
     done = call("grid", place/"one.yaml", "--held-out", "--data-dir", place)
     assert done.returncode == 0 and "3 cells" in done.stdout, done.stderr
     assert len([folder for folder in (place/"runs").iterdir() if folder.is_dir()]) == 3
-    said = rescored(place)
+    said = rescored(place, *PROTOCOL)
     assert "HOS, leave-one-domain-out" in said and "not done" not in said
     (run,) = first
     numbers = pd.read_csv(place/"runs"/run/"scores.csv").set_index(["score", "group", "number"]).value.sort_index()
     at = numbers["max_logit", "leave-one-domain-out"]
     seen, unseen = at["of sources"], at["of domains left out"]
     assert at["threshold"] == pytest.approx((seen + unseen)/2)  # two sources: half way
+
+
+def test_a_score_named_twice_is_computed_once(place):
+    said = rescored(place, "--score", "max_softmax", "--score", "energy", "--score", "energy")
+    assert said.count("max_softmax") == said.count("energy") == 1
+    (run,) = (path.parent for path in (place/"runs").glob("*/scores.csv"))
+    numbers = pd.read_csv(run/"scores.csv")
+    assert not numbers.duplicated(["score", "group", "number"]).any()
+
+
+def test_a_grid_says_which_command_makes_its_report(place):
+    said = call("grid", place/"one.yaml", "--data-dir", place).stdout
+    assert f"`moosa report {place}/one.yaml --data-dir {place}` makes" in said

@@ -8,6 +8,7 @@ __all__ = ['Decoders', 'DryRun', 'EngineName', 'HeldOut', 'Workers', 'Gpus', 'Sc
 
 # %% ../../nbs/commands/05_grids.ipynb #08256a30
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -116,13 +117,14 @@ def _still_to_come(cells) -> str:
     return f", and {number} runs of best trials, once all trials of their cells are done" if number else ""
 
 # %% ../../nbs/commands/05_grids.ipynb #694b5451
-def _report_of(grid: str, name: str, search: int) -> str:
+def _report_of(grid: str, name: str, search: int, data_dir: Path | None) -> str:
     "A line that names a grid's report: where it is, or what makes it."
     from moosa.runs.grid import grid_path
 
     root = study_folder(grid_path(grid).resolve().parent) or project_root()
     page = root/"figures"/in_file_name(name)/"report.ipynb"
     command = f"moosa report {grid}" + (f" --search {search}" if search else "")
+    command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
     return f"report: `{command}` makes {page}" + (" anew" if page.exists() else "")
 
 
@@ -139,7 +141,7 @@ def grid_command(
 
     from moosa.runs.status import status_rows
 
-    data_dir = data_of(grid, data_dir)
+    given, data_dir = data_dir, data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if held_out:
         from moosa.runs.held_out import with_held_out  # here: it reads predictions, by torch
@@ -167,7 +169,7 @@ def grid_command(
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
     print(f"{len(cells.specs)} cells{_still_to_come(cells)}")
-    if not dry_run and counts["done"]: print(_report_of(grid, cells.name, search))
+    if not dry_run and counts["done"]: print(_report_of(grid, cells.name, search, given))
     if not dry_run and counts["done"] < len(cells.specs): raise typer.Exit(1)
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48
@@ -231,15 +233,20 @@ def rescore_command(
     from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.results.thresholds import shares_of_best, threshold_rows
     from moosa.runs.grid import grid_path, load_grid
+    from moosa.runs.held_out import lacks_held_out
 
-    score = score and ["max_softmax", *score]  # to compare with
+    score = score and list(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
     scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
                          for names in (score, protocol))
     cells = load_grid(grid)
     if cells.search and cells.search[0] == "benchmark-2026":
         raise InputError(f"rescore: {grid} asks for search: benchmark-2026, whose runs are not rescored. "
                          "Name those that you want in a grid without a search.")
-    rescored = rescore_grid(cells, data_of(grid, data_dir), scores=scores, protocols=protocols)
+    data_dir, given = data_of(grid, data_dir), f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    if lacking := lacks_held_out(cells, protocols, data_dir):
+        raise InputError(f"rescore: {lacking} reads runs without one of the sources, and no run of {grid} has all of "
+                         f"them yet; `moosa grid {grid} --held-out{given}` does them.")
+    rescored = rescore_grid(cells, data_dir, scores=scores, protocols=protocols)
     if not len(rescored):
         raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
     print(plain_table(scores_table(rescored).reset_index()))

@@ -93,7 +93,7 @@ def rescore(
     check_logits(sources.validation, "source validation")
 
     def numbers() -> Iterator[tuple[str, str, object, float]]:
-        for name in scores:
+        for name in dict.fromkeys(scores):
             try: groups = rescore_by(name, target, sources, protocols, quantile, domain_out)
             except Unfit as e: groups = {"score": {f"{LEFT_OUT}{e}": np.nan}}
             for group, found in groups.items():

@@ -39,9 +39,9 @@ from ..runs.trained import spec_of
 from ..words import in_figure, in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
-ROOMS = tuple(f"moosa.evaluation.{room}" for room in (  # what the numbers come from
+ROOMS = ("moosa.runs.predictions", *(f"moosa.evaluation.{room}" for room in (  # what the numbers come from
     "openset", "asked", "sources", "distances", "post_hoc", "scores", "class_out", "domain_out", "unlabelled",
-    "protocols", "rescoring"))
+    "protocols", "rescoring")))
 GROUPS = ("score", "oracle", "oracle-exact", "threshold-free", "HOS by share rejected")  # others are named by protocols
 
 
@@ -66,8 +66,9 @@ def read_scores(
     if not path.exists(): return none
     try:
         kept = read_table(path, COLUMNS)
-        kept = kept.assign(value=pd.to_numeric(kept.value.mask(kept.value == "")))
+        kept = kept.assign(value=pd.to_numeric(kept.value.mask(kept.value == ""))).drop_duplicates(ignore_index=True)
     except ValueError: return none  # InputError is one, too
+    if kept.duplicated(["score", "group", "number"]).any(): return none  # one number, two values
     names = list(zip(kept.score, kept.group))
     codes = {name: _code_or_none(*name) for name in dict.fromkeys(names)}
     old = {name for name, code in zip(names, kept.code) if code != codes[name]}

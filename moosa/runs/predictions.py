@@ -6,8 +6,9 @@
 __all__ = ['save_predictions', 'load_predictions', 'load_head', 'sources_of', 'says']
 
 # %% ../../nbs/runs/11_predictions.ipynb #0c514d0d
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -31,11 +32,13 @@ def save_predictions(
     **parts: Predictions,  # validation=..., target=...
 ):
     "Write logits and labels as safetensors, and the clips' names as CSV."
-    tensors, names = {}, []
+    tensors, names, order = {}, [], []
     for part, predictions in parts.items():
+        order = list(predictions.embeddings or predictions.logits)
         for key, tensor in _keyed(predictions).items(): tensors[f"{quote(part, safe='')}/{key}"] = tensor.clone()
         names.append(pd.DataFrame(dict(part=part, clip=predictions.clips), dtype=object))
-    with atomic_write(Path(run_dir)/"predictions.safetensors", "wb") as f: f.write(save(tensors))
+    with atomic_write(Path(run_dir)/"predictions.safetensors", "wb") as f:
+        f.write(save(tensors, {"modalities": json.dumps(order)}))
     write_table(Path(run_dir)/"clips.csv", pd.concat(names))
 
 
@@ -51,16 +54,33 @@ def load_predictions(
     run_dir: str | Path,  # the run's
 ) -> dict[str, Predictions]:  # part -> predictions
     "Return what `save_predictions` wrote; raise `InputError` if a file is damaged, or not the record's."
-    run_dir, parts = Path(run_dir), {}
-    if record := read_record(run_dir): check_files(run_dir, record, ("predictions.safetensors", "clips.csv"), math.inf)
+    run_dir, parts, record = Path(run_dir), {}, read_record(run_dir)
+    if record: check_files(run_dir, record, ("predictions.safetensors", "clips.csv"), math.inf)
     names = read_table(run_dir/"clips.csv", ("part", "clip"), "list of clips")
-    for key, tensor in load_tensors(run_dir/"predictions.safetensors", "predictions").items():
-        part, kind, name = (key.split("/", 2) + ["", ""])[:3]
+    for (part, kind, name), tensor in _tensors(run_dir/"predictions.safetensors", record).items():
         parts.setdefault(unquote(part), {}).setdefault(kind, {})[name] = tensor
     return {part: _predictions(run_dir, part, found, names["clip"][names.part == part].tolist())
             for part, found in sorted(parts.items(), reverse=True)}
 
+# %% ../../nbs/runs/11_predictions.ipynb #5a17c0de
+def _tensors(
+    path: Path,  # predictions.safetensors
+    record: Mapping | None,  # the run's; None: there is none
+) -> dict[tuple[str, str, str], torch.Tensor]:  # (part, kind, name) -> tensor, modalities as the model lists them
+    tensors = {tuple((key.split("/", 2) + ["", ""])[:3]): x for key, x in load_tensors(path, "predictions").items()}
+    with safe_open(path, "pt") as file: said = (file.metadata() or {}).get("modalities")
+    order = json.loads(said) if said else list((record or {}).get("spec", {}).get("modalities") or [])
+    return {key: tensors[key] for key in sorted(tensors, key=lambda key: _place(key, order))}
 
+
+def _place(
+    key: tuple[str, str, str],  # (part, kind, name)
+    order: Sequence[str],  # modalities
+) -> tuple[str, str, int, str]:  # sorts names by the model's order, and others after them by the alphabet
+    part, kind, name = key
+    return part, kind, order.index(name) if name in order else len(order), name
+
+# %% ../../nbs/runs/11_predictions.ipynb #5a17c0df
 def _predictions(
     folder: Path, part: str,
     found: Mapping[str, Mapping[str, torch.Tensor]],  # kind -> name -> tensor
@@ -73,9 +93,8 @@ def _predictions(
         raise InputError(f"list of clips {folder/'clips.csv'} is damaged: it has {len(clips)} names of {part}, "
                          f"but there are {len(labels)} labels. Delete {folder} to compute the run anew.")
     embeddings = {m: e.float() for m, e in found.get("embeddings", {}).items()}
-    missing = dict(sorted(found.get("missing", {}).items()))
-    return Predictions(found["fused"][""], dict(found.get("logits", {})), labels, clips, embeddings, missing,
-                       dict(found.get("present", {})))
+    logits, missing, present = (dict(found.get(kind, {})) for kind in ("logits", "missing", "present"))
+    return Predictions(found["fused"][""], logits, labels, clips, embeddings, missing, present)
 
 # %% ../../nbs/runs/11_predictions.ipynb #f72afce4
 def load_head(

@@ -94,7 +94,7 @@ def watch_epochs(
             pause = max(every, (time.thread_time() - spent)/SHARE)
             if before < IDLE <= idle:
                 report(f"no cell has been running for {IDLE:g} s. "
-                       f"Does the cluster have workers? Are its jobs still waiting?")
+                       f"On a cluster: are there workers, or do its jobs still wait? Else this machine may be busy.")
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
