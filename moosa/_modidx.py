@@ -2856,6 +2856,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'moosa.methods.moosa.OnEmbeddings.forward': ( 'methods/moosa.html#onembeddings.forward',
                                                                                    'moosa/methods/moosa.py'),
                                      'moosa.methods.moosa.SplitDistance': ('methods/moosa.html#splitdistance', 'moosa/methods/moosa.py'),
+                                     'moosa.methods.moosa.SplitDistance.__init__': ( 'methods/moosa.html#splitdistance.__init__',
+                                                                                     'moosa/methods/moosa.py'),
                                      'moosa.methods.moosa.SplitDistance.forward': ( 'methods/moosa.html#splitdistance.forward',
                                                                                     'moosa/methods/moosa.py'),
                                      'moosa.methods.moosa.Translation': ('methods/moosa.html#translation', 'moosa/methods/moosa.py'),

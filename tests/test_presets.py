@@ -36,7 +36,7 @@ PARTIAL = [(15, .7, 1.0), (15, .7, 1.0), (15, .3, 1.0)]
 DEFAULTS = dict(alpha_trans=.1, alpha_contrast=3., explore_loss_coeff=.7, temp=.1, entropy_weight_temp=1.,
                 entropy_min_weight=.001, jigsaw_ratio=1., jigsaw_num_splits=4,
                 jigsaw_samples=128, jigsaw_hidden=512, trans_hidden_num=2048, hidden_dim=2048, out_dim=128,
-                mask_ratio=.3, detach_entropy_weights=False, batch_mean_weights=False)
+                mask_ratio=.3, detach_entropy_weights=False, batch_mean_weights=False, unit_halves=False)
 # The same in every run (ref 1, 3, 6).
 EXTRACTORS = dict(video="slowfast", audio="vggsound", flow="slowonly")
 FIELDS = dict(method="moosa", lr=1e-4, batch_size=16, weight_decay=1e-4, seed=0, weights="pretrained",
@@ -128,7 +128,7 @@ COUNTS = {"published-hac": 12, "published-epic": 12, "published-osda": 6, "publi
           "closed-set": 24, "single-source": 48, "in-domain": 48, "openness": 10, "adaptation": 2, "open-partial": 6,
           "digits-closed": 6, "digits-single-source": 12, "digits-in-domain": 6, "digits-adaptation": 12, "demo": 18,
           "mini-hac": 6, "features": 15,
-          "conditions-utd-mhad": 260, "methods": 315, "adaptation-methods": 105, "mini-hac-methods": 315,
+          "conditions-utd-mhad": 380, "methods": 315, "adaptation-methods": 105, "mini-hac-methods": 315,
           "ablation": 135, "sensitivity-mask": 54, "sensitivity-entropy-min": 45,
           "sensitivity-weights": 81, "sensitivity-jigsaw": 45, "sensitivity-temperature": 45, "sensitivity-unknown": 90,
           "sensitivity-size": 72, "selection": 36, "tiny": 6, "utd-mhad": 40, "utd-mhad-few": 100,

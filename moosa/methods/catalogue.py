@@ -29,6 +29,7 @@ class MoosaHyper:
     entropy_weight_temp: float = 1.0  # temperature of the entropy weights
     detach_entropy_weights: bool = False  # no gradient through the entropy weights (deviates from the published code)
     batch_mean_weights: bool = False  # weights and cross entropies averaged over the batch before they are multiplied
+    unit_halves: bool = False  # the split distance is that of the halves' directions, 4 at most (ours)
     mask_ratio: float = 0.3  # share of an embedding hidden from the translators
     jigsaw_num_splits: int = 4  # parts per modality
     jigsaw_samples: int = 128  # permutations to tell apart

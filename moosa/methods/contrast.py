@@ -70,6 +70,9 @@ class Projection(nn.Module):
 # %% ../../nbs/methods/03_contrast.ipynb #57964932
 def split_distance(
     embeddings: Iterable[torch.Tensor],  # (B, D) for each modality
+    unit: bool = False,  # of the halves' directions: their squared distance, bounded (ours)
 ) -> torch.Tensor:  # scalar, 0 or below
     "Return minus the mean squared distance between the halves of each embedding (ref 4.6)."
-    return -torch.stack([F.mse_loss(*halves(e)) for e in embeddings]).mean()
+    if not unit: return -torch.stack([F.mse_loss(*halves(e)) for e in embeddings]).mean()
+    pairs = [[F.normalize(half, dim=1) for half in halves(e)] for e in embeddings]
+    return -torch.stack([(shared - specific).square().sum(dim=1).mean() for shared, specific in pairs]).mean()

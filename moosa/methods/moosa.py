@@ -83,8 +83,14 @@ class Contrastive(Term):
 class SplitDistance(Term):
     "Minus the distance of the halves (ref 4.6)."
 
+    def __init__(self,
+        unit: bool = False,  # of their directions
+    ):
+        super().__init__()
+        self.unit = unit
+
     def forward(self, outputs: Outputs, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return split_distance(outputs.seen.values())
+        return split_distance(outputs.seen.values(), self.unit)
 
 # %% ../../nbs/methods/08_moosa.ipynb #c2eaa755
 def moosa(
@@ -100,7 +106,7 @@ def moosa(
         jigsaw=OnEmbeddings(jigsaw),
         entropy_min=EntropyMin(),
         contrastive=Contrastive(dims, hyper.hidden_dim, hyper.out_dim, hyper.temp),
-        split_distance=SplitDistance())
+        split_distance=SplitDistance(hyper.unit_halves))
     weights = dict(
         classification=1,
         jigsaw=hyper.jigsaw_ratio,

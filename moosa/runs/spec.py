@@ -79,7 +79,7 @@ LATER = {"train_share": 1.0, "watch_target": False, "devices": 1, "own": {}, "ca
          "score": "max_softmax", "protocol": "source-quantile", "missing_in_training": "stop", "unfrozen": (),
          "tested_epoch": "best"}
 LATER_HYPER = {"batch_mean_weights": False, "permuted_test": False,  # the same of a method's hyper-parameters
-               "coral_means": True, "across_domains": False, "domain_ramp": 0.0}
+               "unit_halves": False, "coral_means": True, "across_domains": False, "domain_ramp": 0.0}
 
 
 def without_later(
