@@ -129,7 +129,7 @@ COUNTS = {"published-hac": 12, "published-epic": 12, "published-osda": 6, "publi
           "digits-closed": 6, "digits-single-source": 12, "digits-in-domain": 6, "digits-adaptation": 12, "demo": 18,
           "mini-hac": 6, "features": 15,
           "conditions-utd-mhad": 380, "methods": 315, "adaptation-methods": 105, "mini-hac-methods": 315,
-          "ablation": 135, "sensitivity-mask": 54, "sensitivity-entropy-min": 45,
+          "ablation": 135, "parts": 120, "sensitivity-mask": 54, "sensitivity-entropy-min": 45,
           "sensitivity-weights": 81, "sensitivity-jigsaw": 45, "sensitivity-temperature": 45, "sensitivity-unknown": 90,
           "sensitivity-size": 72, "selection": 36, "tiny": 6, "utd-mhad": 40, "utd-mhad-few": 100,
           "utd-mhad-methods": 420,

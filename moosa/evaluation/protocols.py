@@ -91,7 +91,7 @@ PROTOCOLS = {
     "leave-one-domain-out": Protocol(leave_one_domain_out, "moosa; runs without one of the sources"),
     "target-median": Protocol(target_median, "moosa; transductive"),
     "target-otsu": Protocol(target_otsu, "Otsu, 1979; transductive"),
-    "target-mixture": Protocol(target_mixture, "two normal distributions; transductive"),
+    "target-mixture": Protocol(target_mixture, "moosa; transductive"),
     "target-share": Protocol(target_share, "after Lipton, Wang and Smola, 2018; transductive"),
     "unknown-class": Protocol(unknown_class, "Saito et al., 2018"),
 }
