@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..data.catalogue import dataset_class
 from ..runs.grid import Grid
-from ..runs.spec import Spec
+from ..runs.spec import Spec, spec_hash
 from ..words import in_label, without_folder, word
 
 # %% ../../nbs/results/02_cases.ipynb #0da458ed
@@ -92,7 +92,17 @@ def case_labels(
     for name in texts:
         if name in others: continue
         if _varies(table, name, [*place, "count", "seed", *others]): others.append(name)
-    return list(zip(_joined(table, [*named, *count, *others]), _joined(table, [*named, *others])))
+    cases, series = _joined(table, [*named, *count, *others]), _joined(table, [*named, *others])
+    return list(zip(_called(grid, cases), _called(grid, series)))
+
+# %% ../../nbs/results/02_cases.ipynb #c0a11ed5
+def _called(grid: Grid, labels: list[str]) -> list[str]:
+    "Return what the grid's file calls the cases; with the label behind it, where one name is not enough."
+    if not grid.cases: return labels
+    names = [grid.cases.get(spec_hash(spec), "") for spec in grid.specs]
+    meant = pd.Series(labels).groupby(names).nunique()
+    told = {name: "{0}" if count == 1 else "{0}, {1}" for name, count in meant.items()} | {"": "{1}"}
+    return [told[name].format(name, label) for name, label in zip(names, labels)]
 
 
 def _places(grid: Grid) -> pd.DataFrame:

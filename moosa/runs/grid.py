@@ -41,6 +41,7 @@ class Grid:
     specs: tuple[Spec, ...]  # resolved
     corruptions: Wanted | None = field(default=None, kw_only=True)  # what `moosa corrupt` tests its runs with
     search: tuple[str, int] | None = field(default=None, kw_only=True)  # what its file asks for: whose rule, draws
+    cases: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # run -> what its file calls the cell's case
 
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
@@ -54,7 +55,8 @@ class Grid:
     @cached_property
     def _labels(self) -> list[dict[str, str]]:
         rows = cell_texts(self)
-        varied = [a for a in self.axes if len(rows) == 1 or len({row[a] for row in rows}) > 1]
+        asked = [*["case"][:len(self.cases)], *self.axes]
+        varied = [a for a in asked if len(rows) == 1 or len({row[a] for row in rows}) > 1]
         named = [{a: row[a] for a in varied} for row in rows]
         enough = varied and len({tuple(row.values()) for row in named}) == len(rows)
         return named if enough else rows
@@ -68,10 +70,11 @@ def cell_texts(
 ) -> list[dict[str, str]]:  # one per cell, all of the same columns; blank where a cell has no such field
     "Return what tells a grid's cells apart: its axes, then every other field that varies."
     rows = [_columns(spec) for spec in grid.specs]
+    called = [{"case": in_label(grid.cases.get(spec_hash(spec), ""))} if grid.cases else {} for spec in grid.specs]
     names = dict.fromkeys([*grid.axes, *(name for row in rows for name in row)])
     varies = [name for name in names if name not in FOLLOW and len({row[name] for row in rows if row.get(name)}) > 1]
     shown = dict.fromkeys([*grid.axes, *varies])
-    return [{name: row.get(name, "") for name in shown} for row in rows]
+    return [case | {name: row.get(name, "") for name in shown} for case, row in zip(called, rows)]
 
 # %% ../../nbs/runs/15_grid.ipynb #da2443ae
 def differences(
@@ -129,7 +132,7 @@ def expand(
     about = content.get("about")
     if not (is_nothing(about) or isinstance(about, str)):
         raise InputError(f"{where}: about: {brief(about)} given; expected a text.")
-    base, cells, axes = read_base(content, where), read_cells(content, where), read_axes(content, where)
+    base, (cells, cases), axes = read_base(content, where), read_cells(content, where), read_axes(content, where)
     check_set_once(base, cells, axes, where)
     count = len(cells)*math.prod(map(len, axes.values()))
     if count > MOST_CELLS:
@@ -137,9 +140,12 @@ def expand(
     combinations = itertools.product(cells, *axes.values())  # the last axis is fastest
     parts = ([base, cell, dict(zip(axes, values))] for cell, *values in combinations)
     specs = [cell_spec(part, where, folder) for part in parts]
-    named = dict.fromkeys(key for part in [*cells, axes] for key in part if key not in {"preset", *MAPPINGS})
+    telling = [axes] if all(cases) else [*cells, axes]  # where every cell has a name, that tells enough
+    named = dict.fromkeys(key for part in telling for key in part if key not in {"preset", *MAPPINGS})
+    each = len(specs)//len(cells)  # the axes are faster
+    called = {spec_hash(spec): cases[place//each] for place, spec in enumerate(specs) if cases[place//each]}
     asked = dict(search=read_search(content.get("search"), where), corruptions=read_corruptions(content, where, folder))
-    grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs), **asked)
+    grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs), cases=called, **asked)
     check_different(grid, where)
     return grid
 
@@ -199,12 +205,23 @@ def read_base(content: dict, where: str) -> dict:
     return {} if is_nothing(base) else read_fields(base, f"{where}: base")
 
 # %% ../../nbs/runs/15_grid.ipynb #44ac36bf
-def read_cells(content: dict, where: str) -> list[dict]:
-    "Return the list of cells; without one, a single empty cell."
+def read_cells(content: dict, where: str) -> tuple[list[dict], list[str]]:
+    "Return the cells and what they are called, empty without a name; without a list, a single empty cell."
     cells = content.get("cells", [{}])
     if not isinstance(cells, list) or not cells:
         raise InputError(f"{where}: cells needs a list of mappings; found {brief(cells)}.")
-    return [read_fields(cell, f"{where}: cell {i}") for i, cell in enumerate(cells, 1)]
+    cases, parts = zip(*(_case_of(cell, f"{where}: cell {i}") for i, cell in enumerate(cells, 1)))
+    for name, count in Counter(filter(None, cases)).items():
+        if count > 1: raise InputError(f"{where}: {count} cells are called {brief(name)}; expected a case for each.")
+    return [read_fields(part, f"{where}: cell {i}") for i, part in enumerate(parts, 1)], list(cases)
+
+
+def _case_of(cell, where: str) -> tuple[str, object]:  # what the cell is called, empty without a name; all else of it
+    if not isinstance(cell, dict) or "case" not in cell: return "", cell
+    name = cell["case"]
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{where}: case is {brief(name)}; expected a text, e.g. without jigsaw.")
+    return name.strip(), {key: value for key, value in cell.items() if key != "case"}
 
 
 def read_axes(content: dict, where: str) -> dict[str, list]:
