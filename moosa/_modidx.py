@@ -1501,6 +1501,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'moosa/evaluation/sources.py')},
             'moosa.evaluation.unlabelled': { 'moosa.evaluation.unlabelled.first_above': ( 'evaluation/unlabelled.html#first_above',
                                                                                           'moosa/evaluation/unlabelled.py'),
+                                             'moosa.evaluation.unlabelled.target_capped': ( 'evaluation/unlabelled.html#target_capped',
+                                                                                            'moosa/evaluation/unlabelled.py'),
                                              'moosa.evaluation.unlabelled.target_median': ( 'evaluation/unlabelled.html#target_median',
                                                                                             'moosa/evaluation/unlabelled.py'),
                                              'moosa.evaluation.unlabelled.target_mixture': ( 'evaluation/unlabelled.html#target_mixture',

@@ -21,7 +21,7 @@ from .class_out import ClassOut, class_out_curves, classes_out
 from .domain_out import DomainOut, leave_one_domain_out
 from .openset import source_quantile_threshold
 from .sources import Sources
-from .unlabelled import target_median, target_mixture, target_otsu, target_share
+from .unlabelled import target_capped, target_median, target_mixture, target_otsu, target_share
 
 # %% ../../nbs/evaluation/13_protocols.ipynb #8094ae58
 OFFERED = ("confidence", "labels", "predicted", "num_known", "quantile", "class_out", "domain_out", "unlabelled",
@@ -90,6 +90,7 @@ PROTOCOLS = {
     "leave-one-class-out": Protocol(leave_one_class_out, "moosa"),
     "leave-one-domain-out": Protocol(leave_one_domain_out, "moosa; runs without one of the sources"),
     "target-median": Protocol(target_median, "moosa; transductive"),
+    "target-capped": Protocol(target_capped, "moosa; transductive"),
     "target-otsu": Protocol(target_otsu, "Otsu, 1979; transductive"),
     "target-mixture": Protocol(target_mixture, "moosa; transductive"),
     "target-share": Protocol(target_share, "after Lipton, Wang and Smola, 2018; transductive"),
