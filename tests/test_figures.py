@@ -10,13 +10,18 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
 
+from moosa.data.settings import open_set_split
+from moosa.evaluation.openset import Predictions
 from moosa.methods.catalogue import METHODS
 from moosa.results.compare import plot_comparisons
 from moosa.results.critical import plot_by_task, plot_critical
 from moosa.results.grid_figures import make_figures
 from moosa.results.ranking import plot_differences, ranked
-from moosa.results.style import method_colour, new_figure, save_figure, styles
+from moosa.results.histories import plot_histories
+from moosa.results.run_figures import plot_confusion, plot_setting
+from moosa.results.style import PAGE, method_colour, new_figure, save_figure, styles
 from moosa.results.tables import made_up_results, make_tables
 
 MANY = ("erm", "erm-heads", "erm-entmin", "rna-net", "mixup", "coral", "mmd", "cmrf", "simmmdg", "jat", "nel", "moosa",
@@ -65,10 +70,11 @@ def clipped(figure) -> list[str]:
 
 
 def overlapping(figure) -> list[tuple[str, str]]:
-    "Labels of one axis, or titles of panels, that lie on each other."
+    "Labels of one axis, texts in one panel, or titles of panels, that lie on each other."
     figure.canvas.draw()
     groups = [[ax.title for ax in figure.axes if ax.get_title()]]
     for ax in figure.axes:
+        groups.append([text for text in ax.texts if text.get_visible() and text.get_text().strip()])
         groups += [[t for t in labels_of(axis.get_ticklabels()) if t.get_rotation() == 0]
                    for axis in (ax.xaxis, ax.yaxis)]
     return [(a.get_text(), b.get_text()) for group in groups for a, b in itertools.combinations(group, 2)
@@ -79,6 +85,39 @@ def test_nothing_is_clipped_and_nothing_overlaps(figures):
     assert len(figures) >= 5
     faults = {name: (clipped(figure), overlapping(figure)) for name, figure in figures.items()}
     assert not {name: found for name, found in faults.items() if any(found)}
+
+
+def test_a_page_has_room_and_all_can_be_read(figures):
+    for name, figure in figures.items():
+        assert figure.get_figwidth() <= PAGE and figure.get_tightbbox().width <= PAGE, name
+        texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+        small = {text.get_text() for text in texts if text.get_fontsize() < 6.5}
+        assert not small, (name, small)
+
+
+@pytest.mark.parametrize("known", [3, 12, 60, 130])
+def test_figures_of_a_run_fit_a_page_whatever_its_classes(known):
+    names = [f"action number {i}" for i in range(known)]
+    clips = pd.DataFrame([dict(clip=f"{domain}-{i}-{part}", domain=domain, part=part, **{"class": i})
+                          for domain in ("here", "there") for i in range(known) for part in ("train", "validation")])
+    split = open_set_split(clips, names, [], "there", names[:1])
+    labels = torch.arange(known)
+    target = Predictions(torch.eye(known)[:, :-1]*99, {}, labels, names)
+    counts = {"source-quantile": {"threshold": .5, "OS*": .5, "UNK": .5}, "accuracy": {"fused": .5},
+              "class-mean accuracy": {"fused": .5}}
+    figures = {"setting": plot_setting(split), "confusion": plot_confusion(target, counts, names[1:])}
+    faults = {name: (clipped(figure), overlapping(figure)) for name, figure in figures.items()}
+    plt.close("all")
+    assert max(figure.get_figwidth() for figure in figures.values()) <= PAGE
+    assert not {name: found for name, found in faults.items() if any(found)}
+
+
+def test_a_page_has_room_for_every_curve_of_a_run():
+    history = pd.DataFrame({f"term_number_{i}": [1., .5] for i in range(11)} | {"epoch": [1, 2], "train_accuracy": .5})
+    for count in (1, 2, 5, 11):
+        figure = plot_histories({"": history[[*history.columns[:count], "epoch", "train_accuracy"]]})
+        assert figure.get_figwidth() <= PAGE and not clipped(figure) and not overlapping(figure)
+    plt.close("all")
 
 
 def test_what_is_clipped_or_overlaps_is_found():
