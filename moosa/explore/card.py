@@ -215,7 +215,7 @@ def write_lines(ax, head: str, lines: Sequence[str]):
     "Write lines of text below a title."
     ax.set_axis_off()
     title(ax, head, loc="left")
-    step = min(.1, .96/max(1, len(lines)))
+    step = min(.16, .96/max(1, len(lines)))
     for i, line in enumerate(lines or ["nothing was kept"]):
         ax.text(0, .96 - step*i, in_figure(line, 64), fontsize=8, va="top", transform=ax.transAxes)
 

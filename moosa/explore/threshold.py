@@ -66,7 +66,7 @@ def _draw_curves(ax, run: RunClips, axis: Axis):
                        bbox=dict(facecolor="white", edgecolor="none", pad=.6))
     ax.set_ylim(0, ax.get_ylim()[1]*room_above(run))
     above.set(ylim=(0, 1.02*room_above(run)), ylabel="OS*, UNK, HOS", yticks=SHARES)
-    if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=8)
+    if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=7, rotation=40, ha="right")
     handles = [h for a in (ax, above) for h in a.get_legend_handles_labels()[0]]
     ax.figure.legend(handles, [h.get_label() for h in handles], fontsize=7, loc="outside lower left", ncols=4)
 

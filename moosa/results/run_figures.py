@@ -107,7 +107,7 @@ def plot_setting(split: Split) -> Figure:
     fig.legend(handles=patches, loc="outside lower center", ncols=beside, fontsize=8, frameon=False)
     orange = "; unknown classes in orange" if split.classes.unknown else ""
     text = f"Who sees which classes: clips in each list{orange}"
-    fig.suptitle(wrapped(text, int(9.6*fig.get_figwidth())), fontsize="medium", fontweight="bold")
+    fig.suptitle(wrapped(text, int(10*fig.get_figwidth())), fontsize="medium", fontweight="bold")
     return fig
 
 
