@@ -2,6 +2,7 @@
 its paper and is the same for every reader. Tables compile where LaTeX is at hand.
 """
 import itertools
+import re
 import shutil
 import subprocess
 import warnings
@@ -178,10 +179,58 @@ def test_html_holds_what_the_table_holds():
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_tables_compile(tmp_path):
-    results = results_of(("erm", "moosa_x & y", "nel"), 3)
+    results = results_of(("erm", r"moosa_x & y% #{z} ~ ^ \\", "nel"), 3)
     tables = "\n".join(table.latex() for table in (ranked(results), *make_tables(results)))
     page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}\end{{document}}"
     (tmp_path/"page.tex").write_text(page, "utf-8")
     done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+LATEX_TOKENS = re.compile(r"\\[A-Za-z]+\*?|\\.|\$\^\*\$|\$\\(?:to|pm)\$|[{}&#%_^$]|[^\\{}&#%_^$]+", re.S)
+
+
+def faults_of_latex(text: str) -> list[str]:
+    "What LaTeX would stumble over in a table: braces, environments, cells of a row, letters that mean something."
+    tokens, opened, environments, found, cells = LATEX_TOKENS.findall(text), 0, [], [], 1
+    if "".join(tokens) != text: found.append("a backslash at the end")
+    layout = re.search(r"\\begin\{tabular\}\{([lrc]+)\}", text)
+    columns = len(layout[1]) if layout else 0
+    for i, token in enumerate(tokens):
+        if token in "{}": opened += 1 if token == "{" else -1
+        if opened < 0: found.append("a brace too many")
+        if token in ("\\begin", "\\end"):
+            name = tokens[i + 2]
+            if token == "\\begin": environments.append(name)
+            elif not environments or environments.pop() != name: found.append(f"\\end of {name}")
+        if token in tuple("#%_^$"): found.append(f"{token} is not escaped")
+        if token == "&": cells += 1
+        if token != r"\\": continue
+        if cells != columns: found.append(f"{cells} cells in a row, expected {columns}")
+        cells = 1
+    return found + ["a brace too few"]*(opened > 0) + [f"{name} stays open" for name in environments]
+
+
+NAMES = (r"50% a_b & c#d {e} ~f ^g \h $i$", "Größe → 行走 ± [1] <x> | \"y\"", r"\\", "a\nb & ", "{", "}", "%")
+
+
+def test_latex_of_odd_names_is_whole():
+    results = pd.concat([made_up_results(name, level=.4 + .02*i, tasks=NAMES[:3]) for i, name in enumerate(NAMES)])
+    tables = [ranked(results), *make_tables(results)]
+    assert len(tables) > 3
+    for table in tables:
+        text = table.latex()
+        assert not faults_of_latex(text), (table.name, faults_of_latex(text), text[:2000])
+        shown = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(shown) == 1 + len(table.wide)
+
+
+@pytest.mark.parametrize("broken, told", [
+    (r"a & b & c \\", "3 cells"), ("a_b & c \\\\", "_ is not"), ("50% & c \\\\", "% is not"), (r"{a & c \\", "too few"),
+    (r"a} & c \\", "too many"), (r"\begin{center} a & c \\", "stays open"), (r"$x & c \\", "$ is not")])
+def test_broken_latex_is_found(broken, told):
+    def table(row): return f"\\begin{{tabular}}{{lr}}\n{row}\n\\end{{tabular}}"
+
+    assert any(told in fault for fault in faults_of_latex(table(broken)) + faults_of_latex(broken))
+    assert not faults_of_latex(table(r"a\_b & \textbf{50\%} \\"))
