@@ -2,6 +2,7 @@
 its paper and is the same for every reader. Tables compile where LaTeX is at hand.
 """
 import itertools
+import re
 import shutil
 import subprocess
 import warnings
@@ -10,13 +11,18 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
 
+from moosa.data.settings import open_set_split
+from moosa.evaluation.openset import Predictions
 from moosa.methods.catalogue import METHODS
 from moosa.results.compare import plot_comparisons
 from moosa.results.critical import plot_by_task, plot_critical
 from moosa.results.grid_figures import make_figures
 from moosa.results.ranking import plot_differences, ranked
-from moosa.results.style import method_colour, new_figure, save_figure, styles
+from moosa.results.histories import plot_histories
+from moosa.results.run_figures import plot_confusion, plot_setting
+from moosa.results.style import PAGE, method_colour, new_figure, save_figure, styles
 from moosa.results.tables import made_up_results, make_tables
 
 MANY = ("erm", "erm-heads", "erm-entmin", "rna-net", "mixup", "coral", "mmd", "cmrf", "simmmdg", "jat", "nel", "moosa",
@@ -65,10 +71,11 @@ def clipped(figure) -> list[str]:
 
 
 def overlapping(figure) -> list[tuple[str, str]]:
-    "Labels of one axis, or titles of panels, that lie on each other."
+    "Labels of one axis, texts in one panel, or titles of panels, that lie on each other."
     figure.canvas.draw()
     groups = [[ax.title for ax in figure.axes if ax.get_title()]]
     for ax in figure.axes:
+        groups.append([text for text in ax.texts if text.get_visible() and text.get_text().strip()])
         groups += [[t for t in labels_of(axis.get_ticklabels()) if t.get_rotation() == 0]
                    for axis in (ax.xaxis, ax.yaxis)]
     return [(a.get_text(), b.get_text()) for group in groups for a, b in itertools.combinations(group, 2)
@@ -79,6 +86,39 @@ def test_nothing_is_clipped_and_nothing_overlaps(figures):
     assert len(figures) >= 5
     faults = {name: (clipped(figure), overlapping(figure)) for name, figure in figures.items()}
     assert not {name: found for name, found in faults.items() if any(found)}
+
+
+def test_a_page_has_room_and_all_can_be_read(figures):
+    for name, figure in figures.items():
+        assert figure.get_figwidth() <= PAGE and figure.get_tightbbox().width <= PAGE, name
+        texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+        small = {text.get_text() for text in texts if text.get_fontsize() < 6.5}
+        assert not small, (name, small)
+
+
+@pytest.mark.parametrize("known", [3, 12, 60, 130])
+def test_figures_of_a_run_fit_a_page_whatever_its_classes(known):
+    names = [f"action number {i}" for i in range(known)]
+    clips = pd.DataFrame([dict(clip=f"{domain}-{i}-{part}", domain=domain, part=part, **{"class": i})
+                          for domain in ("here", "there") for i in range(known) for part in ("train", "validation")])
+    split = open_set_split(clips, names, [], "there", names[:1])
+    labels = torch.arange(known)
+    target = Predictions(torch.eye(known)[:, :-1]*99, {}, labels, names)
+    counts = {"source-quantile": {"threshold": .5, "OS*": .5, "UNK": .5}, "accuracy": {"fused": .5},
+              "class-mean accuracy": {"fused": .5}}
+    figures = {"setting": plot_setting(split), "confusion": plot_confusion(target, counts, names[1:])}
+    faults = {name: (clipped(figure), overlapping(figure)) for name, figure in figures.items()}
+    plt.close("all")
+    assert max(figure.get_figwidth() for figure in figures.values()) <= PAGE
+    assert not {name: found for name, found in faults.items() if any(found)}
+
+
+def test_a_page_has_room_for_every_curve_of_a_run():
+    history = pd.DataFrame({f"term_number_{i}": [1., .5] for i in range(11)} | {"epoch": [1, 2], "train_accuracy": .5})
+    for count in (1, 2, 5, 11):
+        figure = plot_histories({"": history[[*history.columns[:count], "epoch", "train_accuracy"]]})
+        assert figure.get_figwidth() <= PAGE and not clipped(figure) and not overlapping(figure)
+    plt.close("all")
 
 
 def test_what_is_clipped_or_overlaps_is_found():
@@ -139,10 +179,58 @@ def test_html_holds_what_the_table_holds():
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_tables_compile(tmp_path):
-    results = results_of(("erm", "moosa_x & y", "nel"), 3)
+    results = results_of(("erm", r"moosa_x & y% #{z} ~ ^ \\", "nel"), 3)
     tables = "\n".join(table.latex() for table in (ranked(results), *make_tables(results)))
     page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}\end{{document}}"
     (tmp_path/"page.tex").write_text(page, "utf-8")
     done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+LATEX_TOKENS = re.compile(r"\\[A-Za-z]+\*?|\\.|\$\^\*\$|\$\\(?:to|pm)\$|[{}&#%_^$]|[^\\{}&#%_^$]+", re.S)
+
+
+def faults_of_latex(text: str) -> list[str]:
+    "What LaTeX would stumble over in a table: braces, environments, cells of a row, letters that mean something."
+    tokens, opened, environments, found, cells = LATEX_TOKENS.findall(text), 0, [], [], 1
+    if "".join(tokens) != text: found.append("a backslash at the end")
+    layout = re.search(r"\\begin\{tabular\}\{([lrc]+)\}", text)
+    columns = len(layout[1]) if layout else 0
+    for i, token in enumerate(tokens):
+        if token in "{}": opened += 1 if token == "{" else -1
+        if opened < 0: found.append("a brace too many")
+        if token in ("\\begin", "\\end"):
+            name = tokens[i + 2]
+            if token == "\\begin": environments.append(name)
+            elif not environments or environments.pop() != name: found.append(f"\\end of {name}")
+        if token in tuple("#%_^$"): found.append(f"{token} is not escaped")
+        if token == "&": cells += 1
+        if token != r"\\": continue
+        if cells != columns: found.append(f"{cells} cells in a row, expected {columns}")
+        cells = 1
+    return found + ["a brace too few"]*(opened > 0) + [f"{name} stays open" for name in environments]
+
+
+NAMES = (r"50% a_b & c#d {e} ~f ^g \h $i$", "Größe → 行走 ± [1] <x> | \"y\"", r"\\", "a\nb & ", "{", "}", "%")
+
+
+def test_latex_of_odd_names_is_whole():
+    results = pd.concat([made_up_results(name, level=.4 + .02*i, tasks=NAMES[:3]) for i, name in enumerate(NAMES)])
+    tables = [ranked(results), *make_tables(results)]
+    assert len(tables) > 3
+    for table in tables:
+        text = table.latex()
+        assert not faults_of_latex(text), (table.name, faults_of_latex(text), text[:2000])
+        shown = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(shown) == 1 + len(table.wide)
+
+
+@pytest.mark.parametrize("broken, told", [
+    (r"a & b & c \\", "3 cells"), ("a_b & c \\\\", "_ is not"), ("50% & c \\\\", "% is not"), (r"{a & c \\", "too few"),
+    (r"a} & c \\", "too many"), (r"\begin{center} a & c \\", "stays open"), (r"$x & c \\", "$ is not")])
+def test_broken_latex_is_found(broken, told):
+    def table(row): return f"\\begin{{tabular}}{{lr}}\n{row}\n\\end{{tabular}}"
+
+    assert any(told in fault for fault in faults_of_latex(table(broken)) + faults_of_latex(broken))
+    assert not faults_of_latex(table(r"a\_b & \textbf{50\%} \\"))

@@ -93,6 +93,9 @@ def test_a_cell_of_every_grid_runs_and_is_reported(finished, folder, setting):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert reported.returncode == 0, reported.stderr
     assert {"summary.md", "summary.csv", "report.ipynb"} <= {p.name for p in path.with_suffix("").iterdir()}
+    page = json.loads((path.with_suffix("")/"report.ipynb").read_text())["cells"]
+    begun = next(k for k, cell in enumerate(page) if "parameters" in cell["metadata"].get("tags", []))
+    assert "Reduced cells" in json.dumps([cell.get("outputs") for cell in page[:begun]])  # its title, above parameters
     specs = [spec for spec in load_grid(path).specs if spec.setting == setting]
     assert len(specs) == len(cells)
     records = {r["hash"]: r for r in (json.loads(p.read_text()) for p in (folder/"runs").glob("*/record.json"))}

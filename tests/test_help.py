@@ -55,6 +55,13 @@ def test_every_command_of_the_first_page_has_examples():
         assert "Examples" in said and EXAMPLES[name][0][0] in said and "Next:" in said
 
 
+def test_the_first_page_says_the_exit_codes_and_they_are_so():
+    said = call("--help", env={"COLUMNS": "200"}).stdout
+    assert all(text in said for text in ("Exit codes", "0 all is well", "2 bad input", "tutorials/commands"))
+    codes = {"0": call("list", "protocols").returncode, "2": call("list", "protocolls").returncode}
+    assert codes == {"0": 0, "2": 2}
+
+
 def test_options_of_run_stand_in_panels():
     options = {p.name: p.rich_help_panel for p in MOOSA.commands["run"].params if p.name != "help"}
     assert {name: panel for panel, names in PANELS.items() for name in names} == options and len(options) >= 40

@@ -36,7 +36,7 @@ from ..core import read_json, write_json
 from ..places import clone_folder, data_folder, data_parameter, experiments_folder, project_root
 from ..runs.record import environment
 from ..runs.notebook import execute_notebook
-from ..results.style import GREY, KNOWN, UNKNOWN, new_figure, title
+from ..results.style import GREY, KNOWN, PAGE, UNKNOWN, new_figure, panels_on_page, title, wrapped
 from ..results.report import publish_notebook
 
 # %% ../../nbs/bench/10_report.ipynb #3c7c0e61
@@ -221,7 +221,7 @@ def plot_speed(result: Mapping) -> Figure:
 
     def share(r, x): return x/r["goal_value"] if r["at_least"] else r["goal_value"]/max(x, 1e-9)
 
-    fig, ax = new_figure(1, 1, (8.6, .31*len(rows) + 1.3))
+    fig, ax = new_figure(1, 1, (PAGE, .31*len(rows) + 1.3))
     for y, r in enumerate(rows):
         x = share(r, r["value"])
         ax.plot([1, x], [y, y], color=KNOWN if r["reached"] else UNKNOWN, lw=2)
@@ -234,7 +234,7 @@ def plot_speed(result: Mapping) -> Figure:
     ax.axvline(1, color="black", lw=1)
     names = [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'} "
              f"{r['goal_value']:g}]" for r in rows]
-    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.set_yticks(range(len(rows)), [wrapped(name, 44) for name in names], fontsize=7)
     ax.set(xscale="log", xlabel="what was found, as a multiple of the goal")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if round(x/10**np.floor(np.log10(x))) in (2, 5) else "")
@@ -255,7 +255,8 @@ def plot_growth(result: Mapping) -> Figure:
     "Draw time and peak memory of a step at four sizes each; the straight line joins the first and the last."
     curves = [r["raw"] for r in result["lines"] if "axis" in r.get("raw", {})]
     shown = (("cpu", "CPU seconds of a step", 1), ("peak_mb", "peak memory, GB", 2**20/1e9))  # key, label, factor
-    fig, axes = new_figure(2, max(1, len(curves)), (2.9*max(1, len(curves)) + .6, 4.8), squeeze=False, sharex="col")
+    size = (min(PAGE, 2.9*max(1, len(curves)) + .6), 4.4)
+    fig, axes = new_figure(2, max(1, len(curves)), size, squeeze=False, sharex="col")
     for column, c in zip(axes.T, curves):
         x = [p["size"] for p in c["points"]]
         for ax, (key, label, factor) in zip(column, shown):
@@ -272,10 +273,10 @@ def plot_growth(result: Mapping) -> Figure:
 def plot_profile(result: Mapping) -> Figure:
     "Draw what the parts of a step take: the yardstick, ours, and the least."
     profiles = result["profiles"]
-    fig, axes = new_figure(1, len(profiles), (8.6, 2.6), squeeze=False)
+    fig, axes = panels_on_page(len(profiles), 2.6, 2.2)
     names = [k for k in next(iter(profiles.values())) if k != "step"]
     colours = dict(zip(names, plt.get_cmap("tab10").colors))
-    for ax, (name, parts) in zip(axes[0], profiles.items()):
+    for ax, (name, parts) in zip(axes.flat, profiles.items()):
         for y, way in enumerate(("least", "ours", "yardstick")):
             left = 0
             for part in names:
@@ -284,7 +285,7 @@ def plot_profile(result: Mapping) -> Figure:
         ax.set_yticks(range(3), ["the least", "ours", "yardstick"])
         ax.set_xlabel("ms of CPU time, one thread")
         title(ax, name)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=7)
     return fig
 
 # %% ../../nbs/bench/10_report.ipynb #e6ac7d93

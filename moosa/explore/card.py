@@ -23,7 +23,7 @@ from ..core import InputError
 from .media import Part, player_of
 from .run_clips import RunClips
 from .views import View
-from ..results.style import KNOWN, UNKNOWN, title, wrapped
+from ..results.style import KNOWN, PAGE, UNKNOWN, title, wrapped
 from ..words import in_figure, in_html, short
 
 # %% ../../nbs/explore/08_card.ipynb #dfb7ec0b
@@ -215,7 +215,7 @@ def write_lines(ax, head: str, lines: Sequence[str]):
     "Write lines of text below a title."
     ax.set_axis_off()
     title(ax, head, loc="left")
-    step = min(.1, .96/max(1, len(lines)))
+    step = min(.16, .96/max(1, len(lines)))
     for i, line in enumerate(lines or ["nothing was kept"]):
         ax.text(0, .96 - step*i, in_figure(line, 64), fontsize=8, va="top", transform=ax.transAxes)
 
@@ -226,17 +226,17 @@ def draw_card(
     "Return a card as a picture: stills in place of films."
     run, place = view.run, place_of(view.run, view.clip)
     stills = list(run.media.stills(view.clip)) if run.media else [Part("clip", "nothing", note=NO_DATA)]
-    figure = plt.figure(figsize=(11, 5.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))
-    figure.suptitle(f"{in_figure(view.clip, 90)}\n{in_figure(card_title(run, place), 110)}", fontsize=9)
+    figure = plt.figure(figsize=(PAGE, 6.4), layout="constrained")
+    above, middle, below = figure.subfigures(3, 1, height_ratios=(1.3, 1, 1))
+    figure.suptitle(f"{wrapped(view.clip, 90)}\n{wrapped(card_title(run, place), 90)}", fontsize=9)
     draw_stills(above, stills)
-    axes = below.subplots(1, 3)
+    axes = [*middle.subplots(1, 2), below.subplots()]
     draw_heads(axes[0], heads_said(run, place))
     near = [f"{row.likeness:.3f}  {row[2]}  ({short(row.clip, 30)})" for row in view.nearest(place).itertuples()]
-    write_lines(axes[1], "Nearest source clips", near or [view.lacks])
+    write_lines(axes[2], "Nearest source clips", near or [view.lacks])
     without = [f"{row.without} ({row.rule}): {row.said}, p {row.confidence:.3f}" + ", as before"*row.same
                for row in without_each(run, place).itertuples()]
-    write_lines(axes[2], "Without each modality", without)
+    write_lines(axes[1], "Without each modality", without)
     return figure
 
 # %% ../../nbs/explore/08_card.ipynb #5192b8f2

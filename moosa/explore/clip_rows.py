@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..core import InputError
 from .run_clips import RunClips
 from .views import View, html_table
-from ..results.style import new_figure
+from ..results.style import PAGE, new_figure
 from ..words import in_figure
 
 # %% ../../nbs/explore/17_clip_rows.ipynb #ac33f0bc
@@ -45,7 +45,7 @@ class RowsView(View):
         "Return the first rows as a picture."
         rows = shown_rows(self.run, self.settings["where"])
         few = rows[["clip", "class", "said", "confidence", "outcome"]].head(12).astype(str)
-        fig, ax = new_figure(1, 1, (8, .5 + .24*len(few)))
+        fig, ax = new_figure(1, 1, (PAGE, .5 + .24*len(few)))
         ax.set_axis_off()
         if len(few): ax.table([[in_figure(text, 30) for text in row] for row in few.to_numpy()],
                               colLabels=list(few), loc="upper left", cellLoc="left", edges="horizontal")

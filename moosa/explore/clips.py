@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ..data.loader import ClipList
 from ..data.views import FrameRecipe, SoundRecipe, pictures
 from ..runs.experiment import Experiment
-from ..results.style import new_figure
+from ..results.style import PAGE, new_figure
 from ..words import in_figure, in_html
 
 # %% ../../nbs/explore/01_clips.ipynb #c9e3e995
@@ -51,7 +51,8 @@ def plot_strips(
     clips = sample_clips(experiment, seed)
     loaded = ClipList(experiment.dataset, clips, experiment.spec.modalities).load(range(len(clips)))
     rows = len(clips)*len(modalities)
-    size = (1.25*(moments + 2.2*bool(sounds)), 1.25*rows + .3)
+    cell = min(1.25, PAGE/(moments + 2.2*bool(sounds)))  # inches
+    size = (cell*(moments + 2.2*bool(sounds)), cell*rows + .4)
     fig, axes = new_figure(rows, moments + (2 if sounds else 0), size, squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for i, clip in enumerate(clips.itertuples()):

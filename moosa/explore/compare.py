@@ -20,9 +20,9 @@ from .at_threshold import Axis
 from .pair import CASES, Pair, said_of, verdict
 from .run_clips import RunClips
 from .views import View, html_table, plotly_graphs
-from ..results.style import GREY, KNOWN, UNKNOWN, new_figure
+from ..results.style import GREY, KNOWN, UNKNOWN, panels_on_page, wrapped
 from ..runs.record import read_history
-from ..words import in_figure, one_line
+from ..words import one_line
 
 # %% ../../nbs/explore/12_compare.ipynb #9f740199
 SHOWN = ("validation_accuracy", "loss")  # of a history, in a picture
@@ -88,18 +88,20 @@ def plot_pair(pair: Pair) -> Figure:
     "Draw the four cells, both confidences and both histories."
     found, lacks = histories(pair)
     shown = [name for name in curves(found) if name in SHOWN]
-    fig, axes = new_figure(1, 2 + len(shown), (6.5 + 3*len(shown), 3.6), width_ratios=[.8, 1.2, *[1]*len(shown)])
-    draw_cells(axes[0], pair)
-    draw_confidences(axes[1], pair)
-    for ax, name in zip(axes[2:], shown):
+    fig, axes = panels_on_page(2 + len(shown), 3, 3)
+    panels = axes.flat
+    draw_cells(panels[0], pair)
+    draw_confidences(panels[1], pair)
+    for ax, name in zip(panels[2:], shown):
         for side, history in found.items():
             colour, line = LINE_OF[side]
             if name in history: ax.plot(history["epoch"], history[name], line, color=colour, label=side)
         ax.set(xlabel="epoch", ylabel=name.replace("_", " "))
         ax.legend(fontsize=8, frameon=False)
-    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    fig.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     heading = f"A: {said_of(pair.a)}    B: {said_of(pair.b)}"
-    fig.suptitle(f"{in_figure(heading, 110)}\n{verdict(pair)}", fontsize="medium")
+    lines = [wrapped(line, 90) for line in (heading, *verdict(pair).splitlines())]
+    fig.suptitle("\n".join(lines), fontsize=9)
     return fig
 
 # %% ../../nbs/explore/12_compare.ipynb #d0b5e08d

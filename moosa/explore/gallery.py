@@ -25,7 +25,7 @@ from .media import live_widget
 from .run_clips import RunClips
 from .views import View
 from ..methods.entropy import entropy
-from ..results.style import new_figure
+from ..results.style import PAGE, new_figure, wrapped
 from ..words import in_figure, in_html, short
 
 # %% ../../nbs/explore/09_gallery.ipynb #dbfc8373
@@ -178,9 +178,9 @@ def draw_gallery(
     of: str,  # one of ORDERS
     head: str,
 ) -> Figure:
-    "Draw tiles, five in a row."
-    rows = max(1, -(-len(clips)//5))
-    figure, axes = new_figure(rows, 5, (10, .5 + 1.9*rows), squeeze=False)
+    "Draw tiles, four in a row."
+    rows = max(1, -(-len(clips)//4))
+    figure, axes = new_figure(rows, 4, (PAGE, .5 + 1.7*rows), squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for ax, (_, row) in zip(axes.flat, clips.iterrows()):
         picture = run.media.tile(row["clip"]) if run.media else b""
@@ -188,7 +188,7 @@ def draw_gallery(
         words = "\n".join(in_figure(line, 36) for line in tile_lines(run, row, of))
         if picture: ax.set_title(words, fontsize=6.5)
         else: ax.text(.5, .5, words, fontsize=7, ha="center", va="center", transform=ax.transAxes)
-    figure.suptitle(in_figure(f"{run.name}: {head}", 120), fontsize=9)
+    figure.suptitle(wrapped(f"{run.name}: {head}", 90), fontsize=9)
     return figure
 
 # %% ../../nbs/explore/09_gallery.ipynb #134a8c90

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..core import InputError, one_of
 from .run_clips import OUTCOMES, RunClips
 from .views import View, plotly_graphs
-from ..results.style import COLOURS, new_figure, title
+from ..results.style import COLOURS, PAGE, new_figure, title
 from ..words import in_figure
 
 # %% ../../nbs/explore/06_map.ipynb #54a7e8da
@@ -140,7 +140,7 @@ class MapView(View):
     def figure(self) -> Figure:
         "Return the view as a picture."
         places, values = self.points()
-        fig, ax = new_figure(1, 1, (7.5, 5))
+        fig, ax = new_figure(1, 1, (PAGE, 4.6))
         if values.dtype.kind == "f":
             drawn = ax.scatter(*places.T, c=values, s=9, cmap="viridis")
             fig.colorbar(drawn, label=self.settings["colour"])

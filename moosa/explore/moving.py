@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ..core import InputError
 from .views import bundle, drawn
-from ..results.style import new_figure
+from ..results.style import PAGE, new_figure
 
 # %% ../../nbs/explore/20_moving.ipynb #94e0211a
 def played(
@@ -66,7 +66,8 @@ class Moving:
         "Return the strip."
         chosen = np.linspace(0, len(self.values) - 1, self.moments).round().astype(int)
         width, height = self.size
-        fig, axes = new_figure(1, len(chosen), (.72*width*len(chosen), .72*height), squeeze=False)
+        share = min(.72, PAGE/(width*len(chosen)))  # of a moment's size
+        fig, axes = new_figure(1, len(chosen), (share*width*len(chosen), share*height), squeeze=False)
         for ax, i in zip(axes[0], chosen): self._moment(ax, self.values[i])
         return fig
 

@@ -21,7 +21,7 @@ from .run_clips import RunClips
 from .views import View, plotly_graphs
 from ..pretext.jigsaw import cut, sample_permutations
 from ..pretext.translation import draw_masks
-from ..results.style import COLOURS, UNKNOWN, new_figure, title
+from ..results.style import COLOURS, PAGE, UNKNOWN, new_figure, title, wrapped
 from ..words import in_figure
 
 # %% ../../nbs/explore/15_pretext_pictures.ipynb #94ef74b8
@@ -104,7 +104,7 @@ def plot_jigsaw(
     colours: Sequence[str],  # of each part
 ) -> Figure:
     "Draw the parts of a clip's embeddings, and how they move."
-    fig, ax = new_figure(1, 1, (11, 2.6))
+    fig, ax = new_figure(1, 1, (PAGE, 2.4))
     ax.grid(False)
     for y, (names, parts) in zip((1, 0), strips):
         for i, (name, part) in enumerate(zip(names, parts)):
@@ -202,7 +202,7 @@ class JigsawView(View):
     def figure(self) -> Figure:
         "Return the view as a picture."
         fig = plot_jigsaw(self.strips(), self.orders[self.settings["which"]], self.colours)
-        title(fig.axes[0], in_figure(self.said, 120))
+        title(fig.axes[0], wrapped(self.said, 80))
         return fig
 
     def build(self):
@@ -249,7 +249,7 @@ def plot_masking(
     pairs: Mapping[str, np.ndarray],  # modality -> (2, D): whole; masked, with nan where an entry is hidden
 ) -> Figure:
     "Draw the embeddings of a clip, whole and as translation sees them."
-    fig, axes = new_figure(len(pairs), 1, (11, .6 + .75*len(pairs)), squeeze=False)
+    fig, axes = new_figure(len(pairs), 1, (PAGE, .7 + .7*len(pairs)), squeeze=False)
     colours = plt.get_cmap("PRGn").with_extremes(bad=UNKNOWN)
     for ax, (m, pair) in zip(axes.flat, pairs.items()):
         ax.grid(False)
@@ -307,7 +307,7 @@ class MaskingView(View):
     def figure(self) -> Figure:
         "Return the view as a picture."
         fig = plot_masking(self.pairs())
-        title(fig.axes[0], in_figure(self.said, 130))
+        title(fig.axes[0], wrapped(self.said, 75))
         return fig
 
     def build(self):

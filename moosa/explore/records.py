@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ..core import InputError
 from .grid_records import LABELS, GridRecords
 from .views import View, html_table, plotly_graphs
-from ..results.style import MARKERS, new_figure, styles, title
+from ..results.style import MARKERS, PAGE, new_figure, styles, title
 from ..words import in_figure, in_html
 
 # %% ../../nbs/explore/14_records.ipynb #c7f09162
@@ -38,7 +38,7 @@ def plot_records(records: GridRecords) -> Figure:
     "Draw a line for every cell that is looked at, and means by case."
     cells, shades, numbers = records.filtered(), case_colours(records.table), complete(records.table)
     cases = [case for case in shades if (cells["case"] == case).any()]
-    fig, axes = new_figure(1, 2, (11, 2.6 + .2*len(cases)), width_ratios=(1.3, 1))
+    fig, axes = new_figure(2, 1, (PAGE, 4.4 + .2*len(cases)), height_ratios=(2.2, 1.2 + .2*len(cases)))
     for case, values in zip(cells["case"], cells[numbers].to_numpy(float)):
         axes[0].plot(numbers, values, color=shades[case], lw=.8, alpha=.6)
     title(axes[0], in_figure(f"{records.name}: {len(cells)} of {len(records.table)} finished cells", 70))

@@ -19,20 +19,21 @@ from .at_threshold import (GROUPS, Axis, big_numbers, clips_in_bar, clips_in_cel
                                         grouped, row_names, trade_now, trades)
 from .run_clips import RunClips
 from .views import View, plotly_graphs
-from ..results.style import GREY, KNOWN, new_figure, title
+from ..results.style import GREY, KNOWN, panels_on_page, wrapped
 from ..words import in_figure
 
 # %% ../../nbs/explore/05_threshold.ipynb #a7000011
 def plot_threshold(run: RunClips) -> Figure:
     "Draw histogram, curves, and who is taken for whom, at the run's threshold."
     axis, counts = Axis(np.concatenate(run.confidence())), confusion_at(run)
-    widths = (1.35, 1, .8) if run.target.open_set else (1.35, 1)
-    fig, axes = new_figure(1, len(widths), (4.7*sum(widths), 3 + .16*len(counts)), width_ratios=widths)
-    _draw_curves(axes[0], run, axis)
-    _draw_counts(axes[1], counts.set_axis(row_names(run)))
-    if run.target.open_set: _draw_trade(axes[2], run)
+    fig, axes = panels_on_page(3 if run.target.open_set else 2, 3.4, 2.6 + .12*len(counts))
+    panels = axes.flat
+    _draw_curves(panels[0], run, axis)
+    _draw_counts(panels[1], counts.set_axis(row_names(run)))
+    if run.target.open_set: _draw_trade(panels[2], run)
     place = float(axis.place(run.threshold))
-    title(axes[0], in_figure(f"{run.name}: {big_numbers(run)}   at {axis.text(place)}", 80))
+    heading = f"{run.name}: {big_numbers(run)}   at {axis.text(place)}"
+    fig.suptitle(wrapped(heading, 80), fontsize="medium", fontweight="bold")
     return fig
 
 # %% ../../nbs/explore/05_threshold.ipynb #0ead0f31
@@ -65,9 +66,9 @@ def _draw_curves(ax, run: RunClips, axis: Axis):
                        bbox=dict(facecolor="white", edgecolor="none", pad=.6))
     ax.set_ylim(0, ax.get_ylim()[1]*room_above(run))
     above.set(ylim=(0, 1.02*room_above(run)), ylabel="OS*, UNK, HOS", yticks=SHARES)
-    if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=8)
+    if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=7, rotation=40, ha="right")
     handles = [h for a in (ax, above) for h in a.get_legend_handles_labels()[0]]
-    ax.figure.legend(handles, [h.get_label() for h in handles], fontsize=7, loc="outside lower left", ncols=6)
+    ax.figure.legend(handles, [h.get_label() for h in handles], fontsize=7, loc="outside lower left", ncols=4)
 
 
 def _draw_counts(ax, counts: pd.DataFrame):

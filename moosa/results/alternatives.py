@@ -28,7 +28,7 @@ from ..evaluation.scores import SCORES, find_score
 from ..extractors.cache import code_hash
 from .cases import case_labels, data_label, task_labels
 from .compare import COMPARED
-from .style import abreast, legend, mark_mean, new_figure, styles, title
+from .style import PAGE, abreast, legend, mark_mean, new_figure, styles, title
 from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
 from ..runs.held_out import domain_out_of
 from ..runs.predictions import sources_of
@@ -226,7 +226,7 @@ def plot_rescored(
     "Return means of each case by each score, with standard errors. Hollow: not all seeds have every task."
     cases, colours = list(rescored.case.unique()), styles(list(rescored.score.dropna().unique()))
     step = min(.09, .8/max(len(colours), 1))  # the marks of a case keep apart from the next case's
-    size = (4.3*len(numbers) + 1.6, max(.34, .05*len(colours))*len(cases) + 1.3)
+    size = (min(PAGE, 4.3*len(numbers) + 1.6), max(.34, .05*len(colours))*len(cases) + 1.3)
     fig, axes = new_figure(1, len(numbers), size, sharey=True, squeeze=False)
     for ax, (heading, group, number) in zip(axes.flat, numbers):
         for j, case in enumerate(cases):
@@ -253,7 +253,7 @@ def plot_hos_curves(
     "Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have all."
     curves = {case: _mean_curve(cells, score) for case, cells in rescored.groupby("case", sort=False)}
     colours = styles(list(curves))
-    fig, axes = new_figure(1, 1, (7.2, max(3.2, .21*len(colours) + .8)), squeeze=False)
+    fig, axes = new_figure(1, 1, (PAGE, 3.2), squeeze=False)
     ax = axes[0, 0]
     for case, (curve, _, _) in curves.items(): ax.plot(curve.index, curve, color=colours[case], lw=1.4)
     ax.set(xlabel="share of target clips rejected", ylabel="HOS", xlim=(0, 1), ylim=(0, None))

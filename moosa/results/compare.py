@@ -19,7 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .style import name_data, new_figure, title
+from .style import PAGE, name_data, new_figure, title
 from .tables import Column
 from ..words import in_figure, in_markdown
 
@@ -257,23 +257,40 @@ def plot_wins(
     ax: plt.Axes,
     table: pd.DataFrame,  # from `compare`, of all pairs
     largest: float | None = None,  # points at which colours end; None: the largest difference
-):
-    "Draw wins, ties and losses of rows against columns, framed where the difference holds."
+) -> str:  # what the fields say
+    "Draw wins, ties and losses of rows against columns, or wins alone if there is no room; framed where it holds."
     names = list(dict.fromkeys([*table.case, *table.other]))
-    points, counts = pd.DataFrame(np.nan, names, names), pd.DataFrame("", names, names)
+    points = pd.DataFrame(np.nan, names, names)
     for r in table[table.n > 0].itertuples():
         points.loc[r.case, r.other], points.loc[r.other, r.case] = 100*r.difference, -100*r.difference
-        counts.loc[r.case, r.other] = f"{r.wins}–{r.ties}–{r.losses}"
-        counts.loc[r.other, r.case] = f"{r.losses}–{r.ties}–{r.wins}"
         if r.holds: _frame(ax, names.index(r.case), names.index(r.other))
     largest = largest or largest_difference(table)
     shown = [in_figure(name) for name in names]
+    counts, said = _counts_that_fit(table, names, room=(ax.figure.get_figwidth() - 2.3)/len(names))
     sns.heatmap(points, annot=counts, fmt="", cmap="RdBu", vmin=-1.6*largest, vmax=1.6*largest, square=True, ax=ax,
-                annot_kws={"size": 7}, cbar_kws=dict(label="row − column, points", shrink=.6))
+                annot_kws={"size": 6.5}, cbar_kws=dict(label="row − column, points", shrink=.6))
     ax.collections[0].colorbar.ax.set_ylim(-largest, largest)
     ax.set_xticks(np.arange(len(names)) + .5, shown, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(names)) + .5, shown, rotation=0)
     ax.grid(False)
+    return said
+
+
+def _counts_that_fit(
+    table: pd.DataFrame,  # from `compare`, of all pairs
+    names: Sequence[str],  # of the cases
+    room: float,  # in a field, inches
+) -> tuple[pd.DataFrame, str]:  # texts; what they are
+    "Return what stands in the fields."
+    counts, wins = pd.DataFrame("", names, names), pd.DataFrame("", names, names)
+    for r in table[table.n > 0].itertuples():
+        counts.loc[r.case, r.other] = f"{r.wins}–{r.ties}–{r.losses}"
+        counts.loc[r.other, r.case] = f"{r.losses}–{r.ties}–{r.wins}"
+        wins.loc[r.case, r.other], wins.loc[r.other, r.case] = str(r.wins), str(r.losses)
+    widths = [.057*texts.map(len).to_numpy().max() + .04 for texts in (counts, wins)]  # inches, at 6.5 points
+    if widths[0] <= room: return counts, "wins–ties–losses of the row against the column"
+    if widths[1] <= room: return wins, "wins of the row against the column; its losses are across the diagonal"
+    return wins.map(lambda text: ""), "blue: the row wins more often"
 
 # %% ../../nbs/results/07_compare.ipynb #ff19720b
 def largest_difference(
@@ -320,11 +337,11 @@ def plot_comparisons(
     if not pairs: return None
     tables = {heading: compare(p) for heading, p in pairs.items()}
     largest = max(map(largest_difference, tables.values()))
-    size = max(2.6, .62*results.case.nunique() + 1.4)
+    size = min(PAGE - 1.2, max(2.6, .62*results.case.nunique() + 1.4))
     fig, axes = new_figure(len(pairs), 1, (size + 1.2, size*len(pairs)), squeeze=False)
     for ax, (heading, table) in zip(axes.flat, tables.items()):
-        plot_wins(ax, table, largest)
+        said = plot_wins(ax, table, largest)
         title(ax, heading)
-    axes[-1, 0].set_xlabel("wins–ties–losses of the row against the column; framed: it holds", fontsize=8)
+    axes[-1, 0].set_xlabel(f"{said}; framed: it holds", fontsize=8)
     name_data(fig, results)
     return fig

@@ -126,7 +126,7 @@ def plot_risk_coverage(
     curves = 100*risk_curves(results)
     if curves.empty: return None
     named, colours = named_cases(curves.mean()), styles(list(curves))
-    fig, ax = new_figure(1, 1, (6.4, max(3.2, .21*len(named) + 1)))
+    fig, ax = new_figure(1, 1, (6.4, 3.2))
     for case in set(curves) - set(named): ax.plot(100*curves.index, curves[case], color="#cccccc", lw=.8, zorder=1)
     for case in named: ax.plot(100*curves.index, curves[case], color=colours[case], lw=1.6, label=case)
     ax.set(xlabel="known clips answered, surest first (%)", ylabel="wrong among them (%)")

@@ -21,7 +21,7 @@ from ..places import Store, StoreLike, open_store
 from .alternatives import crossed_table, mean_of_tasks, numbers_or_none
 from .cases import case_labels, data_label, task_labels
 from .ranking import CORRUPTED
-from .style import abreast, legend, mark_mean, name_data, new_figure, styles, title
+from .style import PAGE, abreast, legend, mark_mean, name_data, new_figure, styles, title
 from .tables import Column, Table
 from ..runs.corrupt import METRICS, as_numbers, built_in_source, corrupt_run, read_rows_of, weights_of
 from ..runs.grid import Grid
@@ -87,7 +87,7 @@ def plot_run(
     here = tested(rows)
     metrics, parts = [m for m in METRICS if here[m].notna().any()], list(here.modality.unique())
     colours = styles(list(here.corruption.unique()))
-    size = (2.6*len(parts) + 1.8, 2.2*len(metrics) + .4)
+    size = (min(PAGE, 2.6*len(parts) + 1.8), 2.1*len(metrics) + .4)
     fig, axes = new_figure(len(metrics), len(parts), size, sharex=True, sharey="row", squeeze=False)
     for i, metric in enumerate(metrics):
         for ax, part in zip(axes[i], parts):
@@ -95,7 +95,7 @@ def plot_run(
             for name, line in here[here.modality == part].groupby("corruption", sort=False):
                 line = line.sort_values("severity")
                 ax.plot(line.severity, line[metric], ".-", color=colours[name], lw=1.2)
-            if i == 0: title(ax, in_figure(part))
+            if i == 0: title(ax, in_figure(part, 20))
         axes[i, 0].set_ylabel(metric)
     for ax in axes[-1]: ax.set(xlabel="severity", xticks=range(1, 6))
     if heading: fig.suptitle(in_figure(heading, 100), fontsize=9)
@@ -258,14 +258,14 @@ def plot_grid(
     parts = list(numbers[numbers.group.fillna("").str.startswith("severity")].modality.unique())
     cases, groups = list(numbers.case.unique()), ["clean", *(f"severity {s}" for s in range(1, 6))]
     metrics = [m for m in METRICS if numbers.value[numbers.number == m].notna().any()]
-    colours, size = styles(cases), (2.8*len(parts) + 1.8, 2.3*len(metrics) + .4)
+    colours, size = styles(cases), (min(PAGE, 2.8*len(parts) + 1.8), 2.1*len(metrics) + .4)
     fig, axes = new_figure(len(metrics), len(parts), size, sharex=True, sharey="row", squeeze=False)
     for i, metric in enumerate(metrics):
         for ax, part in zip(axes[i], parts):
             for j, case in enumerate(cases):
                 cells = numbers[numbers.case == case]
                 _draw_case(ax, cells, cells[cells.modality == part], metric, groups, colours[case], j, len(cases))
-            if i == 0: title(ax, in_figure(part))
+            if i == 0: title(ax, in_figure(part, 20))
         axes[i, 0].set_ylabel(metric)
     for ax in axes[-1]: ax.set(xlabel="severity", xticks=range(6))
     name_data(fig, rows)

@@ -88,7 +88,7 @@ def plot_by_task(
     means = means.loc[means.mean(axis=1).sort_values(ascending=False).index]
     low, high = np.nanmin(means), np.nanmax(means)
     scaled, x = (means - low)/max(high - low, 1e-9), np.arange(len(means.columns))
-    fig, ax = new_figure(1, 1, (max(PAGE*.6, .55*len(x) + 2.6), 1.2 + .3*len(means)))
+    fig, ax = new_figure(1, 1, (min(PAGE, max(PAGE*.6, .55*len(x) + 2.6)), 1.2 + .3*len(means)))
     colours = styles(list(results.case.unique()))
     for row, (case, values) in enumerate(scaled.iterrows()):
         ax.plot(x, row + .35 - .7*scaled.mean(), color="black", lw=.8, ls=":")

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..evaluation.openset import openness
-from .style import GREY, abreast, legend, mark_mean, name_data, new_figure, styles, title
+from .style import GREY, PAGE, abreast, legend, mark_mean, name_data, panels_on_page, styles, title
 from .tables import (Column, by_number, by_seed, cells_of, mean_and_se, seeds_by_tasks, summarise,
                                   whole_seeds)
 from ..words import in_figure
@@ -25,20 +25,21 @@ def plot_number(
     panels: Sequence[Column],  # heading, group and number of each
     chance: Mapping[str, float] = MappingProxyType({}),  # heading -> where guessing would be, a dotted line
 ) -> Figure:
-    "Return each seed as a dot, each mean as a bar, hollow if seeds are missing; with no seed it says `missing`."
+    "Return each seed as a dot, each mean as a bar, hollow if seeds are missing; with no seed: `missing`, or a cross."
     results = results[results.rule.isna()]
     tasks, colours = list(results.task.unique()), styles(list(results.case.unique()))
     planned = summarise(results, panels).set_index(["number", "case", "task"]).expected
     cells, numbers = dict(list(cells_of(results).groupby("case"))), by_number(results, "case")
-    size, width = max(2.9, .17*len(tasks)*len(colours) + .9), 0.84/len(colours)
-    fig, axes = _panels(len(panels), size, 2.9, beside=size*len(panels) <= 13)
+    width = 0.84/len(colours)
+    fig, axes = panels_on_page(len(panels), max(2.2, .1*len(tasks)*len(colours) + .6), 2.5, sharey=True)
+    size = PAGE/axes.shape[1] - .5
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for i, (case, colour) in enumerate(colours.items()):
             values = seeds_by_tasks(cells[case], numbers.get((case, group, number), results.head(0)))
             for j, task in enumerate(tasks):
                 if task not in values or planned[heading, case, task] == 0: continue
                 x = abreast(j, i, len(colours), width)
-                _draw_bar(ax, x, values[task].dropna(), planned[heading, case, task], width, colour)
+                _draw_bar(ax, x, values[task].dropna(), planned[heading, case, task], width, colour, size/len(tasks))
         if heading in chance: ax.axhline(chance[heading], color="black", ls=":", lw=1)
         ax.set(ylim=(0, 1.02), xlim=(-.5, len(tasks) - .5))
         _name_tasks(ax, tasks, size)
@@ -50,16 +51,19 @@ def plot_number(
     return fig
 
 # %% ../../nbs/results/06_grid_figures.ipynb #08eb9336
-def _panels(count: int, size: float, height: float, beside: bool):  # figure, axes; size and height of one, inches
-    "Return panels in one row, or in one column."
-    columns = count if beside else 1
-    rows = count//columns
-    return new_figure(rows, columns, (size*columns + 1.6, height*rows + .2), sharey=True, squeeze=False)
-
-
-def _draw_bar(ax, x: float, seeds: pd.Series, planned: int, width: float, colour):  # planned: how many seeds should be
+def _draw_bar(
+    ax,
+    x: float,  # where the bar stands
+    seeds: pd.Series,  # a value of each that is done
+    planned: int,  # how many seeds should be
+    width: float,  # of the bar, on the axis
+    colour,
+    inch: float,  # how many inches are 1 on the axis
+):
+    "Draw the mean of a case on a task, and its seeds; where there is none, say so."
     if seeds.empty:
-        ax.text(x, .01, "missing", rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
+        if width*inch > .1: ax.text(x, .01, "missing", rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
+        else: ax.plot(x, .02, "x", color=colour, ms=3)  # no room for a word
         return
     fill = colour if len(seeds) == planned else "none"
     ax.bar(x, seeds.mean(), width*.92, color=fill, edgecolor=colour, alpha=.75)
@@ -70,7 +74,7 @@ def _draw_bar(ax, x: float, seeds: pd.Series, planned: int, width: float, colour
 def _name_tasks(ax, tasks: Sequence[str], size: float):  # size of the panel, inches
     "Name the tasks below a panel, slanting if they are crowded."
     shown = [in_figure(task, 32) for task in tasks]
-    crowded = sum(map(len, shown))*.085 > size - .9
+    crowded = sum(map(len, shown))*.068 > size - .2
     slant = dict(rotation=25, ha="right", rotation_mode="anchor") if crowded else {}
     ax.set_xticks(range(len(tasks)), shown, **slant)
 
@@ -81,9 +85,9 @@ def plot_trade(
     "Return OS* against UNK for every run, one panel per protocol, over curves of equal HOS."
     results = results[results.rule.isna() & (results.unknown > 0)]
     colours, markers = styles(list(results.case.unique())), styles(list(results.task.unique()), "marker")
-    fig, axes = new_figure(1, 2, (8.8, 3.7), sharex=True, sharey=True)
-    fig.get_layout_engine().set(w_pad=0.12)
-    for ax, protocol in zip(axes, ("oracle", "source-quantile")):
+    fig, axes = panels_on_page(2, 3, 3.1, sharex=True, sharey=True)
+    fig.get_layout_engine().set(w_pad=0.1)
+    for ax, protocol in zip(axes.flat, ("oracle", "source-quantile")):
         equal_hos(ax)
         here = results[results.group == protocol]
         wide = here.pivot_table(index=["case", "task", "seed"], columns="number", values="value")
@@ -92,7 +96,7 @@ def plot_trade(
             ax.plot(runs["OS*"], runs["UNK"], markers[task], **look)
         ax.set(xlabel="OS* (known clips right)", xlim=(0, 1.02), ylim=(0, 1.03))
         title(ax, protocol)
-    axes[0].set_ylabel("UNK (unknown clips rejected)")
+    axes[0, 0].set_ylabel("UNK (unknown clips rejected)")
     name_data(fig, results)
     legend(fig, colours, markers)
     return fig
@@ -119,9 +123,9 @@ def plot_missing_modalities(
     panels = [("known accuracy", "accuracy", "fused"), ("AUROC", "threshold-free", "AUROC")]
     if not (results.group == "threshold-free").any(): panels = panels[:1]
     crowd = results.groupby("present")[["case", "rule"]].apply(lambda shown: len(shown.drop_duplicates())).max()
-    size = max(3, max(.75, .1*crowd)*len(present) + .8)
+
     cells = dict(list(cells_of(results).groupby("case", sort=False)))
-    fig, axes = _panels(len(panels), size, 3.1, beside=size <= 6)
+    fig, axes = panels_on_page(len(panels), max(2.6, max(.5, .09*crowd)*len(present) + .6), 2.8, sharey=True)
     for ax, (heading, group, number) in zip(axes.flat, panels):
         for j, names in enumerate(present):
             _draw_column(ax, j, cells, results[results.present == names], (group, number), colours, markers)
@@ -184,15 +188,15 @@ def plot_openness(
     ticks = results[["x", "unknown"]].drop_duplicates().sort_values("x")
     panels = [("HOS, oracle", "oracle", "HOS"), ("HOS, source-quantile", "source-quantile", "HOS"),
               ("AUROC", "threshold-free", "AUROC")]
-    fig, axes = new_figure(1, 3, (10.2, 3.2), sharex=True, sharey=True)
-    for ax, (heading, group, number) in zip(axes, panels):
+    fig, axes = panels_on_page(3, max(2.2, .36*len(ticks) + .6), 2.6, sharey=True)
+    for ax, (heading, group, number) in zip(axes.flat, panels):
         for series, here in results.groupby("series", sort=False):
             _draw_series(ax, here, (group, number), colours[series])
         _say_if_empty(ax)
-        ax.set_xticks(ticks.x, [f"{x:.2f}\nU={u}" for x, u in ticks.itertuples(index=False)], fontsize=8)
+        ax.set_xticks(ticks.x, [f"{x:.2f}\nU={u}" for x, u in ticks.itertuples(index=False)], fontsize=7)
         ax.set(ylim=(0, 1), xlabel="openness")
         title(ax, heading)
-    axes[0].set_ylabel("share")
+    for ax in axes[:, 0]: ax.set_ylabel("share")
     name_data(fig, results)
     legend(fig, colours)
     return fig

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .style import COLOURS, GREY, new_figure, title
+from .style import COLOURS, GREY, panels_on_page, title
 from ..training.trainer import WEIGHT, TrainState
 from ..words import in_figure
 
@@ -59,19 +59,16 @@ def plot_histories(
 ) -> Figure:
     "Return accuracy, every term before its weight, and the heads' entropy weights, over the epochs."
     panels = history_panels(list(dict.fromkeys(c for history in histories.values() for c in history)))
-    columns = max(1, min(4, len(panels)))
-    rows = max(1, -(-len(panels)//columns))
-    fig, axes = new_figure(rows, columns, (2.7*columns, 2.2*rows), squeeze=False)
+    fig, axes = panels_on_page(max(1, len(panels)), 2.2, 1.9)
     for ax, (name, lines) in zip(axes.flat, panels.items()):
         for run, history in histories.items(): _draw_lines(ax, history, lines, run == list(histories)[-1])
         for run in selected.keys() & histories: ax.axvline(selected[run], color=GREY, ls=":", lw=1)
-        title(ax, in_figure(name, 30))
+        title(ax, in_figure(name, 24))
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if name in IN_PERCENT: ax.yaxis.set_major_formatter(PercentFormatter(1))
         if name == "accuracy": ax.set_ylim(None, 1.02)
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7, loc="best", frameon=False)
-    for ax in axes.flat[len(panels):]: ax.set_axis_off()
     return fig
 
 # %% ../../nbs/results/18_histories.ipynb #755aaf89

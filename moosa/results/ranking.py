@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .compare import COMPARED, compare, paired, sentence
-from .style import name_data, new_figure, title
+from .style import PAGE, name_data, new_figure, title
 from .tables import Column, Table, number_exists, summarise, wide_table
 from ..words import in_figure, in_markdown
 
@@ -129,10 +129,11 @@ def plot_differences(
     heading, group, number = column or columns_there(results)[0]
     table, pairs = differences(results, group, number), paired(results, group, number)
     held = set(compare(pairs, baseline=pairs.columns[0]).query("holds").case)
-    fig, ax = new_figure(1, 1, (max(4.2, 2.2 + .8*len(table.columns)), 1.2 + .32*len(table)))
+    fig, ax = new_figure(1, 1, (min(PAGE, max(4.2, 2.2 + .8*len(table.columns))), 1.2 + .32*len(table)))
     largest = max(1., float(np.nanmax(np.abs(table.to_numpy()), initial=0)))
-    sns.heatmap(table, annot=True, fmt="+.1f", cmap="RdBu", vmin=-largest, vmax=largest, ax=ax, annot_kws={"size": 8},
-                cbar_kws=dict(label="points"), linewidths=.6)
+    crowded, full = len(table.columns) > 10, len(table.columns) > 14  # fewer digits, or colours alone
+    sns.heatmap(table, annot=not full, fmt="+.0f" if crowded else "+.1f", cmap="RdBu", vmin=-largest, vmax=largest,
+                ax=ax, annot_kws={"size": 7}, cbar_kws=dict(label="points"), linewidths=.6)
     for row, case in enumerate(table.index):
         if case not in held: continue
         ax.add_patch(plt.Rectangle((len(table.columns) - .96, row + .06), .92, .88, fill=False, lw=1.4))

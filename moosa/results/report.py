@@ -174,7 +174,8 @@ def publish_notebook(
     target: str | Path,  # its published copy; may be the same file
 ):
     """Copy a notebook without papermill's notes on paths and times, and without this machine's paths: those in the
-    project begin there, of others the last part stays. Raise `InputError` if it is damaged."""
+    project begin there, of others the last part stays. Its parameters open on a click, so that a page begins with
+    what it is about. Raise `InputError` if it is damaged."""
     with without_iri_grammar(): import nbformat  # only needed here
 
     try: nb = nbformat.read(source, as_version=4)
@@ -184,7 +185,9 @@ def publish_notebook(
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)
-        if "injected-parameters" not in cell.metadata.get("tags", []): continue
+        tags = cell.metadata.get("tags", [])
+        if {"parameters", "injected-parameters"} & {*tags}: cell.metadata["jupyter"] = {"source_hidden": True}
+        if "injected-parameters" not in tags: continue
         cell["id"] = "injected-parameters"  # papermill draws it anew each time
         cell["source"] = re.sub(r'"/(?:[^"/]*/)*([^"/]*)"', r'"\1"', _in_project(cell["source"]))
     text = re.sub(r" at 0x[0-9a-f]{6,}", "", _in_project(nbformat.writes(nb)))  # where things lay in memory

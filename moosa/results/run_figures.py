@@ -21,7 +21,7 @@ from matplotlib.ticker import PercentFormatter
 from ..data.loader import ClipList
 from ..data.settings import AdaptationSplit, Split
 from ..evaluation.openset import Predictions, hos_curve, max_softmax, published_sweep
-from .style import GREY, KNOWN, UNKNOWN, abreast, legend_beside, new_figure, title, wrapped
+from .style import GREY, KNOWN, PAGE, UNKNOWN, abreast, legend_beside, new_figure, title, wrapped
 from ..runs.experiment import Experiment
 from ..runs.spec import Spec
 from ..words import in_figure, in_html, short
@@ -86,11 +86,12 @@ def plot_setting(split: Split) -> Figure:
     "Return who sees which classes: a row for each list of each domain, a column for each class, and numbers of clips."
     names, C, lists = split.classes.known + split.classes.unknown, split.classes.num_known, setting_lists(split)
     names = [in_figure(name, 32) for name in names]
-    cell = float(np.clip(7/len(names), 0.16, 0.75))  # inches
+    aside = 1.3 + .075*max(len(line) for d, _, _ in lists for line in _domain_name(split, d).split("\n"))  # inches
+    cell = min(.75, (PAGE - aside)/len(names))  # inches
     left = [k + 0.25*(k >= C) for k in range(len(names))]  # a gap sets the unknown apart
     top = [i + 0.3*len({d for d, _, _ in lists[:i + 1]}) for i in range(len(lists))]  # and one sets the domains apart
     high = max(0, max(map(len, names)) - 12)*0.055  # inches, for slanting names that are long
-    fig, ax = new_figure(1, 1, (cell*len(names) + 3.6, 0.34*top[-1] + 1.5 + high))
+    fig, ax = new_figure(1, 1, (max(4.8, cell*len(names) + aside), 0.34*top[-1] + 1.9 + high))
     used = set()
     for y, (_, part, clips) in zip(top, lists): used |= _draw_list(ax, left, y, cell, part, clips, C)
     for domain in dict.fromkeys(d for d, _, _ in lists):
@@ -102,24 +103,36 @@ def plot_setting(split: Split) -> Figure:
     ax.spines[:].set_visible(False)
     patches = [Patch(facecolor=colour, edgecolor=GREY, hatch="////" if role == "unlabelled" else "", label=label)
                for role, (label, colour) in ROLES.items() if role in used]
-    legend_beside(ax, handles=patches, bbox_to_anchor=(1.01, .5))
+    beside = int(fig.get_figwidth()//2.2)
+    fig.legend(handles=patches, loc="outside lower center", ncols=beside, fontsize=8, frameon=False)
     orange = "; unknown classes in orange" if split.classes.unknown else ""
     text = f"Who sees which classes: clips in each list{orange}"
-    fig.suptitle(wrapped(text, int(9*fig.get_figwidth())), fontsize="medium", fontweight="bold")
+    fig.suptitle(wrapped(text, int(10*fig.get_figwidth())), fontsize="medium", fontweight="bold")
     return fig
 
 
-def _name_domain(ax, split: Split, domain: str, y: float):
+def _domain_name(split: Split, domain: str) -> str:
     roles = ["source"]*(domain in split.sources) + ["target"]*(domain == split.target)
-    ax.annotate(f"{in_figure(domain, 24)}\n({' = '.join(roles)})", (0, y + .5), xycoords=("axes fraction", "data"),
-                xytext=(-66, 0), textcoords="offset points", ha="right", va="center", fontsize=8, fontweight="bold")
+    return f"{in_figure(domain, 24)}\n({' = '.join(roles)})"
+
+
+def _name_domain(ax, split: Split, domain: str, y: float):
+    ax.annotate(_domain_name(split, domain), (0, y + .5), xycoords=("axes fraction", "data"), xytext=(-66, 0),
+                textcoords="offset points", ha="right", va="center", fontsize=8, fontweight="bold")
 
 # %% ../../nbs/results/04_run_figures.ipynb #d7acc011
 def _name_classes(ax, names: Sequence[str], num_known: int, cell: float):  # cell: inches
-    flat = max(map(len, names))*0.085 < cell
-    ax.set_xticklabels(names, rotation=0 if flat else 45, ha="center" if flat else "left", rotation_mode="anchor")
-    ax.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
-    for tick in ax.get_xticklabels()[num_known:]: tick.set(color=UNKNOWN, fontweight="bold")
+    flat, narrow = max(map(len, names))*0.085 < cell, cell < .16
+    step = int(np.ceil(.1/cell))  # of a hundred classes, some names have to do
+    slant = 90 if narrow else 45
+    colours = ["black"]*num_known + [UNKNOWN]*(len(names) - num_known)
+    shown = [*range(0, num_known - step + 1, step), *range(num_known, len(names), step)]
+    ax.set_xticks(ax.get_xticks()[shown], [names[k] for k in shown], rotation=0 if flat else slant,
+                  ha="center" if flat else "left", va="center" if narrow else "baseline", rotation_mode="anchor")
+    ax.tick_params(axis="x", length=0, labelsize=6.5 if narrow else 8, top=True, labeltop=True, bottom=False,
+                   labelbottom=False)
+    ax.tick_params(axis="y", length=0)
+    for tick, k in zip(ax.get_xticklabels(), shown): tick.set_color(colours[k])
 
 # %% ../../nbs/results/04_run_figures.ipynb #e08a24a4
 def _draw_list(
@@ -164,17 +177,19 @@ def plot_pairs(
     domains, C = list(dict.fromkeys([*split.sources, split.target])), split.classes.num_known
     unknown = [*range(C, C + len(split.classes.unknown))][:columns//2]
     shown = [*range(C)][:columns - len(unknown)] + unknown
-    size = (0.8*len(shown) + .4, 0.8*len(domains)*len(modalities) + .4)
+    cell = min(.8, (PAGE - .4)/len(shown))  # inches
+    size = (cell*len(shown) + .4, cell*len(domains)*len(modalities) + .5)
     fig, axes = plt.subplots(len(domains)*len(modalities), len(shown), figsize=size, layout="constrained",
                              squeeze=False)  # not `new_figure`: grids of axes that are off would take half a second
     for ax in axes.flat: ax.set_axis_off()
     for i, domain in enumerate(domains):
         _draw_domain(axes[i*len(modalities):(i + 1)*len(modalities)], experiment, domain, shown, seed)
     names = [in_figure(name, 24) for name in _names(split, shown)]
-    size = 11 if max(map(len, names)) < 5 else 8
+    longest = max(len(word) for name in names for word in name.split(" "))
+    look = dict(fontsize=8) if .08*longest < cell else dict(fontsize=6.5, rotation=40, ha="left")
     for ax, label, name in zip(axes[0], shown, names):
         colour = UNKNOWN if label >= C else "black"
-        ax.set_title(name.replace(" ", "\n"), color=colour, fontsize=size, fontweight="bold")
+        ax.set_title(name.replace(" ", "\n"), color=colour, fontweight="bold", **look)
     orange = ", with the unknown classes in orange" if unknown else ""
     sources = ", ".join(short(s) for s in split.sources)
     text = f"A clip of each class: sources {sources}; target {short(split.target)}{orange}"
@@ -249,7 +264,7 @@ def plot_scores(
     if target.open_set: groups["target, unknown"] = (confidence[~known], UNKNOWN)
     groups["source validation"] = (max_softmax(validation.fused), GREY)
     most = max(nines(c).max() for c, _ in groups.values() if len(c)) + .25
-    fig, ax = new_figure(1, 1, (7.4, 3.2))
+    fig, ax = new_figure(1, 1, (PAGE, 3.2))
     for name, (c, colour) in groups.items():
         style = dict(histtype="step") if name == "source validation" else dict(alpha=.6)
         shares = np.full(len(c), 1/max(1, len(c)))
@@ -283,7 +298,7 @@ def plot_sweep(
     ten = published_sweep(target.fused, target.labels, target.num_known).table
     most = float(nines(confidence).max()) + .25
     x = np.r_[0, nines(curve["threshold"][:-1]), most]  # a step at each confidence; at the end all are rejected
-    fig, ax = new_figure(1, 1, (7.4, 3.2))
+    fig, ax = new_figure(1, 1, (PAGE, 3.2))
     for name, colour in (("OS*", KNOWN), ("UNK", UNKNOWN), ("HOS", "black")):
         y = np.r_[curve[name][0], curve[name]]
         ax.plot(x, y, drawstyle="steps-pre", lw=1.4, color=colour, label=name)
@@ -314,6 +329,20 @@ def confusion(
     return table if threshold is not None else table.iloc[:C, :C]
 
 
+def _draw_counts(ax, counts: pd.DataFrame, field: float):  # field: its side, inches
+    "Draw a matrix of counts, with numbers where they fit; of very many classes, not every name has room."
+    ax.pcolormesh(counts, cmap="Blues", edgecolors="white", lw=.5)
+    digits, size = len(str(counts.max(axis=None))), 8 if field > .3 else 6.5
+    for (i, j), clips in np.ndenumerate(counts):
+        if max(digits*size*.009, .13) > field: break
+        dark = clips > .6*counts.max(axis=None)
+        ax.text(j + .5, i + .5, clips, ha="center", va="center", fontsize=size, color="white" if dark else "black")
+    step = int(np.ceil(.1/field))
+    shown, places = [in_figure(name) for name in counts][::step], np.arange(0, len(counts), step) + .5
+    ax.set_xticks(places, shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    ax.set_yticks(places, shown, fontsize=size)
+
+
 def plot_confusion(
     target: Predictions,
     results: Mapping,  # from openset.evaluate
@@ -322,17 +351,11 @@ def plot_confusion(
 ) -> Figure:
     "Return the confusion matrix, at a protocol's threshold if there are unknown clips."
     counts = confusion(target, results[protocol]["threshold"] if target.open_set else None, known)
-    size = 2.2 + 0.42*len(counts)
+    size = min(PAGE - .6, 2.2 + 0.42*len(counts))
     fig, ax = new_figure(1, 1, (size + .6, size))
     ax.grid(False)
-    ax.pcolormesh(counts, cmap="Blues", edgecolors="white", lw=.5)
-    for (i, j), clips in np.ndenumerate(counts):
-        dark = clips > .6*counts.max(axis=None)
-        ax.text(j + .5, i + .5, clips, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    shown, places = [in_figure(name) for name in counts], np.arange(len(counts)) + .5
     ax.set(xlabel="predicted", ylabel="true", aspect="equal", ylim=(len(counts), 0))
-    ax.set_xticks(places, shown, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(places, shown)
+    _draw_counts(ax, counts, field=(size - 1.8)/len(counts))
     right, mean = (100*results[name]["fused"] for name in ("accuracy", "class-mean accuracy"))
     text = f"accuracy {right:.1f} %, class mean {mean:.1f} %"
     if target.open_set:
@@ -353,7 +376,7 @@ def plot_missing(
     numbers, rules = list(table.columns[2:]), [r for r in RULE_STYLES if r in set(table.rule)]
     present = sorted(table.present.unique(), key=lambda p: -p.count("+"))  # the full set first
     full = table[(table.present == present[0]) & (table.rule != "drop")]
-    size = (3.1*len(numbers) + 3, 0.36*len(present) + 1.15)
+    size = (min(PAGE, 3.1*len(numbers) + 2), 0.32*len(present) + 1.5)
     fig, axes = new_figure(1, len(numbers), size, sharey=True, squeeze=False)
     for ax, number in zip(axes.flat, numbers):
         if len(full): ax.axvline(full[number].iloc[0], color=GREY, ls=":", lw=1.2, label="nothing missing")
@@ -369,7 +392,7 @@ def plot_missing(
     axes[0, 0].set_yticks(range(len(present)), [in_figure(p.replace("+", " + ")) for p in present])
     fig.get_layout_engine().set(wspace=.05)
     fig.suptitle("If modalities are missing at test time", fontsize="medium", fontweight="bold")
-    legend_beside(axes[0, -1])
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return fig
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .cases import case_labels
 from .compare import COMPARED
-from .style import legend, mark_mean, name_data, new_figure, styles, title
+from .style import PAGE, legend, mark_mean, name_data, new_figure, styles, title
 from .tables import by_seed, mean_and_se, whole_seeds
 from ..runs.grid import Grid
 from ..runs.spec import Spec
@@ -75,7 +75,7 @@ def plot_sensitivity(
     methods = styles(list(dict.fromkeys(s.method for s in grid.specs)))
     tasks = styles(list(results.task.unique())) if len(methods) == 1 else {}
     if tasks: methods = dict.fromkeys(methods, "black")
-    fig, axes = new_figure(len(usual), len(COMPARED), (10.2, 2.4*len(usual) + .7), sharey="col", squeeze=False)
+    fig, axes = new_figure(len(usual), len(COMPARED), (PAGE, 2.1*len(usual) + .4), sharey="col", squeeze=False)
     for row, name in zip(axes, usual):
         for ax, (heading, group, number) in zip(row, COMPARED):
             for method, colour in methods.items():
@@ -122,4 +122,6 @@ def plot_line(
     ax.errorbar(places, [m for m, _, _ in means], [se for _, se, _ in means], color=colour, capsize=3)
     for x, (mean, _, count), here in zip(places, means, tables.values()):
         mark_mean(ax, x, mean, colour, whole=count == whole_seeds(here))
-    ax.set_xticks(places, [f"{value:g}" for value in tables])
+    texts = [f"{value:g}" for value in tables]
+    slant = dict(rotation=40, ha="right", rotation_mode="anchor") if len("  ".join(texts)) > 28 else {}
+    ax.set_xticks(places, texts, fontsize=8, **slant)

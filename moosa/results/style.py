@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'UNKNOWN', 'GREY', 'COLUMN', 'PAGE', 'SCRIPTS', 'COLOURS', 'MARKERS', 'font_families',
-           'house_style', 'new_figure', 'title', 'wrapped', 'method_colour', 'styles', 'legend', 'legend_beside',
-           'mark_mean', 'abreast', 'name_data', 'plus_minus', 'lacking_letters', 'save_figure']
+           'house_style', 'new_figure', 'title', 'panels_on_page', 'wrapped', 'method_colour', 'styles', 'legend',
+           'legend_beside', 'mark_mean', 'abreast', 'name_data', 'plus_minus', 'lacking_letters', 'save_figure']
 
 # %% ../../nbs/results/01_style.ipynb #0e9e912f
 import re
@@ -33,7 +33,7 @@ from ..words import in_figure, one_line
 
 # %% ../../nbs/results/01_style.ipynb #39137dab
 KNOWN, UNKNOWN, GREY = "#0072B2", "#D55E00", "#777777"
-COLUMN, PAGE = 3.4, 7.0  # inches: how wide a figure is in one column of a paper, and over the whole page
+COLUMN, PAGE = 3.3, 6.9  # inches: how wide a figure is in one column of a paper, and at most: over the whole page
 SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans",
            "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS")
 
@@ -58,17 +58,36 @@ def house_style() -> Iterator[None]:
 def new_figure(
     rows: int,
     columns: int,
-    size: tuple[float, float],  # width and height, inches
+    size: tuple[float, float],  # width, at most PAGE, and height, inches
     **kwargs,  # for `plt.subplots`
 ):  # figure, axes
-    "Return a figure in the house's style, `nbs/experiments/moosa.mplstyle`."
+    "Return a figure in the house's style, `nbs/experiments/moosa.mplstyle`; raise `ValueError` if no page has room."
+    if size[0] > PAGE + .01:
+        raise ValueError(f"a figure {size[0]:.1f} inches wide; a page is {PAGE}: more rows, or smaller panels.")
     plt.rcParams["font.family"] = list(font_families())  # texts are often set later, so this has to last
-    with house_style(): return plt.subplots(rows, columns, figsize=size, layout="constrained", **kwargs)
+    with house_style(): figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **kwargs)
+    for ax in figure.axes: ax.tick_params(labelsize=8)  # ticks are made late, when the style is put back
+    return figure, axes
 
 
 def title(ax, text: str, **kwargs):
     "Give a panel a title in the house's style."
     ax.set_title(text, fontsize="medium", fontweight="bold", **kwargs)
+
+# %% ../../nbs/results/01_style.ipynb #854d55a2
+def panels_on_page(
+    count: int,
+    least: float,  # how wide one has to be, inches
+    height: float,  # of one, inches
+    most: int = 4,  # panels in a row
+    **kwargs,  # for `plt.subplots`
+):  # figure, axes: the first `count` are panels, the others are off
+    "Return a figure as wide as a page, with as many panels in a row as there is room for, and rows alike in length."
+    fit = max(1, min(count, most, int(PAGE//least)))
+    rows = -(-count//fit)
+    fig, axes = new_figure(rows, -(-count//rows), (PAGE, height*rows), squeeze=False, **kwargs)
+    for ax in axes.flat[count:]: ax.set_axis_off()
+    return fig, axes
 
 # %% ../../nbs/results/01_style.ipynb #4b338b9f
 def wrapped(
@@ -122,10 +141,18 @@ def legend(
     colours: Mapping[str, object],  # case -> colour
     markers: Mapping[str, str] = MappingProxyType({}),  # task or rule -> marker
 ):
-    "Say at the right side of a figure what colours and markers mean."
+    "Say what colours and markers mean: at the right side of a figure, or below it where names are long or many."
     handles = [Patch(color=c, label=in_figure(name)) for name, c in colours.items()]
     handles += [Line2D([], [], color="black", ls="", marker=m, label=in_figure(name)) for name, m in markers.items()]
-    fig.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    each, (width, height) = .55 + .068*longest, fig.get_size_inches()  # inches
+    look = dict(handles=handles, fontsize=8, frameon=False)
+    if each <= .25*width and .18*len(handles) + .2 <= height:
+        fig.legend(loc="outside right upper", **look)
+        return
+    columns = max(1, min(len(handles), int(width//each)))
+    fig.set_figheight(height + .18*-(-len(handles)//columns) + .1)
+    fig.legend(loc="outside lower center", ncols=columns, **look)
 
 
 def legend_beside(ax, **kwargs):

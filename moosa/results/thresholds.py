@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..core import read_table
 from ..evaluation.protocols import PROTOCOLS
 from ..places import project_root
-from .style import new_figure, plus_minus, title
+from .style import PAGE, new_figure, plus_minus, title
 from ..words import in_figure, markdown_table
 
 # %% ../../nbs/results/24_thresholds.ipynb #e5560fde
@@ -101,9 +101,9 @@ def plot_shares(
     order = list(over_cases(shares, score).index)
     table = 100*here.pivot(index="case", columns="protocol", values="share").reindex(
         index=here.case.unique(), columns=order)
-    fig, ax = new_figure(1, 1, (2.4 + .85*len(order), 1.6 + .3*len(table)))
-    sns.heatmap(table, annot=True, fmt=".0f", cmap="viridis", vmin=40, vmax=100, ax=ax, annot_kws={"size": 8},
-                cbar_kws=dict(label="percent"), linewidths=.6)
+    fig, ax = new_figure(1, 1, (min(PAGE, 2.4 + .85*len(order)), 1.6 + .3*len(table)))
+    sns.heatmap(table, annot=len(order) <= 20, fmt=".0f", cmap="viridis", vmin=40, vmax=100, ax=ax,
+                annot_kws={"size": 7}, cbar_kws=dict(label="percent"), linewidths=.6)
     ax.set_yticks(np.arange(len(table)) + .5, [in_figure(case) for case in table.index], rotation=0)
     ax.set_xticks(np.arange(len(order)) + .5, order, rotation=30, ha="right", rotation_mode="anchor")
     ax.set(xlabel="", ylabel="")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..places import StoreLike
-from .style import KNOWN, UNKNOWN, legend_beside, new_figure
+from .style import KNOWN, PAGE, UNKNOWN, new_figure
 from ..runs.record import run_folder
 from ..runs.grid import Grid
 from ..runs.process import ALREADY, BUSY, read_attempts
@@ -53,21 +53,30 @@ def plot_timeline(
     "Return who was at which cell when: a row per worker."
     places = sorted(set(attempts["where"]), key=_by_number)
     tried = attempts[~attempts.status.isin([BUSY, ALREADY])]
-    fig, axes = new_figure(1, 1, (9, .55*len(places) + 1.3), squeeze=False)
+    fig, axes = new_figure(1, 1, (PAGE, .55*len(places) + 1.3), squeeze=False)
     ax = axes[0, 0]
     looks = {True: dict(color=KNOWN), False: dict(color=UNKNOWN, hatch="///")}
+    inch = (PAGE - 1.1)/max(attempts.end.max(), 1e-9)  # of a second
     for row, end in zip(tried.itertuples(), _ends(tried, attempts.end.max())):
         y, look = places.index(row.where), looks[row.status == "done"]
         ax.barh(y, end - row.start, left=row.start, height=.7, edgecolor="white", alpha=.75, **look)
-        cell = "\n".join(map(in_figure, row.cell.split(", ")))
-        ax.text((row.start + end)/2, y, cell, ha="center", va="center", fontsize=6.5)
+        ax.text((row.start + end)/2, y, _cell_name(row.cell, inch*(end - row.start)), ha="center", va="center",
+                fontsize=6.5)
     ax.set_yticks(range(len(places)), [in_figure(p) for p in places])
     ax.set(xlabel="seconds since the first start", ylim=(len(places) - .5, -.5))
     ax.grid(False)
     lost = Patch(facecolor=UNKNOWN, alpha=.75, hatch="///", edgecolor="white", label="lost or failed")
     handles = [Patch(color=KNOWN, alpha=.75, label="done"), lost]
-    legend_beside(ax, handles=handles, loc="upper left", bbox_to_anchor=(1, 1))
+    fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return fig
+
+
+def _cell_name(cell: str, room: float) -> str:  # room: inches
+    "Return a cell's name line by line, or its values alone, or nothing: what there is room for."
+    lines = cell.split(", ")
+    for shown in (lines, [line.partition("=")[2] or line for line in lines]):
+        if .055*max(map(len, shown)) <= room: return "\n".join(map(in_figure, shown))
+    return ""
 
 
 def _by_number(place: str) -> str:
