@@ -71,6 +71,13 @@ class Crew:
         await self.workers.pop(name).close(executor_wait=False)
         await self._hire(1)
 
+    async def _dismiss(self):
+        for worker in self.workers.values(): await worker.close(executor_wait=False)
+
+    def close(self):
+        "Let all workers go."
+        self.cluster.sync(self._dismiss)
+
     def take(self, choose: random.Random):
         "Take a worker away, whatever it is doing; another comes."
         self.cluster.sync(self._replace, choose.choice(sorted(self.workers)))
@@ -84,11 +91,14 @@ def fake_workers(count: int) -> Iterator[tuple]:  # a distributed.Client, and it
 
     allowed = {"distributed.scheduler.allowed-failures": LOST_WORKERS - 1, **START_WITH,
                "distributed.scheduler.worker-saturation": 1.0}
-    for name in ("core", "worker", "scheduler"): logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
+    for name in ("core", "worker", "scheduler", "diskutils"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     with (dask.config.set(allowed), TemporaryDirectory(prefix="moosa-") as place,
           LocalCluster(0, processes=False, dashboard_address=None, silence_logs=50) as cluster,
           Client(cluster) as client):
-        yield client, Crew(cluster, count, place)
+        crew = Crew(cluster, count, place)
+        try: yield client, crew
+        finally: crew.close()
 
 
 @contextmanager
