@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OFFERED', 'FORM', 'SCORES', 'PROBABILITIES', 'NO_HEADS', 'largest_probability', 'max_logit', 'energy',
-           'minus_entropy', 'agreement', 'ensemble', 'Score', 'find_score', 'opened_up', 'closed_again', 'lacking',
-           'available', 'check_embeddings', 'check_scores', 'scores_of', 'held_out', 'score']
+           'minus_entropy', 'agreement', 'weighted_agreement', 'ensemble', 'Score', 'find_score', 'opened_up',
+           'closed_again', 'lacking', 'available', 'check_embeddings', 'check_scores', 'having_each', 'scores_of',
+           'held_out', 'score']
 
 # %% ../../nbs/evaluation/09_scores.ipynb #46167546
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ import torch
 from ..core import InputError
 from ..doors import check_name, load_guest, place_of
 from .asked import Asking, Unfit, call_with
+from .calibration import temperature_scaled, vector_scaled
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
-from .post_hoc import ash, gradnorm, kl_matching, react, vim
+from .post_hoc import ash, class_rank, gradnorm, kl_matching, normalised, react, vim
 from .sources import Sources, rows
+from ..methods.entropy import entropy_weights
 
 # %% ../../nbs/evaluation/09_scores.ipynb #aaf327f9
 def largest_probability(
@@ -62,6 +65,20 @@ def agreement(
     return -(log_p.exp()*(log_p - log_mean)).sum(dim=2).mean(dim=0).clamp(min=0)
 
 
+def weighted_agreement(
+    fused: torch.Tensor,  # (N, C)
+    logits: Mapping[str, torch.Tensor],  # modality -> (N, C)
+    present: Mapping[str, torch.Tensor],  # modality -> (N,) bool
+) -> torch.Tensor:  # (N,), -log(heads)..0 (nats)
+    "Return minus the divergence of the heads, each weighted by its certainty."
+    heads = [*logits.values(), fused]
+    there = torch.stack([*(present[m] for m in logits), torch.ones(len(fused), dtype=torch.bool)], dim=1)
+    weights = entropy_weights(heads, there=there).double().T[..., None]  # (heads, N, 1)
+    log_p = torch.stack(heads).double().log_softmax(dim=2)
+    log_mean = (log_p + weights.log()).logsumexp(dim=0)
+    return -(weights*log_p.exp()*(log_p - log_mean)).sum(dim=(0, 2)).clamp(min=0)
+
+
 def ensemble(
     fused: torch.Tensor,  # (N, C)
     logits: Mapping[str, torch.Tensor],  # modality -> (N, C)
@@ -70,7 +87,7 @@ def ensemble(
     return torch.stack([x.softmax(dim=1) for x in (fused, *logits.values())]).mean(dim=0).max(dim=1).values
 
 # %% ../../nbs/evaluation/09_scores.ipynb #3c46be93
-OFFERED = ("fused", "logits", "embeddings", "head", "reference", "train")
+OFFERED = ("fused", "logits", "embeddings", "present", "head", "reference", "train", "unlabelled")
 FORM = (f"A score is a function of some of {', '.join(OFFERED)}, by these names (any other parameter has a default), "
         "that returns a tensor (clips,) of finite numbers, high where a clip looks known.")
 
@@ -89,7 +106,11 @@ SCORES = {
     "energy": Score(energy, "Liu et al., 2020"),
     "entropy": Score(minus_entropy, "Shannon, 1948"),
     "kl_matching": Score(kl_matching, "Hendrycks et al., 2022"),
+    "class_rank": Score(class_rank, "Vovk, Gammerman and Shafer, 2005"),
+    "temperature": Score(temperature_scaled, "Guo et al., 2017"),
+    "vector": Score(vector_scaled, "Guo et al., 2017"),
     "agreement": Score(agreement, "Lin, 1991: Jensen-Shannon divergence"),
+    "weighted_agreement": Score(weighted_agreement, "Lin, 1991, with MOOSA's entropy weights"),
     "ensemble": Score(ensemble, "Lakshminarayanan et al., 2017; over heads"),
     "knn": Score(knn, "Sun et al., 2022", held_out=knn_held_out),
     "mahalanobis": Score(mahalanobis, "Lee et al., 2018", held_out=mahalanobis_held_out),
@@ -97,6 +118,7 @@ SCORES = {
     "ash": Score(ash, "Djurisic et al., 2023: ASH-S at 65 %", through_head=True),
     "gradnorm": Score(gradnorm, "Huang, Geng and Li, 2021", through_head=True),
     "vim": Score(vim, "Wang et al., 2022", through_head=True),
+    "normalised": Score(normalised, "after Nado et al., 2020; transductive"),
 }
 
 
@@ -110,7 +132,7 @@ def find_score(
     return found if isinstance(found, Score) else Score(found, guest.where)
 
 # %% ../../nbs/evaluation/09_scores.ipynb #0be1ed02
-PROBABILITIES = ("max_softmax", "ensemble")  # scores that are probabilities
+PROBABILITIES = ("max_softmax", "ensemble", "class_rank")  # scores that are probabilities
 
 
 def opened_up(
@@ -138,7 +160,8 @@ def lacking(
     sources: Sources,
 ) -> str:  # '' if all is there
     "Return what a score asks for that a run has not kept."
-    needs, validation = find_score(name).needs, sources.validation
+    s, validation = find_score(name), sources.validation
+    needs = {*s.needs, "embeddings"} if s.transductive else s.needs
     if "logits" in needs and not sources.trained_heads: return NO_HEADS
     for kind in ("logits", "embeddings"):
         found = [list(getattr(p, kind)) for p in (target, validation)]
@@ -188,16 +211,25 @@ def check_scores(
     return found.detach().cpu()
 
 # %% ../../nbs/evaluation/09_scores.ipynb #1e356b94
+def having_each(
+    clips: Predictions,
+) -> dict[str, torch.Tensor]:  # modality -> (n, D)
+    "Return embeddings of each modality, of the clips that have it."
+    return {m: e[clips.having(m)] for m, e in clips.embeddings.items()}
+
+
 def scores_of(
     name: str,  # as for `find_score`
     clips: Predictions,  # to be scored
     sources: Sources,
     reference: Predictions | None = None,  # source validation clips, without those that are scored
+    unlabelled: Mapping[str, torch.Tensor] | None = None,  # modality -> (n, D) of the target; None: of sources
 ) -> torch.Tensor:  # (N,)
     "Return what a score says of some clips; their labels are not looked at."
     fn, what = find_score(name).fn, f"score {name}"
-    offered = dict(fused=clips.fused, logits=clips.voices, embeddings=clips.embeddings,
-                   head=sources.head, reference=reference, train=sources.train)
+    present = {m: clips.having(m) for m in clips.logits or clips.embeddings}
+    offered = dict(fused=clips.fused, logits=clips.voices, embeddings=clips.embeddings, present=present,
+                   head=sources.head, reference=reference, train=sources.train, unlabelled=unlabelled)
     return check_scores(call_with(fn, offered, what, FORM), len(clips.fused), f"{what} ({place_of(fn)})")
 
 
@@ -224,4 +256,4 @@ def score(
     if why := lacking(name, target, sources): raise Unfit(f"score {name}: {why}.")
     if "embeddings" in find_score(name).needs:
         for p in filter(None, (target, sources.validation, sources.train)): check_embeddings(p)
-    return scores_of(name, target, sources, sources.validation), held_out(name, sources)
+    return scores_of(name, target, sources, sources.validation, having_each(target)), held_out(name, sources)
