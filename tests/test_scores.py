@@ -20,7 +20,8 @@ from moosa.runs.grid import expand
 from moosa.runs.predictions import save_predictions
 from moosa.runs.record import run_folder
 
-NEW = {"react", "ash", "gradnorm", "vim", "normalised"}  # of what runs did not keep before
+# of what runs did not keep before
+NEW = {"react", "ash", "gradnorm", "vim", "normalised", "translation", "jigsaw"}
 
 
 def margin(fused):
