@@ -78,7 +78,7 @@ def weighted_agreement(
     log_mean = (log_p + weights.log()).logsumexp(dim=0)
     return -(weights*log_p.exp()*(log_p - log_mean)).sum(dim=(0, 2)).clamp(min=0)
 
-
+# %% ../../nbs/evaluation/09_scores.ipynb #ae15686d
 def ensemble(
     fused: torch.Tensor,  # (N, C)
     logits: Mapping[str, torch.Tensor],  # modality -> (N, C)
@@ -255,7 +255,7 @@ def having_each(
     "Return embeddings of each modality, of the clips that have it."
     return {m: e[clips.having(m)] for m, e in clips.embeddings.items()}
 
-
+# %% ../../nbs/evaluation/09_scores.ipynb #65033410
 def scores_of(
     name: str,  # as for `find_score`
     clips: Predictions,  # to be scored
