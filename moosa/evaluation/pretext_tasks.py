@@ -58,7 +58,8 @@ def order_certainty(
     "Return the mean log-probability that the network gives to the right order."
     parts = cut(embeddings, task.splits)
     shown = [torch.cat([parts[p] for p in order], dim=1) for order in task.permutations[:ORDERS]]
-    return torch.stack([task.head(x).log_softmax(dim=1)[:, k] for k, x in enumerate(shown)]).mean(dim=0)
+    logits = (task.head(x).cpu().double() for x in shown)  # of a sure network, single precision tells no clips apart
+    return torch.stack([z.log_softmax(dim=1)[:, k] for k, z in enumerate(logits)]).mean(dim=0)
 
 # %% ../../nbs/evaluation/16_pretext_tasks.ipynb #e3e985ef
 def in_batches(
