@@ -6,7 +6,8 @@ from conftest import call
 
 from moosa.runs.experiment import build_learner, open_experiment
 from moosa.runs.predictions import load_head, load_predictions
-from moosa.runs.record import run_folder
+from moosa.results.alternatives import rescore_run
+from moosa.runs.record import read_record, run_folder
 from moosa.methods.catalogue import METHODS
 from moosa.methods.model import joined
 from moosa.methods.registry import create_objective, trial
@@ -88,6 +89,25 @@ def test_by_name_on_the_command_line(data_dir):
     assert reported.returncode == 0, reported.stderr
     assert "Other scores for unknown" in (data_dir/"out"/"report.ipynb").read_text()
     assert (folder/"scores.csv").stat().st_mtime_ns == kept  # the report computes none
+
+
+def test_what_pretext_tasks_say_is_kept_and_scored(data_dir):
+    "MOOSA's translators and its jigsaw are asked of every clip that is tested; a method without them says so."
+    narrow = [word for k, v in NARROW["moosa"].items() for word in ("--hyper", f"{k}={v}")]
+    done = call("run", "--target", "mfeat", "--method", "moosa", "--epochs", 1, "--train-share", .1, *narrow,
+                "--score", "translation", "--data-dir", data_dir, env=dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    asked = dict(target="mfeat", method="moosa", epochs=1, train_share=.1, hyper=NARROW["moosa"], score="translation")
+    folder = run_folder(spec_from(asked), data_dir)
+    parts = load_predictions(folder)
+    for part in ("validation", "target"):
+        assert set(parts[part].pretext) == {"jigsaw", "translation/image2speech", "translation/speech2image"}
+        assert all(said.shape == parts[part].labels.shape for said in parts[part].pretext.values())
+    found = rescore_run(folder, True, ["translation", "jigsaw"], ["source-quantile"])
+    values = found.set_index(["score", "group", "number"]).value
+    assert {"translation", "jigsaw"} == set(found.score) and 0 < values["jigsaw", "threshold-free", "AUROC"] < 1
+    chosen = read_record(folder)["results"]["chosen"]["HOS"]  # of the run itself, which had them at hand
+    assert values["translation", "source-quantile", "HOS"] == pytest.approx(chosen, abs=1e-12)
 
 
 def test_the_teacher_is_tested_and_stored(data_dir):

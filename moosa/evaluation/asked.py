@@ -51,6 +51,11 @@ class Asking:
         "What the function asks for."
         return asked_for(self.fn, self.offered, self.form)
 
+    @property
+    def transductive(self) -> bool:
+        "Does it see the target's clips, if without labels?"
+        return "unlabelled" in self.needs
+
 # %% ../../nbs/evaluation/05_asked.ipynb #09a9d53d
 def call_with(
     fn: Callable,

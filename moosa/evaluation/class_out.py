@@ -8,7 +8,7 @@ __all__ = ['QUANTILES', 'ClassOut', 'playable', 'confidence_without', 'classes_o
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #f7e6766d
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -47,7 +47,7 @@ def confidence_without(
     reference = rows(validation, known)
     scores = torch.empty(len(known), dtype=torch.double)
     scores[~known] = scores_of(name, rows(validation, ~known), sources, reference).double()
-    scores[known] = held_out(name, Sources(reference, sources.train, sources.head, sources.trained_heads)).double()
+    scores[known] = held_out(name, replace(sources, validation=reference)).double()
     return scores
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .asked import Unfit
 from .class_out import ClassOut, best_threshold, playable
 from .openset import Predictions
-from .scores import closed_again, scores_of
+from .scores import closed_again, having_each, scores_of
 from .sources import Sources, rows, without, without_class
 
 # %% ../../nbs/evaluation/11_domain_out.ipynb #e60f76fa
@@ -42,7 +42,8 @@ def classes_out_of(
             known = fewer.labels < fewer.num_known
             right = fewer.fused.argmax(dim=1) == fewer.labels
             reference = rows(sources.validation, sources.validation.labels < sources.validation.num_known)
-            found.append(ClassOut(c, scores_of(name, fewer, sources, reference), known, right))
+            scores = scores_of(name, fewer, sources, reference, having_each(fewer))
+            found.append(ClassOut(c, scores, known, right))
         out.scored[name] = found
     return out.scored[name]
 

@@ -224,6 +224,8 @@ class Predictions:
     missing: dict[str, torch.Tensor] = field(default_factory=dict)
     # modality that some clips lack -> (N,) bool: is it there? Empty: all have all, or holes count as zeros
     present: dict[str, torch.Tensor] = field(default_factory=dict)
+    # 'jigsaw', or 'translation/DIRECTION' -> (N,) what the pretext tasks say; NaN of clips that they cannot look at
+    pretext: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_known(self) -> int:
@@ -256,7 +258,8 @@ def join_predictions(parts: Sequence[Predictions]) -> Predictions:
 
     fused, labels = (torch.cat([getattr(p, kind) for p in parts]) for kind in ("fused", "labels"))
     clips = [name for p in parts for name in p.clips]
-    return Predictions(fused, rows("logits"), labels, clips, rows("embeddings"), rows("missing"), rows("present"))
+    kinds = {kind: rows(kind) for kind in ("logits", "embeddings", "missing", "present", "pretext")}
+    return Predictions(fused, kinds.pop("logits"), labels, clips, **kinds)
 
 # %% ../../nbs/evaluation/01_openset.ipynb #40f808f6
 def check_logits(

@@ -35,11 +35,6 @@ class Protocol(Asking):
     "A way to choose a threshold without the target's labels."
     offered, form = OFFERED, FORM
 
-    @property
-    def transductive(self) -> bool:
-        "Does it see the target's clips?"
-        return "unlabelled" in self.needs
-
 # %% ../../nbs/evaluation/13_protocols.ipynb #a6c93233
 def source_quantile(
     confidence: torch.Tensor,  # (N,)

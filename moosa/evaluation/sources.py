@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['Sources', 'rows', 'without_class', 'Columns', 'head_without', 'last_layer', 'at_last_layer', 'without',
-           'pretend', 'pretend_sources']
+           'pretend', 'pretend_tasks', 'pretend_sources']
 
 # %% ../../nbs/evaluation/06_sources.ipynb #d2f91fee
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .asked import Unfit
 from .openset import Predictions
@@ -40,7 +42,8 @@ def rows(
         labels=predictions.labels[which],
         clips=[predictions.clips[i] for i in which.tolist()],
         embeddings={m: e[which] for m, e in predictions.embeddings.items()},
-        present={m: there[which] for m, there in predictions.present.items()})
+        present={m: there[which] for m, there in predictions.present.items()},
+        pretext={task: said[which] for task, said in predictions.pretext.items()})
 
 # %% ../../nbs/evaluation/06_sources.ipynb #35e69913
 def without_class(
@@ -131,7 +134,21 @@ def pretend(
         centres[m] = torch.randn(6, dim, generator=torch.Generator().manual_seed(i))
         embeddings[m] = centres[m][labels] + noise*torch.randn(n, dim, generator=g)*(1 + i)
     logits = {m: embeddings[m] @ centres[m][:4].T/2 for m in embeddings}
-    return Predictions(sum(logits.values()), logits, labels, [f"clip {seed} {i:04}" for i in range(n)], embeddings)
+    names, pretext = [f"clip {seed} {i:04}" for i in range(n)], pretend_tasks(embeddings, logits, centres)
+    return Predictions(sum(logits.values()), logits, labels, names, embeddings, pretext=pretext)
+
+
+def pretend_tasks(
+    embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
+    logits: Mapping[str, torch.Tensor],  # modality -> (N, C)
+    centres: Mapping[str, torch.Tensor],  # modality -> (C or more, D) of classes
+) -> dict[str, torch.Tensor]:  # as `Predictions.pretext`
+    "Make up what pretext tasks say: a translation is the centre of the class that a modality's head says."
+    far = {}
+    for s, t in permutations(embeddings, 2):
+        guess, goal = centres[t][logits[s].argmax(dim=1)], embeddings[t]
+        far[f"translation/{s}2{t}"] = (F.normalize(guess, dim=1) - F.normalize(goal, dim=1)).norm(dim=1)
+    return {**far, "jigsaw": -torch.stack(list(far.values())).mean(dim=0)}
 
 # %% ../../nbs/evaluation/06_sources.ipynb #83a811e0
 def pretend_sources(

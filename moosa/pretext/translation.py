@@ -53,12 +53,21 @@ class MaskedTranslation(nn.Module):
         pairs = permutations(dims, 2)
         self.translators = nn.ModuleDict({f"{s}2{t}": translator(dims[s], dims[t], hidden, dropout) for s, t in pairs})
 
+    def errors(self,
+        direction: str,  # 's2t'
+        given: torch.Tensor,  # (B, D of s), masked
+        goal: torch.Tensor,  # (B, D of t), at length 1
+    ) -> torch.Tensor:  # (B,), 0..2
+        "Return the distance of translation and embedding, both at length 1."
+        translated = F.normalize(self.translators[direction](given), dim=1)
+        return (translated - goal).norm(dim=1)
+
     def directions(self,
         embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
         masks: Mapping[str, torch.Tensor] | None = None,  # modality -> (B, D) bool, True = hidden; None: drawn here
         there: Callable | None = None,  # two modalities -> (B,) bool, the clips that have both; or None: all
     ) -> dict[str, torch.Tensor]:  # 's2t' -> scalar, in [0, 2]; none where no clip has both
-        "Return the loss of each direction: the mean distance of translation and embedding, both at length 1."
+        "Return the loss of each direction: the mean of its errors."
         masks = draw_masks(embeddings, self.mask_ratio) if masks is None else masks
         masked = {m: e.masked_fill(masks[m], 0) for m, e in embeddings.items()}
         unit = {m: F.normalize(e, dim=1) for m, e in embeddings.items()}
@@ -67,8 +76,7 @@ class MaskedTranslation(nn.Module):
             rows = there(s, t) if there else None
             if rows is not None and not rows.any(): continue
             given, goal = (masked[s], unit[t]) if rows is None else (masked[s][rows], unit[t][rows])
-            translated = F.normalize(self.translators[f"{s}2{t}"](given), dim=1)
-            losses[f"{s}2{t}"] = (translated - goal).norm(dim=1).mean()
+            losses[f"{s}2{t}"] = self.errors(f"{s}2{t}", given, goal).mean()
         return losses
 
     def forward(self,

@@ -39,9 +39,10 @@ from ..runs.trained import spec_of
 from ..words import in_figure, in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
-ROOMS = ("moosa.runs.predictions", *(f"moosa.evaluation.{room}" for room in (  # what the numbers come from
-    "openset", "asked", "sources", "distances", "post_hoc", "scores", "class_out", "domain_out", "unlabelled",
-    "protocols", "rescoring")))
+ROOMS = (  # what the numbers come from
+    "moosa.methods.entropy", "moosa.runs.predictions", *(f"moosa.evaluation.{room}" for room in (
+        "openset", "calibration", "asked", "sources", "distances", "post_hoc", "scores", "class_out", "domain_out",
+        "unlabelled", "protocols", "rescoring")))
 GROUPS = ("score", "oracle", "oracle-exact", "threshold-free", "HOS by share rejected")  # others are named by protocols
 
 

@@ -60,8 +60,9 @@ def lacks_held_out(
 ) -> str | None:  # a protocol that needs runs without one of the sources, although no run of the grid has all of them
     "Return the protocol for which there is nothing to compute yet."
     asked = [name for name in protocols if "domain_out" in find_protocol(name).needs]
+    if not asked: return None  # a method that needs several sources has no such runs, which is then nobody's business
     store = open_store(store)
     others = [specs_without(spec) for spec in grid.specs if spec.unknown and read_record(run_folder(spec, store))]
     others = [runs.values() for runs in others if runs]
-    if not asked or not others: return None
+    if not others: return None
     return None if any(all(read_record(run_folder(run, store)) for run in runs) for runs in others) else asked[0]

@@ -40,7 +40,8 @@ def rows_of(
 
     names = [name for name, is_in in zip(predictions.clips, chosen.tolist()) if is_in]
     return Predictions(predictions.fused[chosen], some(predictions.logits), predictions.labels[chosen], names,
-                       some(predictions.embeddings), some(predictions.missing), some(predictions.present))
+                       some(predictions.embeddings), some(predictions.missing), some(predictions.present),
+                       some(predictions.pretext))
 
 # %% ../../nbs/runs/22_outside.ipynb #dd4b3609
 def near(

@@ -45,7 +45,8 @@ def save_predictions(
 def _keyed(p: Predictions) -> dict[str, torch.Tensor]:
     "Tensors by what they are. Half the digits of embeddings do for distances."
     embeddings = {m: e.half() if e.abs().max() < 6e4 else e for m, e in p.embeddings.items() if len(e)}
-    named = {"logits": p.logits, "missing": p.missing, "embeddings": embeddings, "present": p.present}
+    named = {"logits": p.logits, "missing": p.missing, "embeddings": embeddings, "present": p.present,
+             "pretext": p.pretext}
     return {"labels": p.labels, "fused": p.fused,
             **{f"{kind}/{name}": x for kind, those in named.items() for name, x in those.items()}}
 
@@ -93,8 +94,8 @@ def _predictions(
         raise InputError(f"list of clips {folder/'clips.csv'} is damaged: it has {len(clips)} names of {part}, "
                          f"but there are {len(labels)} labels. Delete {folder} to compute the run anew.")
     embeddings = {m: e.float() for m, e in found.get("embeddings", {}).items()}
-    logits, missing, present = (dict(found.get(kind, {})) for kind in ("logits", "missing", "present"))
-    return Predictions(found["fused"][""], logits, labels, clips, embeddings, missing, present)
+    kinds = {kind: dict(found.get(kind, {})) for kind in ("logits", "missing", "present", "pretext")}
+    return Predictions(found["fused"][""], kinds.pop("logits"), labels, clips, embeddings, **kinds)
 
 # %% ../../nbs/runs/11_predictions.ipynb #f72afce4
 def load_head(
