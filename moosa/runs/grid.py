@@ -8,8 +8,8 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['FOLLOW', 'MOST_CELLS', 'ASIDE', 'SEARCHES', 'MAPPINGS', 'KEYS', 'MANY', 'KEEPS', 'Grid', 'cell_texts',
            'differences', 'grid_path', 'load_grid', 'expand', 'read_search', 'check_different', 'read_fields',
-           'read_base', 'read_cells', 'read_axes', 'read_corruptions', 'read_keep_models', 'check_set_once',
-           'cell_spec']
+           'read_base', 'read_cells', 'read_axes', 'read_corruptions', 'read_keep_models', 'family_of', 'families',
+           'check_set_once', 'cell_spec']
 
 # %% ../../nbs/runs/15_grid.ipynb #6b3bf430
 import itertools
@@ -17,7 +17,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -276,6 +276,22 @@ def read_keep_models(content: dict, where: str) -> str | None:  # of KEEPS; None
         raise InputError(f"{where}: keep_models: none, but runs without their models cannot be tested with "
                          "corruptions; expected all or best, or no key corruptions.")
     return str(kept)
+
+# %% ../../nbs/runs/15_grid.ipynb #a5198010
+def family_of(
+    spec: Spec,  # resolved
+) -> str:  # a hash, the same for all seeds
+    "Return what runs share that differ in their seeds alone."
+    return spec_hash(replace(spec, seed=0))
+
+
+def families(
+    grid: Grid,
+) -> dict[str, list[Spec]]:  # by `family_of`, in the grid's order
+    "Return the cells that differ in their seeds alone, together."
+    found = {}
+    for spec in grid.specs: found.setdefault(family_of(spec), []).append(spec)
+    return found
 
 # %% ../../nbs/runs/15_grid.ipynb #a91b530e
 def check_set_once(base: dict, cells: list[dict], axes: dict[str, list], where: str):

@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from tqdm import tqdm
 
 from ..core import InputError
 from ..places import StoreLike, open_store
-from .grid import Grid
+from .grid import Grid, families, family_of
 from .lists import check_cells
 from .lock import holder
 from .notebook import Job, execute_run_apart
@@ -169,9 +169,8 @@ class Keeper:
         store: StoreLike,  # where the runs lie
         report: Callable[[str], None] = print,  # called with a line for each model that is damaged, and stays
     ):
-        self.keeps, self.store, self.report, self.alike = grid.keeps, open_store(store), report, {}
-        for spec in grid.specs if self.keeps == "best" else ():
-            self.alike.setdefault(self._family(spec), []).append(spec)
+        self.keeps, self.store, self.report = grid.keeps, open_store(store), report
+        self.alike = families(grid) if self.keeps == "best" else {}
 
     def look(self,
         specs: Sequence[Spec],  # of the grid; those that are not done have no model to let go
@@ -179,9 +178,7 @@ class Keeper:
         "Let go what is not to be kept of these, and of the seeds beside them."
         if self.keeps == "none": self._let_go(specs)
         elif self.keeps == "best":
-            for family in dict.fromkeys(map(self._family, specs)): self._let_go(self._beaten(self.alike[family]))
-
-    def _family(self, spec: Spec) -> str: return spec_hash(replace(spec, seed=0))
+            for family in dict.fromkeys(map(family_of, specs)): self._let_go(self._beaten(self.alike[family]))
 
     def _beaten(self, seeds: Sequence[Spec]) -> list[Spec]:
         "All that have a model, but the best."
