@@ -38,8 +38,8 @@ def test_a_tiny_grid_by_hand():
     assert total.runs == 2 and total.flop == pytest.approx(2*flop)
     assert total.moved == pytest.approx(2*28*(heads + net.tail_parameters)*2*100)
     assert total.reading == pytest.approx(2*.007*(trained + seen))
-    weights, kept = 4*(heads + net.stem_parameters + net.tail_parameters), (394 + 1387)*(2*net.dim + 4*classes*2)
-    assert total.disk == pytest.approx(2*(weights + kept + 700_000))
+    weights, kept = 4*(heads + net.stem_parameters + net.tail_parameters), (1600 + 394 + 1387)*(2*net.dim + 4*classes*2)
+    assert total.disk == pytest.approx(2*(weights + kept + 400_000))
     h100 = DEVICES["h100"]
     assert total.gpu_hours(h100) == pytest.approx((total.flop/h100.flops + total.moved/h100.bytes)/3600)
     row = plan_rows(plan, h100, 7)[-1]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPECTROGRAM', 'ARRAYS', 'PASSES', 'READING', 'clip_shapes', 'Network', 'network', 'brief_reason',
-           'head_parameters', 'passes_of', 'Listed', 'listed', 'clips_of', 'reading_seconds']
+           'head_parameters', 'fused_parameters', 'passes_of', 'Listed', 'listed', 'clips_of', 'reading_seconds']
 
 # %% ../../nbs/bench/12_parts.ipynb #243bb0f9
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from ..data.catalogue import dataset_class
 from ..data.views import FrameRecipe, SoundRecipe
 from ..extractors.entries import find_extractor
 from ..extractors.registry import create_extractor, takes_shape
-from ..methods.model import Model
+from ..methods.model import Model, fused_head
 from ..methods.own import find_method
 from ..methods.registry import create_objective
 from ..places import StoreLike
@@ -95,6 +95,15 @@ def head_parameters(
     dims = tuple((m, network(name).dim) for m, name in spec.extractors.items())
     hyper = tuple(sorted(spec.hyper.items()))
     return _of_heads(dims, classes), _of_method(spec.method, dims, hyper, spec.setting)
+
+
+@cache
+def fused_parameters(
+    dim: int,  # sum of the embeddings' D
+    classes: int,  # known ones
+) -> int:
+    "Return the number of parameters of a fused head."
+    with torch.device("meta"): return sum(p.numel() for p in fused_head(dim, classes).parameters())
 
 
 @cache

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['BYTES_OF_ADAM', 'NOTEBOOK', 'Cost', 'cost_of', 'Shared', 'shared_features', 'Plan', 'plan_grid',
-           'plan_rows', 'cut_rows', 'assumptions', 'as_json', 'check_decoders']
+           'share_of_models', 'plan_rows', 'cut_rows', 'assumptions', 'as_json', 'check_decoders']
 
 # %% ../../nbs/bench/13_plan.ipynb #1d3761a3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from .devices import DEVICES, Device, device_named
-from .parts import (PASSES, READING, SPECTROGRAM, clips_of, head_parameters, network, passes_of,
-                               reading_seconds)
+from .parts import (PASSES, READING, SPECTROGRAM, clips_of, fused_parameters, head_parameters, network,
+                               passes_of, reading_seconds)
 from ..core import InputError
 from ..data.catalogue import dataset_class
 from ..places import StoreLike, open_store
 from ..results.cases import data_label
 from ..runs.benchmark_search import RETRAINED, BenchmarkGrid
-from ..runs.grid import Grid
+from ..runs.grid import Grid, families
 from ..runs.spec import Spec
 from ..words import without_folder
 
@@ -42,12 +42,13 @@ class Cost:
     def reading_hours(self, decoders: int) -> float: return self.reading/decoders/3600
 
 # %% ../../nbs/bench/13_plan.ipynb #1515dccc
-BYTES_OF_ADAM, NOTEBOOK = 28, 700_000  # of a parameter in a step; of an executed notebook, measured
+BYTES_OF_ADAM, NOTEBOOK = 28, 400_000  # of a parameter in a step; of an executed notebook, measured
 
 
 def cost_of(
     spec: Spec,  # resolved
     clips: Mapping[str, Iterable[str]],  # from `clips_of`
+    models: float = 1.0,  # share of its models that stay on the disk, 0..1
 ) -> Cost:
     "Return what one run takes, without the features that it shares with others."
     n, classes = {name: len(names) for name, names in clips.items()}, _known(spec)
@@ -67,7 +68,7 @@ def cost_of(
             flop += trained*net.tail*passes + evaluated*net.tail_test
             moved_parameters += net.tail_parameters + (0 if frozen else net.stem_parameters)
     moved = BYTES_OF_ADAM*moved_parameters*spec.epochs*steps
-    return Cost(1, flop, moved, reading, _disk(spec, n, heads, classes))
+    return Cost(1, flop, moved, reading, _disk(spec, n, heads, classes, models))
 
 # %% ../../nbs/bench/13_plan.ipynb #1d7f5784
 def _known(spec: Spec) -> int:
@@ -75,13 +76,15 @@ def _known(spec: Spec) -> int:
     return len(dataset_class(spec.dataset).classes) - len(spec.unknown)
 
 
-def _disk(spec: Spec, n: Mapping[str, int], heads: int, classes: int) -> float:
-    "Bytes of a finished run: weights in float32, predictions, notebook."
+def _disk(spec: Spec, n: Mapping[str, int], heads: int, classes: int, models: float) -> float:
+    "Bytes of a finished run: weights in float32, or their fused head; predictions, notebook."
     nets = [network(name) for name in spec.extractors.values()]
-    weights = 4*(heads + sum(net.stem_parameters + net.tail_parameters for net in nets))
-    kept = n["validation"] + n["test"] + (0 if spec.features == "live" else n["train"])
-    one = 2*sum(net.dim for net in nets) + 4*classes*(len(nets) + 1)
-    return weights + kept*one + NOTEBOOK
+    dim = sum(net.dim for net in nets)
+    weights = heads + sum(net.stem_parameters + net.tail_parameters for net in nets)
+    stays = models*weights + (1 - models)*fused_parameters(dim, classes)
+    seen = n["train"] if spec.features == "live" or spec.views == 1 else 0  # else only random views of them are there
+    one = 2*dim + 4*classes*(len(nets) + 1)
+    return 4*stays + (n["validation"] + n["test"] + seen)*one + NOTEBOOK
 
 # %% ../../nbs/bench/13_plan.ipynb #b90dfe5a
 @dataclass
@@ -150,7 +153,7 @@ def plan_grid(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> Plan:
     "Return what a grid takes; raise `InputError` if its clips or a network's work cannot be known."
-    store, rows, lists = open_store(store), {}, {}
+    store, rows, lists, models = open_store(store), {}, {}, share_of_models(grid)
     times = 1
     if isinstance(grid, BenchmarkGrid): grid, times = grid.base, grid.draws + RETRAINED
     for spec in grid.specs:
@@ -158,8 +161,15 @@ def plan_grid(
                    spec.target_classes, spec.train_share))
         if key not in lists: lists[key] = clips_of(spec, store)
         place = (data_label(spec.dataset), spec.setting, without_folder(spec.method))
-        rows[place] = rows.get(place, Cost()) + cost_of(spec, lists[key]).times(times)
+        rows[place] = rows.get(place, Cost()) + cost_of(spec, lists[key], models).times(times)
     return Plan(grid.name, rows, shared_features(grid, store))
+
+# %% ../../nbs/bench/13_plan.ipynb #ce18b21f
+def share_of_models(
+    grid: Grid,
+) -> float:  # 0..1
+    "Return of how many of its runs a grid keeps the models."
+    return {"all": 1.0, "none": 0.0, "best": len(families(grid))/len(grid.specs)}[grid.keeps]
 
 # %% ../../nbs/bench/13_plan.ipynb #a35a62ce
 def plan_rows(
@@ -218,8 +228,9 @@ def assumptions(
         "their work.",
         "Clips are those of the published lists. Validation after each epoch, the test once; training clips that do "
         "not fill a batch are left out.",
-        "Disk: weights of the whole model, predictions, notebook. Not counted: checkpoints while a run is on, the data "
-        "sets, starting a process (some seconds a run), rescoring.",
+        "Disk: weights of the whole model, or of its fused head where the grid keeps no model (keep_models); "
+        "predictions, notebook. Not counted: checkpoints while a run is on, the data sets, starting a process (some "
+        "seconds a run), rescoring.",
     ]
 
 # %% ../../nbs/bench/13_plan.ipynb #36edce4b

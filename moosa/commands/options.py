@@ -79,7 +79,8 @@ GridName = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
 OWN_GRID = "grid.yaml"  # what `moosa new` calls it
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Again = Annotated[bool, typer.Option("--again", help=(
-    "Compute runs anew that are damaged, or whose data, weights or extractors have changed since."))]
+    "Compute runs anew that are damaged, or whose data, weights or extractors have changed since; and those whose "
+    "model was not kept, where it is wanted."))]
 Contents = Annotated[bool, typer.Option("--contents", help=(
     "Read all data files and compare, and keep, their sha256. "
     "Default: above 256 MB per domain and modality, sizes and times of change count."))]

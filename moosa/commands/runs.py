@@ -17,11 +17,11 @@ from ..words import plain_table
 # %% ../../nbs/commands/10_runs.ipynb #b15c4c01
 runs_app = typer.Typer(no_args_is_help=True, help=(
     "The folder of runs. `moosa list runs` names them, `moosa record` says what they found."))
-KIND_NAMES = ("leftovers", "checkpoints", "damaged", "unfinished")  # those of runs.prune, which no help imports
+KIND_NAMES = ("leftovers", "checkpoints", "damaged", "unfinished", "models")  # of runs.prune, which no help imports
 Only = Annotated[list[str] | None, typer.Option("--only", help=(
     "Only these; may be given several times: leftovers (half-written files and locks of processes that are gone), "
     "checkpoints (of runs that are done), damaged (runs whose record or files are), unfinished (folders without a "
-    "record). Default: all."))]
+    "record), models (weights of runs that are done, but for their fused heads). Default: all but models."))]
 Days = Annotated[float, typer.Option(min=0, help=(
     "A folder without a record goes once nothing in it has changed for so many days."))]
 
@@ -34,13 +34,13 @@ def runs_prune(
     data_dir: DataDir = None,
 ):
     ("Delete what nobody needs of runs, without asking, and say what. A run that is being computed is left alone; of "
-     "one that is done, record, predictions, weights and notebook stay.")
+     "one that is done, record, predictions and notebook stay, and its weights unless `--only models` asks for them.")
     from moosa.places import Store
     from moosa.runs.prune import prunable, prune
 
     for kind in only or (): one_of("--only", kind, KIND_NAMES)
     store = Store(data_dir)
-    found = prunable(store, only or KIND_NAMES, days)
+    found = prunable(store, only or KIND_NAMES[:-1], days)
     sizes = [row.bytes for row in found]
     if found: print(plain_table([_shown(row, size) for row, size in zip(found, sizes)]))
     gone = [dry_run or prune(row, days) for row in found]

@@ -164,7 +164,7 @@ def trials_of(
             specs.append(trial)
             places[spec_hash(trial)] = (cell, number)
     return BenchmarkGrid(f"{grid.name}-search", grid.about, grid.axes, tuple(specs), grid, draws, places,
-                         search=grid.search)
+                         search=grid.search, keep_models=grid.keep_models)
 
 # %% ../../nbs/runs/23_benchmark_search.ipynb #81ed2bbc
 def standing(

@@ -29,7 +29,7 @@ from ..places import StoreLike, open_store
 from ..words import without_folder
 from .lists import make_split, open_dataset
 from .predictions import load_predictions
-from .record import finished, read_record
+from .record import finished, model_of, read_record
 from .spec import Spec, spec_hash
 from .trained import done, reopen, spec_of
 
@@ -222,9 +222,7 @@ class Corruptor:
         self.spec = spec_of(record)
         if spec_hash(self.spec) != self.run_dir.name or finished(self.spec, self.store) is None:
             raise InputError(f"{run_dir}: it is not where its data folder keeps this run; name that by --data-dir.")
-        if not (self.run_dir/"model.safetensors").is_file():
-            raise InputError(f"{self.run_dir/'model.safetensors'} is not there: without its weights, a run cannot be "
-                             f"tested again. Compute it anew: delete {self.run_dir}.")
+        model_of(self.run_dir)
         self.weights = weights_of(record)
         self.dataset = open_dataset(self.spec, self.store)
         self.cells = cells_for(self.dataset, self.spec, wanted)

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['FOLLOW', 'MOST_CELLS', 'SEARCHES', 'MAPPINGS', 'KEYS', 'Grid', 'cell_texts', 'differences', 'grid_path',
-           'load_grid', 'expand', 'read_search', 'check_different', 'read_fields', 'read_base', 'read_cells',
-           'read_axes', 'read_corruptions', 'check_set_once', 'cell_spec']
+__all__ = ['FOLLOW', 'MOST_CELLS', 'ASIDE', 'SEARCHES', 'MAPPINGS', 'KEYS', 'MANY', 'KEEPS', 'Grid', 'cell_texts',
+           'differences', 'grid_path', 'load_grid', 'expand', 'read_search', 'check_different', 'read_fields',
+           'read_base', 'read_cells', 'read_axes', 'read_corruptions', 'read_keep_models', 'family_of', 'families',
+           'check_set_once', 'cell_spec']
 
 # %% ../../nbs/runs/15_grid.ipynb #6b3bf430
 import itertools
@@ -16,7 +17,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Grid:
     corruptions: Wanted | None = field(default=None, kw_only=True)  # what `moosa corrupt` tests its runs with
     search: tuple[str, int] | None = field(default=None, kw_only=True)  # what its file asks for: whose rule, draws
     cases: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # run -> what its file calls the cell's case
+    keep_models: str | None = field(default=None, kw_only=True)  # of KEEPS, what its file asks for
+
+    @property
+    def keeps(self) -> str:  # of KEEPS
+        "Of which of its runs the models are kept: as its file says, or else of all, unless there are many."
+        return self.keep_models or ("all" if len(self.specs) <= MANY else "none")
 
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
@@ -117,18 +124,19 @@ def load_grid(
 
 # %% ../../nbs/runs/15_grid.ipynb #5d8417dc
 MOST_CELLS = 10_000
+ASIDE = ("search", "corruptions", "keep_models")  # keys that change no run
 
 
 def expand(
     name: str,  # of the grid
-    content: dict,  # about, base, cells, axes, search, corruptions
+    content: dict,  # about, base, cells, axes, search, corruptions, keep_models
     where: str = "grid",  # for error messages
     folder: Path = Path(),  # where to look first for files that fields name, such as methods.py
 ) -> Grid:
     "Return a grid of every cell with all combinations of the axes' values; raise `InputError` if any is wrong."
     if not isinstance(content, dict) or not (content.get("axes") or content.get("cells")):
         raise InputError(f"{where}: expected keys about, base, and axes or cells or both; found {_found(content)}.")
-    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes", "search", "corruptions"])
+    for key in content: one_of(f"{where}: key", key, ["about", "base", "cells", "axes", *ASIDE])
     about = content.get("about")
     if not (is_nothing(about) or isinstance(about, str)):
         raise InputError(f"{where}: about: {brief(about)} given; expected a text.")
@@ -144,7 +152,8 @@ def expand(
     named = dict.fromkeys(key for part in telling for key in part if key not in {"preset", *MAPPINGS})
     each = len(specs)//len(cells)  # the axes are faster
     called = {spec_hash(spec): cases[place//each] for place, spec in enumerate(specs) if cases[place//each]}
-    asked = dict(search=read_search(content.get("search"), where), corruptions=read_corruptions(content, where, folder))
+    asked = dict(search=read_search(content.get("search"), where), corruptions=read_corruptions(content, where, folder),
+                 keep_models=read_keep_models(content, where))
     grid = Grid(name, "" if is_nothing(about) else str(about), tuple(named), tuple(specs), cases=called, **asked)
     check_different(grid, where)
     return grid
@@ -252,6 +261,37 @@ def read_corruptions(content: dict, where: str, folder: Path = Path()) -> Wanted
         severities = [check_severity(severity) for severity in asked.get("severities", SEVERITIES)]
     except InputError as e: raise InputError(f"{where}: corruptions: {e}") from e
     return Wanted(tuple(names), tuple(severities), tuple(map(str, asked.get("modalities", ()))))
+
+# %% ../../nbs/runs/15_grid.ipynb #1fe0d786
+MANY = 200  # cells, above which a grid that says nothing of it keeps no models
+KEEPS = ("all", "best", "none")  # of the runs that differ in their seeds alone, 'best' keeps one
+
+
+def read_keep_models(content: dict, where: str) -> str | None:  # of KEEPS; None: the file leaves it open
+    "Return of which runs models are kept; raise `InputError` if it cannot be meant."
+    kept, tested = content.get("keep_models"), not is_nothing(content.get("corruptions"))
+    if is_nothing(kept): return "all" if tested else None
+    one_of(f"{where}: keep_models", kept, KEEPS)
+    if tested and kept == "none":
+        raise InputError(f"{where}: keep_models: none, but runs without their models cannot be tested with "
+                         "corruptions; expected all or best, or no key corruptions.")
+    return str(kept)
+
+# %% ../../nbs/runs/15_grid.ipynb #a5198010
+def family_of(
+    spec: Spec,  # resolved
+) -> str:  # a hash, the same for all seeds
+    "Return what runs share that differ in their seeds alone."
+    return spec_hash(replace(spec, seed=0))
+
+
+def families(
+    grid: Grid,
+) -> dict[str, list[Spec]]:  # by `family_of`, in the grid's order
+    "Return the cells that differ in their seeds alone, together."
+    found = {}
+    for spec in grid.specs: found.setdefault(family_of(spec), []).append(spec)
+    return found
 
 # %% ../../nbs/runs/15_grid.ipynb #a91b530e
 def check_set_once(base: dict, cells: list[dict], axes: dict[str, list], where: str):

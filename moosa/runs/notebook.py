@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'LOST_RANK', 'PEER_GONE', 'LONGEST', 'COMMAND', 'NEEDED', 'without_iri_grammar',
-           'notebook_parameters', 'make_folder', 'execute_notebook', 'error_of', 'kernels', 'provided_by', 'Job',
-           'execute_run', 'main', 'execute_run_apart', 'on_worker']
+           'notebook_parameters', 'make_folder', 'execute_notebook', 'error_of', 'kernels', 'provided_by', 'compact',
+           'compact_pictures', 'Job', 'execute_run', 'main', 'execute_run_apart', 'on_worker']
 
 # %% ../../nbs/runs/09_notebook.ipynb #c2a90aa4
+import base64
+import io
 import json
 import os
 import sys
@@ -19,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..core import SAFE_PATH, InputError, RunFailed, environment, write_json
+from ..core import SAFE_PATH, InputError, RunFailed, atomic_write, environment, write_json
 from ..data.processes import die_with
 from .lock import Busy, hold
 from .process import (ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, kills_by_memory, launch,
@@ -161,6 +163,36 @@ def provided_by(
     KernelProvisionerFactory.instance().provisioners["moosa"] = SimpleNamespace(load=lambda: Provided)
     return {"kernel_provisioner": {"provisioner_name": "moosa"}}
 
+# %% ../../nbs/runs/09_notebook.ipynb #0850c30e
+def compact(
+    picture: bytes,  # of a PNG
+) -> bytes:  # of a PNG with a palette, if that is smaller
+    "Return a picture in the 256 colours that suit it best; as it is, if parts are transparent, or it cannot be read."
+    from PIL import Image  # here: a process that only waits needs no pictures
+
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            if image.convert("RGBA").getextrema()[3][0] < 255: return picture
+            few = image.convert("RGB").quantize(256, kmeans=10_000, dither=Image.Dither.NONE)
+    except OSError: return picture
+    few.save(buffer, "PNG", optimize=True)
+    return min(picture, buffer.getvalue(), key=len)
+
+
+def compact_pictures(
+    path: Path,  # an executed notebook
+):
+    "Write a notebook anew, with its figures in 256 colours."
+    import nbformat
+
+    notebook = nbformat.read(path, nbformat.NO_CONVERT)
+    shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    for data in shown:
+        if "image/png" in data:
+            data["image/png"] = base64.b64encode(compact(base64.b64decode(data["image/png"]))).decode()
+    with atomic_write(path) as f: nbformat.write(notebook, f)
+
 # %% ../../nbs/runs/09_notebook.ipynb #5e9d21aa
 @dataclass(frozen=True)
 class Job:
@@ -194,6 +226,7 @@ def execute_run(
             output = folder/job.notebook.name
             execute_notebook(job.notebook, output, job.parameters, folder/"kernel.log", spare, fold=True)
             if not done.exists(): raise RunFailed("the notebook ended without writing a record", output)
+            compact_pictures(output)
         except RunFailed as e:
             write_json(folder/"error.json", {"error": str(e), "notebook": str(e.notebook)})
             raise

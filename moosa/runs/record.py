@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['KEPT', 'SELECTION', 'PARTS', 'environment', 'git_state', 'run_folder', 'write_record', 'wrong_number',
-           'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget']
+__all__ = ['KEPT', 'SELECTION', 'PARTS', 'HEAD', 'environment', 'git_state', 'run_folder', 'write_record',
+           'wrong_number', 'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget',
+           'was_let_go', 'model_of']
 
 # %% ../../nbs/runs/10_record.ipynb #67801200
 import importlib.metadata
@@ -234,3 +235,28 @@ def forget(
     if who := holder(run_dir):
         raise Busy(f"{run_dir.name} is being computed by process {who.get('pid')} on {who.get('host')}")
     shutil.rmtree(run_dir)
+
+# %% ../../nbs/runs/10_record.ipynb #b40e0113
+HEAD = "head.safetensors"  # what is left of a model
+
+
+def was_let_go(
+    run_dir: str | Path,  # a run's
+) -> bool:
+    "Return whether a run's model was not kept, by the wish of a grid or of who made room."
+    return (Path(run_dir)/HEAD).is_file() and not (Path(run_dir)/"model.safetensors").exists()
+
+
+def model_of(
+    run_dir: str | Path,  # a finished run's
+) -> Path:
+    "Return where a run's weights lie; raise `InputError` that says why they are not there, and what makes them anew."
+    run_dir = Path(run_dir)
+    path = run_dir/"model.safetensors"
+    if path.is_file(): return path
+    if not was_let_go(run_dir):
+        raise InputError(f"run {run_dir}: its weights are gone: {path.name} is not there. Compute it anew: delete "
+                         f"{run_dir}.")
+    raise InputError(f"run {run_dir}: its model was not kept, by the key keep_models of its grid, the default of large "
+                     "grids, or moosa runs prune. To compute it anew with its model: keep_models: all in the grid's "
+                     "file, and moosa grid GRID --again; for this run alone, moosa run with its options and --again.")

@@ -16,7 +16,7 @@ from ..extractors.entries import find_extractor
 from ..methods.method import expect_open_class
 from .lists import check_data
 from .notebook import Job, execute_run, notebook_parameters
-from .record import finished, forget, run_folder
+from .record import finished, forget, run_folder, was_let_go
 from .spec import LATER, Spec
 from ..training.shares import DEVICES, check_shared
 
@@ -66,15 +66,17 @@ def run(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
-    again: bool = False,  # compute a run anew that is damaged, or whose data, weights or code have changed
+    again: bool = False,  # compute a run anew that is damaged, lacks its model, or was made from other things
 ) -> tuple[Path, bool]:  # the run's folder; False if it was done already
     "Carry out a spec, unless it is done; raise `RunFailed`, noted in its error.json, or `Busy` if another is at it."
     store = open_store(store)
     place = run_folder(spec, store)
-    try:
-        if finished(spec, store) is not None: return place, False
+    try: done = finished(spec, store) is not None
     except InputError:
         if not again: raise
         forget(place)
+    else:
+        if done and not (again and was_let_go(place)): return place, False
+        if done: forget(place)
     check_data(spec, store)
     return place, execute_run(job_of(spec, store, device, notebook))

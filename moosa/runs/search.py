@@ -110,7 +110,8 @@ def widen(
     check_one_default(grid)
     specs = [draw(spec, number) for number in range(n) for spec in grid.specs]
     index = {spec_hash(spec): place//len(grid.specs) for place, spec in enumerate(specs)}
-    return SearchGrid(f"{grid.name}-search", grid.about, grid.axes, tuple(specs), grid, index)
+    return SearchGrid(f"{grid.name}-search", grid.about, grid.axes, tuple(specs), grid, index,
+                      keep_models=grid.keep_models)
 
 
 def check_one_default(

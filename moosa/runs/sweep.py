@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Engine', 'FIRST', 'IDLE', 'SHARE', 'PATIENCE', 'serial', 'Watched', 'watch_epochs', 'cells_to_run',
-           'undone', 'run_grid']
+           'undone', 'Keeper', 'run_grid']
 
 # %% ../../nbs/runs/19_sweep.ipynb #88586455
 import threading
@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from ..core import InputError
 from ..places import StoreLike, open_store
-from .grid import Grid
+from .grid import Grid, families, family_of
 from .lists import check_cells
 from .lock import holder
 from .notebook import Job, execute_run_apart
 from .process import BUSY, FAILED, Limits, Outcome
-from .record import finished, first_few, forget, run_folder
+from .record import finished, first_few, forget, read_record, run_folder, was_let_go
 from .run import job_of
 from .spec import Spec, spec_hash
 from .status import cell_status, epochs_done, status_rows
@@ -110,16 +110,18 @@ def cells_to_run(
     report: Callable[[str], None],  # called with a line for each cell whose record cannot be used
     again: bool,  # forget such records
 ) -> list[Spec]:
-    "Return the cells without a record; with `again`, also those whose record cannot be used. Each is looked at once."
+    """Return the cells without a record; with `again`, also those whose record cannot be used, or that lack a model.
+
+    Each is looked at once."""
     store, unusable, found = open_store(store), set(), []
     for spec in grid.specs:
         try:
             if finished(spec, store) is None: found.append(spec)
+            elif again and grid.keeps == "all" and was_let_go(run_folder(spec, store)): unusable.add(spec_hash(spec))
         except InputError as e:
             if not again: report(f"not used: {grid.label(spec)}: {e}")
-            else:
-                unusable.add(spec_hash(spec))
-                found.append(spec)
+            else: unusable.add(spec_hash(spec))
+        if spec_hash(spec) in unusable: found.append(spec)
     for spec in found:  # only now: an error before has deleted nothing
         if spec_hash(spec) in unusable: forget(run_folder(spec, store))
     return found
@@ -158,6 +160,47 @@ class _Told:
         self.bar.update(cells)
         self.records += cells
 
+# %% ../../nbs/runs/19_sweep.ipynb #de5bca6b
+class Keeper:
+    "Lets go the models that a grid does not keep."
+
+    def __init__(self,
+        grid: Grid,
+        store: StoreLike,  # where the runs lie
+        report: Callable[[str], None] = print,  # called with a line for each model that is damaged, and stays
+    ):
+        self.keeps, self.store, self.report = grid.keeps, open_store(store), report
+        self.alike = families(grid) if self.keeps == "best" else {}
+
+    def look(self,
+        specs: Sequence[Spec],  # of the grid; those that are not done have no model to let go
+    ):
+        "Let go what is not to be kept of these, and of the seeds beside them."
+        if self.keeps == "none": self._let_go(specs)
+        elif self.keeps == "best":
+            for family in dict.fromkeys(map(family_of, specs)): self._let_go(self._beaten(self.alike[family]))
+
+    def _beaten(self, seeds: Sequence[Spec]) -> list[Spec]:
+        "All that have a model, but the best."
+        there = [spec for spec in seeds if self._has_model(spec)]
+        best = max(there, key=self._validated, default=None)  # of equals, the first
+        return [spec for spec in there if spec is not best]
+
+    def _has_model(self, spec: Spec) -> bool:
+        place = run_folder(spec, self.store)
+        try: return (place/"model.safetensors").is_file() and read_record(place) is not None
+        except InputError: return False  # a damaged record is spoken of where cells are looked at
+
+    def _validated(self, spec: Spec) -> float:
+        return read_record(run_folder(spec, self.store))["results"]["validation accuracy"]["fused"]
+
+    def _let_go(self, specs: Sequence[Spec]):
+        from moosa.runs.predictions import let_go  # here: it needs torch, which grids that keep all do without
+
+        for spec in filter(self._has_model, specs):
+            try: let_go(run_folder(spec, self.store))
+            except InputError as e: self.report(f"model stays: {e}")
+
 # %% ../../nbs/runs/19_sweep.ipynb #5e5b85c9
 PATIENCE = 2.0  # seconds before looking again at what another launcher computes
 
@@ -175,6 +218,8 @@ def run_grid(
     store = open_store(store)
     todo = cells_to_run(grid, store, report, again)
     check_cells(todo, store, grid.label)
+    keeper = Keeper(grid, store, report)
+    keeper.look(grid.specs if grid.keep_models else ())
     execute = partial(execute_run_apart, limits=limits)
     done = len(grid.specs) - len(todo)
     named = [(spec, grid.label(spec)) for spec in todo]
@@ -190,6 +235,7 @@ def run_grid(
                 else:
                     told.ended(spec, outcome)
                     watched.ended(spec)
+                    keeper.look([spec])
             if held: time.sleep(PATIENCE)
             todo = undone(held, store)
             told.done_elsewhere(len(held) - len(todo))

@@ -21,7 +21,7 @@ from ..evaluation.openset import Predictions
 from ..extractors.features import FrozenFeatures, precompute
 from ..places import StoreLike
 from .experiment import Experiment, build_learner, open_experiment
-from .record import check_files, read_record
+from .record import check_files, model_of, read_record
 from .resolve import resolve
 from .spec import Spec
 from ..training.compute import make_fabric
@@ -81,8 +81,7 @@ def reopen(
 ) -> Trained:
     "Return a finished run with its model; raise `InputError` if it is not done, or its weights are gone or damaged."
     run_dir = Path(run_dir)
-    record, path = done(run_dir), run_dir/"model.safetensors"
-    if not path.exists(): raise InputError(f"run {run_dir}: its weights are gone: there is no {path.name}.")
+    record, path = done(run_dir), model_of(run_dir)
     check_files(run_dir, record, (path.name,), math.inf)
     experiment = open_experiment(spec_of(record), store)
     learner = build_learner(experiment.spec, store, experiment.shapes)
