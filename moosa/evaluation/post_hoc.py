@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'react', 'shaped', 'ash', 'gradnorm', 'outside', 'vim', 'kl_matching', 'rank_among', 'class_rank',
-           'moved', 'normalised']
+           'moved', 'normalised_logits', 'normalised']
 
 # %% ../../nbs/evaluation/08_post_hoc.ipynb #1e663a83
 from collections.abc import Mapping
@@ -162,6 +162,23 @@ def moved(
 
 
 @torch.no_grad()
+def normalised_logits(
+    embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
+    present: Mapping[str, torch.Tensor],  # modality -> (N,) bool
+    head: nn.Module,
+    train: Predictions,  # with embeddings
+    unlabelled: Mapping[str, torch.Tensor] | None,  # modality -> (M, D) of all clips; None: these are of the sources
+) -> torch.Tensor:  # (N, C)
+    "Return the fused head's logits of embeddings whose mean and deviation are moved to those of the sources."
+    if unlabelled is None: return head(joined(embeddings))
+
+    def placed(m: str) -> torch.Tensor:  # (N, D); a modality that is not there stays all zeros
+        there, known = present[m][:, None], train.embeddings[m][train.having(m)]
+        return torch.where(there, moved(embeddings[m], unlabelled[m], known), embeddings[m])
+
+    return head(joined({m: placed(m) for m in embeddings}))
+
+# %% ../../nbs/evaluation/08_post_hoc.ipynb #b1a50ed1
 def normalised(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     present: Mapping[str, torch.Tensor],  # modality -> (N,) bool
@@ -170,10 +187,4 @@ def normalised(
     unlabelled: Mapping[str, torch.Tensor] | None,  # modality -> (M, D) of all clips; None: these are of the sources
 ) -> torch.Tensor:  # (N,)
     "Return the energy behind embeddings whose mean and deviation are moved to those of the sources."
-    if unlabelled is None: return head(joined(embeddings)).logsumexp(dim=1)
-
-    def placed(m: str) -> torch.Tensor:  # (N, D); a modality that is not there stays all zeros
-        there, known = present[m][:, None], train.embeddings[m][train.having(m)]
-        return torch.where(there, moved(embeddings[m], unlabelled[m], known), embeddings[m])
-
-    return head(joined({m: placed(m) for m in embeddings})).logsumexp(dim=1)
+    return normalised_logits(embeddings, present, head, train, unlabelled).logsumexp(dim=1)

@@ -17,7 +17,7 @@ from .openset import (Predictions, at_threshold, check_logits, coarse_sweep, exa
                                       threshold_free)
 from .domain_out import DomainOut
 from .protocols import Evidence, usual_protocols
-from .scores import SCORES, score
+from .scores import SCORES, answers, score
 from .sources import Sources
 
 # %% ../../nbs/evaluation/14_rescoring.ipynb #5c69fba1
@@ -43,8 +43,9 @@ def rescore_by(
 ) -> dict[str, dict[str, float]]:  # group -> number -> value
     "Return all open-set numbers by one score; raise `Unfit` if a run has not what the score takes."
     confidence, known_confidence = score(name, target, sources)
-    predicted, labels, C = target.fused.argmax(dim=1), target.labels, target.num_known
-    by_softmax = target.fused.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
+    logits, labels, C = answers(name, target, sources), target.labels, target.num_known
+    predicted = logits.argmax(dim=1)
+    by_softmax = logits.softmax(dim=1).argmax(dim=1)  # as in the published sweep, ties and all
     evidence = Evidence(name, sources, known_confidence, quantile, confidence, domain_out)
 
     def at(protocol: str) -> dict[str, float]:
@@ -57,7 +58,9 @@ def rescore_by(
         "oracle-exact": exact_sweep(confidence, by_softmax, labels, C)}
     groups |= {protocol: at(protocol) for protocol in protocols}
     curve = hos_curve(confidence, predicted, labels, C)
-    free = {**threshold_free(confidence, predicted, labels, C), "HOS-area": hos_area(curve)}
+    right = (predicted == labels)[labels < C].double().mean()
+    free = {**threshold_free(confidence, predicted, labels, C), "HOS-area": hos_area(curve),
+            "known accuracy": float(right)}
     noted = np.interp(SHARES, curve["rejected"], curve["HOS"])
     return {**groups, "threshold-free": free, "HOS by share rejected": dict(zip(SHARES, noted))}
 

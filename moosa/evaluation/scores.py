@@ -6,7 +6,7 @@
 __all__ = ['TASKS', 'OFFERED', 'FORM', 'SCORES', 'PROBABILITIES', 'NO_HEADS', 'largest_probability', 'max_logit',
            'energy', 'minus_entropy', 'agreement', 'weighted_agreement', 'ensemble', 'task_said', 'by_translation',
            'by_jigsaw', 'Score', 'find_score', 'opened_up', 'closed_again', 'lacking', 'available', 'check_embeddings',
-           'check_scores', 'having_each', 'scores_of', 'held_out', 'score']
+           'check_scores', 'having_each', 'scores_of', 'held_out', 'score', 'answers']
 
 # %% ../../nbs/evaluation/09_scores.ipynb #46167546
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from .asked import Asking, Unfit, call_with
 from .calibration import temperature_scaled, vector_scaled
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
-from .post_hoc import ash, class_rank, gradnorm, kl_matching, normalised, react, vim
+from .post_hoc import ash, class_rank, gradnorm, kl_matching, normalised, normalised_logits, react, vim
 from .sources import Sources, rows
 from ..methods.entropy import entropy_weights
 
@@ -130,6 +130,7 @@ class Score(Asking):
     offered, form = OFFERED, FORM
     held_out: Callable | None = None  # (reference, classes left out) -> (their number, N); None: by folds
     through_head: bool = False  # are embeddings looked at through the head only? Then they pass it once
+    answers: Callable | None = None  # as `fn`, but (N, C) logits of what a clip is; None: the fused head's
 
 # %% ../../nbs/evaluation/09_scores.ipynb #bef4545e
 SCORES = {
@@ -152,7 +153,7 @@ SCORES = {
     "ash": Score(ash, "Djurisic et al., 2023: ASH-S at 65 %", through_head=True),
     "gradnorm": Score(gradnorm, "Huang, Geng and Li, 2021", through_head=True),
     "vim": Score(vim, "Wang et al., 2022", through_head=True),
-    "normalised": Score(normalised, "after Nado et al., 2020; transductive"),
+    "normalised": Score(normalised, "after Nado et al., 2020; transductive", answers=normalised_logits),
 }
 
 
@@ -264,12 +265,18 @@ def scores_of(
     unlabelled: Mapping[str, torch.Tensor] | None = None,  # modality -> (n, D) of the target; None: of sources
 ) -> torch.Tensor:  # (N,)
     "Return what a score says of some clips; their labels are not looked at."
-    fn, what = find_score(name).fn, f"score {name}"
+    fn = find_score(name).fn
+    return check_scores(_asked(name, fn, clips, sources, reference, unlabelled), len(clips.fused),
+                        f"score {name} ({place_of(fn)})")
+
+
+def _asked(name: str, fn: Callable, clips: Predictions, sources: Sources, reference: Predictions | None,
+           unlabelled: Mapping[str, torch.Tensor] | None) -> object:
     present = {m: clips.having(m) for m in clips.logits or clips.embeddings}
     tasks = {"translation": task_said(clips, "translation"), "jigsaw": clips.pretext.get("jigsaw")}
     offered = dict(fused=clips.fused, logits=clips.voices, embeddings=clips.embeddings, present=present, **tasks,
                    head=sources.head, reference=reference, train=sources.train, unlabelled=unlabelled)
-    return check_scores(call_with(fn, offered, what, FORM), len(clips.fused), f"{what} ({place_of(fn)})")
+    return call_with(fn, offered, f"score {name}", FORM)
 
 
 def held_out(
@@ -296,3 +303,13 @@ def score(
     if "embeddings" in find_score(name).needs:
         for p in filter(None, (target, sources.validation, sources.train)): check_embeddings(p)
     return scores_of(name, target, sources, sources.validation, having_each(target)), held_out(name, sources)
+
+
+def answers(
+    name: str,  # as for `find_score`
+    target: Predictions,
+    sources: Sources,
+) -> torch.Tensor:  # (N, C) logits
+    "Return logits of what clips of the target are taken for by a score: the fused head's, or answers of its own."
+    own = find_score(name).answers
+    return _asked(name, own, target, sources, sources.validation, having_each(target)) if own else target.fused
