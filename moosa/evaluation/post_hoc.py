@@ -166,14 +166,14 @@ def normalised_logits(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     present: Mapping[str, torch.Tensor],  # modality -> (N,) bool
     head: nn.Module,
-    train: Predictions,  # with embeddings
+    reference: Predictions,  # source validation clips, with embeddings
     unlabelled: Mapping[str, torch.Tensor] | None,  # modality -> (M, D) of all clips; None: these are of the sources
 ) -> torch.Tensor:  # (N, C)
     "Return the fused head's logits of embeddings whose mean and deviation are moved to those of the sources."
     if unlabelled is None: return head(joined(embeddings))
 
     def placed(m: str) -> torch.Tensor:  # (N, D); a modality that is not there stays all zeros
-        there, known = present[m][:, None], train.embeddings[m][train.having(m)]
+        there, known = present[m][:, None], reference.embeddings[m][reference.having(m)]
         return torch.where(there, moved(embeddings[m], unlabelled[m], known), embeddings[m])
 
     return head(joined({m: placed(m) for m in embeddings}))
@@ -183,8 +183,8 @@ def normalised(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     present: Mapping[str, torch.Tensor],  # modality -> (N,) bool
     head: nn.Module,
-    train: Predictions,  # with embeddings
+    reference: Predictions,  # source validation clips, with embeddings
     unlabelled: Mapping[str, torch.Tensor] | None,  # modality -> (M, D) of all clips; None: these are of the sources
 ) -> torch.Tensor:  # (N,)
     "Return the energy behind embeddings whose mean and deviation are moved to those of the sources."
-    return normalised_logits(embeddings, present, head, train, unlabelled).logsumexp(dim=1)
+    return normalised_logits(embeddings, present, head, reference, unlabelled).logsumexp(dim=1)

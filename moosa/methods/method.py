@@ -37,6 +37,8 @@ class Method:
     needs: tuple[str, ...] = ()  # without which it is nothing but ERM, or nothing at all: any of NEEDS
     own_score: str | OwnScore | None = None  # how it tells unknown clips, if not by the largest softmax probability
     open_class: bool = False  # has its fused head one more class, "unknown", whose logit is 0?
+    score: str = "max_softmax"  # by which its runs are judged besides, unless they name another
+    protocol: str = "source-quantile"  # likewise, for the threshold
 
     def make(self,
         dims: Mapping[str, int],  # modality -> D

@@ -6,6 +6,7 @@
 __all__ = ['NAMES', 'per_run', 'read_runs', 'pairs_in']
 
 # %% ../../nbs/results/25_per_run.ipynb #62e709c8
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ NAMES = ["case", *CELL, "run"]  # of a run; all other columns are numbers
 def per_run(
     results: pd.DataFrame,  # from `tables.collect_results`
     rescored: pd.DataFrame | None = None,  # from `alternatives.rescore_grid`; None: the grid was not rescored
+    scores: Collection[str] = (),  # whose numbers are wanted too, besides those of the published score
 ) -> pd.DataFrame:  # NAMES, and a column per number, a share of 1; nan where a run has none
     "Return the summary's numbers run by run."
     whole = results[results.rule.isna() & (results.status == "done")]
@@ -31,17 +33,19 @@ def per_run(
     for heading, group, number in table_columns("summary", results):
         mine = whole[(whole.group == group) & (whole.number == number)].drop_duplicates("run")
         if len(mine): table[heading] = mine.set_index("run").value
-    if rescored is not None and len(rescored): table = _with_protocols(table, rescored)
+    for score in dict.fromkeys([PUBLISHED, *scores]) if rescored is not None else ():
+        table = _with_protocols(table, rescored, score)
     return table.reset_index()[[*NAMES, *(name for name in table if name not in NAMES)]]
 
 
-def _with_protocols(table: pd.DataFrame, rescored: pd.DataFrame) -> pd.DataFrame:
-    "HOS at each protocol's threshold by the published score, where the table has no such column yet."
-    cell = ["case", "task", "seed"]
-    hos = rescored[(rescored.score == PUBLISHED) & (rescored.number == "HOS")]
-    wide = hos.pivot_table(index=cell, columns="group", values="value", sort=False).add_prefix("HOS, ")
-    named = [name for name in wide if name not in table and name != f"HOS, {BEST}"]
-    return table.join(wide[named], on=cell)
+def _with_protocols(table: pd.DataFrame, rescored: pd.DataFrame, score: str) -> pd.DataFrame:
+    "HOS at each protocol's threshold, and accuracy, by a score, where the table has no such column yet."
+    cell, by = ["case", "task", "seed"], "" if score == PUBLISHED else f", {score}"
+    mine = rescored[rescored.score == score]
+    mine = mine[(mine.number == "HOS") & (mine.group != BEST) | (mine.number == "known accuracy")]
+    names = mine.number.where(mine.number != "HOS", "HOS, " + mine.group) + by
+    wide = mine.assign(name=names).pivot_table(index=cell, columns="name", values="value", sort=False)
+    return table.join(wide[[name for name in wide if name not in table]], on=cell)
 
 # %% ../../nbs/results/25_per_run.ipynb #56fda051
 def read_runs(
