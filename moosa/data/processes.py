@@ -26,11 +26,12 @@ def each(
     items: Sequence,  # what it is called with
     workers: int | None = None,  # processes; None: one per CPU that this process may use; 1: in this process
     label: str = "files",  # in front of the bar
+    unit: str = "file",  # one of them, behind it
 ) -> list:  # per item, in order: the result, or the exception that stopped it; `ProcessDied` if it kills its process
     "Call `work` for each item; one that fails does not stop the others."
     if workers is not None and workers < 1: raise InputError(f"workers: {workers}; expected 1 or more processes.")
     silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
-    with progress.tqdm(total=len(items), desc=label, unit="file", disable=silent) as bar:
+    with progress.tqdm(total=len(items), desc=label, unit=unit, disable=silent) as bar:
         if workers != 1 and len(items) > 0: return _in_processes(work, items, min(workers or cpus(), len(items)), bar)
         results = []
         for item in items:

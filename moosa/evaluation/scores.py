@@ -239,14 +239,14 @@ def check_embeddings(predictions: Predictions):
 def check_scores(
     found: object,  # what a score returned
     n: int,  # clips
-    about: str,  # 'score mine (mine.py:3)'
+    about: Callable[[], str],  # 'score mine (mine.py:3)', asked only where something is wrong: files are read for it
 ) -> torch.Tensor:  # (N,)
     "Return scores, without the way back; raise `InputError` if they are none."
-    if not isinstance(found, torch.Tensor): raise InputError(f"{about} returned {type(found).__name__}. {FORM}")
+    if not isinstance(found, torch.Tensor): raise InputError(f"{about()} returned {type(found).__name__}. {FORM}")
     if found.shape != (n,) or not found.is_floating_point():
-        raise InputError(f"{about} returned a tensor {tuple(found.shape)} of {found.dtype} for {n} clips. {FORM}")
+        raise InputError(f"{about()} returned a tensor {tuple(found.shape)} of {found.dtype} for {n} clips. {FORM}")
     if bad := (~torch.isfinite(found)).sum().item():
-        raise InputError(f"{about} is NaN or infinite for {bad} of {n} clips. {FORM}")
+        raise InputError(f"{about()} is NaN or infinite for {bad} of {n} clips. {FORM}")
     return found.detach().cpu()
 
 # %% ../../nbs/evaluation/09_scores.ipynb #1e356b94
@@ -266,8 +266,8 @@ def scores_of(
 ) -> torch.Tensor:  # (N,)
     "Return what a score says of some clips; their labels are not looked at."
     fn = find_score(name).fn
-    return check_scores(_asked(name, fn, clips, sources, reference, unlabelled), len(clips.fused),
-                        f"score {name} ({place_of(fn)})")
+    found = _asked(name, fn, clips, sources, reference, unlabelled)
+    return check_scores(found, len(clips.fused), lambda: f"score {name} ({place_of(fn)})")
 
 
 def _asked(name: str, fn: Callable, clips: Predictions, sources: Sources, reference: Predictions | None,
