@@ -108,10 +108,10 @@ def test_what_cannot_be_meant_is_said(tmp_path, content, says):
     assert said.returncode == 2 and says in said.stderr, said.stderr
 
 
-def test_a_plan_counts_what_is_kept(tmp_path):
+def test_a_plan_counts_what_is_kept(tmp_path, data_dir):
     found = {}
     for keep in ("all", "best", "none"):
-        said = call("plan", write(tmp_path, keep), "--json", "--data-dir", tmp_path)
+        said = call("plan", write(tmp_path, keep), "--json", "--data-dir", data_dir)
         assert said.returncode == 0, said.stderr
         found[keep] = json.loads(said.stdout)["total"]["disk_bytes"]
     assert found["all"] > found["best"] > found["none"] > 0

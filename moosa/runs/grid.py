@@ -232,7 +232,7 @@ def _case_of(cell, where: str) -> tuple[str, object]:  # what the cell is called
         raise InputError(f"{where}: case is {brief(name)}; expected a text, e.g. without jigsaw.")
     return name.strip(), {key: value for key, value in cell.items() if key != "case"}
 
-
+# %% ../../nbs/runs/15_grid.ipynb #c0a11ed7
 def read_axes(content: dict, where: str) -> dict[str, list]:
     "Return the axes, each a list of values."
     axes = content.get("axes", {})
