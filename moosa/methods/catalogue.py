@@ -278,7 +278,7 @@ _PLAIN = {
     "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True, needs=_SHAPES),
     "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, translates=True),
     "moosa-x": Method(_factory("moosa"), MoosaXHyper, MoosaXAdaptHyper, translates=True, score="normalised",
-                      protocol="target-capped"),
+                      protocol="target-median"),
     "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True, needs=_SHAPES),
     "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True,
                       needs=_ALIGNS),
