@@ -13,8 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .compare import compare, holm
-from .style import GREY, KNOWN, UNKNOWN, new_figure, title
-from ..words import in_figure
+from .style import GREY, KNOWN, PAGE, UNKNOWN, new_figure, title, wrapped
 
 # %% ../../nbs/results/26_forest.ipynb #e7ebefe2
 def against(
@@ -42,15 +41,15 @@ def plot_forest(
 ) -> Figure:
     "Return differences and 95 % intervals in points, a panel for each number; filled: it holds."
     names = list(dict.fromkeys(name for table in panels.values() for name in table.name))
-    size = (min(6.8, 2.6 + 2.1*len(panels)), .75 + .24*len(names))
+    size = (min(PAGE, 2.6 + 2.1*len(panels)), 1 + .27*len(names))
     fig, axes = new_figure(1, len(panels), size, sharey=True, squeeze=False)
     for ax, (heading, table) in zip(axes.flat, panels.items()):
         for row in table.itertuples(): _draw_row(ax, names.index(row.name), row)
         ax.axvline(0, color=GREY, lw=1)
-        ax.set_xlabel(what)
-        title(ax, heading)
-    axes[0, 0].set_yticks(range(len(names)), [in_figure(name) for name in names])
+        title(ax, wrapped(heading, 14))
+    axes[0, 0].set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
     axes[0, 0].set_ylim(len(names) - .5, -.5)
+    fig.supxlabel(what, fontsize=9)
     return fig
 
 
