@@ -105,7 +105,7 @@ def fused_parameters(
     "Return the number of parameters of a fused head."
     with torch.device("meta"): return sum(p.numel() for p in fused_head(dim, classes).parameters())
 
-
+# %% ../../nbs/bench/12_parts.ipynb #13f9af07
 @cache
 def _of_heads(dims: tuple[tuple[str, int], ...], classes: int) -> int:
     with torch.device("meta"): model = Model({m: _Dim(dim) for m, dim in dims}, classes)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,13 +30,13 @@ from ..runs.process import Outcome
 @dataclass
 class Slept:
     "Who worked when, as the cells tell it."
-    spans: list[tuple[int, str, float, float]] = field(default_factory=list)  # cell, worker, from, to (seconds)
+    spans: list[tuple[str, int, str, float, float]] = field(default_factory=list)  # simulation, cell, worker, from, to
 
     def cell(self, job: Job, where: str = "") -> Outcome:
         "Sleep as long as a job says, in place of a run."
         started = time.perf_counter()
         time.sleep(job.parameters["seconds"])
-        self.spans.append((job.parameters["cell"], where, started, time.perf_counter()))
+        self.spans.append((job.parameters["of"], job.parameters["cell"], where, started, time.perf_counter()))
         return Outcome("done", seconds=job.parameters["seconds"])
 
 
@@ -94,7 +95,7 @@ def fake_workers(count: int) -> Iterator[tuple]:  # a distributed.Client, and it
     for name in ("core", "worker", "scheduler", "diskutils"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     with (dask.config.set(allowed), TemporaryDirectory(prefix="moosa-") as place,
-          LocalCluster(0, processes=False, dashboard_address=None, silence_logs=50) as cluster,
+          LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=50) as cluster,
           Client(cluster) as client):
         crew = Crew(cluster, count, place)
         try: yield client, crew
@@ -150,13 +151,13 @@ def simulate(
 ) -> Simulation:
     "Hand out cells that sleep to workers of which some are taken away."
     times = np.random.default_rng(seed).gamma(4, mean/4, cells)
-    jobs = [(i, Job(Path(), Path(f"cell-{i}"), dict(cell=i, seconds=float(t)))) for i, t in enumerate(times)]
-    SLEPT.spans.clear()
+    of = uuid4().hex  # a cell of a simulation before may still sleep: its worker was taken away
+    jobs = [(i, Job(Path(), Path(f"cell-{i}"), dict(of=of, cell=i, seconds=float(t)))) for i, t in enumerate(times)]
     with fake_workers(workers) as (client, crew), preempted(crew, preempt_every, seed) as taken:
         started = time.perf_counter()
         ended = Counter(cell for cell, outcome in dask_engine(client)(jobs, sleep) if outcome.status == "done")
         seconds = time.perf_counter() - started
-    spans = [(cell, who, a - started, b - started) for cell, who, a, b in SLEPT.spans]
+    spans = [(cell, who, a - started, b - started) for name, cell, who, a, b in SLEPT.spans if name == of]
     return Simulation(cells, workers, seconds, max(float(times.sum())/workers, float(times.max())), cells - len(ended),
                       sum(n > 1 for n in ended.values()), [t - started for t in taken], spans)
 

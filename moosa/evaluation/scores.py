@@ -278,7 +278,7 @@ def _asked(name: str, fn: Callable, clips: Predictions, sources: Sources, refere
                    head=sources.head, reference=reference, train=sources.train, unlabelled=unlabelled)
     return call_with(fn, offered, f"score {name}", FORM)
 
-
+# %% ../../nbs/evaluation/09_scores.ipynb #f12b6872
 def held_out(
     name: str,  # as for `find_score`
     sources: Sources,

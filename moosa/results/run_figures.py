@@ -115,7 +115,7 @@ def _domain_name(split: Split, domain: str) -> str:
     roles = ["source"]*(domain in split.sources) + ["target"]*(domain == split.target)
     return f"{in_figure(domain, 24)}\n({' = '.join(roles)})"
 
-
+# %% ../../nbs/results/04_run_figures.ipynb #7e0addef
 def _name_domain(ax, split: Split, domain: str, y: float):
     ax.annotate(_domain_name(split, domain), (0, y + .5), xycoords=("axes fraction", "data"), xytext=(-66, 0),
                 textcoords="offset points", ha="right", va="center", fontsize=8, fontweight="bold")
@@ -342,7 +342,7 @@ def _draw_counts(ax, counts: pd.DataFrame, field: float):  # field: its side, in
     ax.set_xticks(places, shown, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     ax.set_yticks(places, shown, fontsize=size)
 
-
+# %% ../../nbs/results/04_run_figures.ipynb #67b03ebb
 def plot_confusion(
     target: Predictions,
     results: Mapping,  # from openset.evaluate

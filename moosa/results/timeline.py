@@ -78,7 +78,7 @@ def _cell_name(cell: str, room: float) -> str:  # room: inches
         if .055*max(map(len, shown)) <= room: return "\n".join(map(in_figure, shown))
     return ""
 
-
+# %% ../../nbs/results/05_timeline.ipynb #5d8b49c3
 def _by_number(place: str) -> str:
     "Return a key that sorts worker 2 before worker 10."
     return re.sub(r"\d+", lambda number: number[0].zfill(9), place)
