@@ -1304,6 +1304,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'moosa/evaluation/calibration.py')},
             'moosa.evaluation.class_out': { 'moosa.evaluation.class_out.ClassOut': ( 'evaluation/class_out.html#classout',
                                                                                      'moosa/evaluation/class_out.py'),
+                                            'moosa.evaluation.class_out.best_quantile': ( 'evaluation/class_out.html#best_quantile',
+                                                                                          'moosa/evaluation/class_out.py'),
                                             'moosa.evaluation.class_out.best_threshold': ( 'evaluation/class_out.html#best_threshold',
                                                                                            'moosa/evaluation/class_out.py'),
                                             'moosa.evaluation.class_out.class_out_curves': ( 'evaluation/class_out.html#class_out_curves',

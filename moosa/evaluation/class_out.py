@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'ClassOut', 'playable', 'confidence_without', 'classes_out', 'hos_at', 'hos_by_quantile',
-           'class_out_curves', 'best_threshold']
+           'class_out_curves', 'best_quantile', 'best_threshold']
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #f7e6766d
 from collections.abc import Sequence
@@ -102,6 +102,13 @@ def class_out_curves(
     "Return how HOS on the sources depends on the quantile."
     return pd.DataFrame({out.left_out: hos_by_quantile(out) for out in class_out},
                         index=pd.Index(QUANTILES, name="quantile"))
+
+# %% ../../nbs/evaluation/10_class_out.ipynb #b0e57001
+def best_quantile(
+    class_out: Sequence[ClassOut],
+) -> float:  # 0..1; of equal ones the first, which loses fewest
+    "Return the share of known clips whose loss gives the best mean HOS over classes that are left out."
+    return float(class_out_curves(class_out).mean(axis=1).idxmax())
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #0be1ed12
 def best_threshold(

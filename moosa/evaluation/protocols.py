@@ -17,7 +17,7 @@ import torch
 from ..core import InputError
 from ..doors import check_name, load_guest, place_of
 from .asked import Asking, Unfit, call_with
-from .class_out import ClassOut, class_out_curves, classes_out
+from .class_out import ClassOut, best_quantile, classes_out
 from .domain_out import DomainOut, leave_one_domain_out
 from .openset import source_quantile_threshold
 from .sources import Sources
@@ -63,7 +63,7 @@ def leave_one_class_out(
     class_out: Sequence[ClassOut],
 ) -> dict[str, float]:  # of equal quantiles the first, which loses fewest
     "Return the threshold at the quantile of the best mean HOS over classes that are left out."
-    quantile = float(class_out_curves(class_out).mean(axis=1).idxmax())
+    quantile = best_quantile(class_out)
     return {"threshold": source_quantile_threshold(confidence, quantile), "quantile": quantile}
 
 # %% ../../nbs/evaluation/13_protocols.ipynb #4e312fc1

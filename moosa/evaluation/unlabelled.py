@@ -13,7 +13,7 @@ import torch
 
 from ..core import later
 from .asked import Unfit
-from .class_out import ClassOut, class_out_curves
+from .class_out import ClassOut, best_quantile
 from .openset import source_quantile_threshold
 from .scores import opened_up
 
@@ -79,7 +79,7 @@ def target_share(
     """Return the threshold that rejects as many clips as seem unknown.
 
     Raise `Unfit` if the sources cannot tell."""
-    quantile = float(class_out_curves(class_out).mean(axis=1).idxmax())
+    quantile = best_quantile(class_out)
     said = float((unlabelled < source_quantile_threshold(confidence, quantile)).double().mean())
     lost, caught = [], []
     for out in class_out:
@@ -98,6 +98,6 @@ def target_capped(
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
 ) -> dict[str, float]:  # with the quantile of leave-one-class-out
     "Return the threshold of leave-one-class-out, or the median of the target's scores if that is lower."
-    quantile = float(class_out_curves(class_out).mean(axis=1).idxmax())
+    quantile = best_quantile(class_out)
     threshold = source_quantile_threshold(confidence, quantile)
     return {"threshold": min(threshold, target_median(unlabelled)), "quantile": quantile}
