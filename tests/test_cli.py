@@ -47,7 +47,7 @@ def run_of(folder, target: str) -> Path:
 def test_run_writes_everything(two_runs):
     folder = run_of(two_runs, "mfeat")
     assert {p.name for p in folder.iterdir()} == {"split.ipynb", "history.csv", "predictions.safetensors", "clips.csv",
-                                                  "model.safetensors", "record.json"}
+                                                  "embeddings.safetensors", "model.safetensors", "record.json"}
     record = json.loads((folder/"record.json").read_text())
     assert record["hash"] == folder.name and record["spec"]["target"] == "mfeat" and record["peak_memory_mb"] < 1500
     arrays, clips = load_file(folder/"predictions.safetensors"), pd.read_csv(folder/"clips.csv")

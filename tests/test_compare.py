@@ -99,6 +99,13 @@ def test_a_missing_cell_is_named():
     assert comparisons(hole).count("better: task 1 (seed 3)") == 3 and plot_comparisons(hole) is not None
 
 
+def test_many_missing_cells_are_counted():
+    results = made_up({"erm": 0, "better": .02, **{f"case {i}": 0 for i in range(5)}})
+    gone = results.case.str.startswith("case") & (results.seed > 2)
+    text = said(results.assign(value=results.value.mask(gone)))
+    assert "No number, and left out: 6 cells of case 0, of case 1, of case 2, of case 3, of case 4." in text, text
+
+
 def test_nothing_in_common():
     "As in a grid of openness: other classes are unknown, so the cases never meet, and nothing is missing."
     results = pd.concat([made_up({"erm": 0, "better": .02}), made_up({"more": 0}).assign(unknown=4)], ignore_index=True)

@@ -20,7 +20,7 @@ from moosa.training.trainer import Callback, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 DIGITS = dict(dataset="av-digits", target="mfeat", batch_size=128, epochs=2)
-KEPT = ("predictions.safetensors", "clips.csv", "model.safetensors")
+KEPT = ("predictions.safetensors", "embeddings.safetensors", "clips.csv", "model.safetensors")
 PRECISIONS = ["32-true", "16-mixed", "bf16-mixed"]
 ARGS = ["run", "--dataset", "av-digits", "--target", "mfeat", "--epochs", 2, "--hyper", "jigsaw_samples=4"]
 

@@ -7,7 +7,7 @@ from conftest import call
 
 from moosa.core import file_sha256
 from moosa.runs.grid import load_grid
-from moosa.runs.record import HEAD, finished, read_record, run_folder, was_let_go
+from moosa.runs.record import EMBEDDINGS, HEAD, finished, read_record, run_folder, was_let_go
 
 BY_THE_HEAD = ("react", "ash", "gradnorm", "vim")
 SEEDS = (0, 1)
@@ -51,7 +51,7 @@ def size(folder) -> int: return sum(path.stat().st_size for path in folder.iterd
 
 
 def test_a_grid_keeps_what_it_says(grid):
-    "All, then the best seed, then none, then all again: the same bytes as at first."
+    "All, then the best seed, then heads, none, and all again: the same bytes as at first."
     places = folders(grid)
     whole = {seed: file_sha256(folder/"model.safetensors") for seed, folder in places.items()}
     before, large, records = rescored(grid), {s: size(f) for s, f in places.items()}, {}
@@ -65,7 +65,7 @@ def test_a_grid_keeps_what_it_says(grid):
     best = max(SEEDS, key=lambda seed: (good[seed], -seed))
     assert [seed for seed in SEEDS if not was_let_go(places[seed])] == [best]
 
-    assert run(grid, "none").returncode == 0
+    assert run(grid, "heads").returncode == 0
     for seed, spec in zip(SEEDS, load_grid(grid/"keep.yaml").specs):
         folder = places[seed]
         assert was_let_go(folder) and finished(spec, grid)  # done, and not damaged
@@ -73,6 +73,13 @@ def test_a_grid_keeps_what_it_says(grid):
         assert size(folder) < large[seed] - 150_000 and (folder/"split.ipynb").stat().st_size < 400_000
     assert rescored(grid) == before  # the head is there, and says the same
 
+    assert run(grid, "none").returncode == 0
+    for seed, spec in zip(SEEDS, load_grid(grid/"keep.yaml").specs):
+        assert finished(spec, grid) and not (places[seed]/EMBEDDINGS).exists() and size(places[seed]) < 1_000_000
+    said = call("rescore", grid/"keep.yaml", "--score", "react", "--score", "energy", "--data-dir", grid)
+    assert "keep_models: heads" in said.stdout + said.stderr, said
+    table = (places[0]/"scores.csv").read_text()
+    assert '"energy","threshold-free","AUROC"' in table and '"react","threshold-free","AUROC"' not in table
     said = call("corrupt", places[0], "--data-dir", grid)
     assert said.returncode == 2 and "its model was not kept" in said.stderr and "--again" in said.stderr, said.stderr
     assert "2 done" in run(grid, "all").stdout and was_let_go(places[0])  # not without being asked
@@ -98,7 +105,7 @@ def test_room_is_made_for_models_only_if_asked(grid):
 
 @pytest.mark.parametrize("content, says", [
     (dict(keep_models="bets"), "Did you mean 'best'?"),
-    (dict(keep_models=["best"]), "Expected one of: all, best, none"),
+    (dict(keep_models=["best"]), "Expected one of: all, best, heads, none"),
     (dict(keep_model="best"), "Did you mean 'keep_models'?"),
     (dict(keep_models="none", corruptions=["fog"]), "expected all or best, or no key corruptions")])
 def test_what_cannot_be_meant_is_said(tmp_path, content, says):
@@ -110,9 +117,9 @@ def test_what_cannot_be_meant_is_said(tmp_path, content, says):
 
 def test_a_plan_counts_what_is_kept(tmp_path, data_dir):
     found = {}
-    for keep in ("all", "best", "none"):
+    for keep in ("all", "best", "heads", "none"):
         said = call("plan", write(tmp_path, keep), "--json", "--data-dir", data_dir)
         assert said.returncode == 0, said.stderr
         found[keep] = json.loads(said.stdout)["total"]["disk_bytes"]
-    assert found["all"] > found["best"] > found["none"] > 0
-    assert found["all"] - found["best"] == pytest.approx((found["all"] - found["none"])/2)
+    assert found["all"] > found["best"] > found["heads"] > found["none"] > 0
+    assert found["all"] - found["best"] == pytest.approx((found["all"] - found["heads"])/2)

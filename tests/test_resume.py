@@ -12,7 +12,7 @@ from conftest import MOOSA, ROOT, call
 
 ARGS = ["run", "--target", "mfeat", "--method", "moosa", "--epochs", "12", "--train-share", "0.3", "--hyper",
         "jigsaw_samples=4"]
-KEPT = ("predictions.safetensors", "clips.csv", "model.safetensors")
+KEPT = ("predictions.safetensors", "embeddings.safetensors", "clips.csv", "model.safetensors")
 
 
 def results(data_dir):

@@ -43,7 +43,7 @@ def guests(monkeypatch):
 def old_run(tmp_path):
     "A run of before embeddings and training clips were kept; a grid with it alone."
     grid = expand("small", SMALL | {"axes": {"target": ["mfeat"], "method": ["erm"], "seed": [0]}})
-    finish(grid.specs[0], tmp_path)
+    finish(grid.specs[0], tmp_path, seen=False)
     return grid, run_folder(grid.specs[0], tmp_path)
 
 
@@ -113,8 +113,10 @@ def test_what_a_run_keeps_comes_back(old_run, tmp_path):
     _, place = old_run
     made = pretend_sources(60, hidden=8)
     head = {f"fused.{name}": x for name, x in made.head.state_dict().items()}
-    (place/"record.json").write_text((place/"record.json").read_text().replace("clips.csv", "gone.csv")
-                                     .replace("predictions.safetensors", "gone.safetensors"))  # others are put there
+    record = (place/"record.json").read_text()
+    for name in ("clips.csv", "predictions.safetensors", "embeddings.safetensors"):  # others are put there
+        record = record.replace(name, f"gone-{name}")
+    (place/"record.json").write_text(record)
     (place/"model.safetensors").write_bytes(save(head))
     with torch.no_grad():
         lists = {"validation": made.validation, "train": made.train, "target": pretend(50)}

@@ -51,12 +51,13 @@ def predictions(n: int = 40, seed: int = 0) -> Predictions:
     return Predictions(x, {"image": x.clone(), "speech": x.clone()}, labels, [f"clip {i}" for i in range(n)])
 
 
-def finish(spec: Spec, folder: Path):
-    "A run's folder, as a run leaves it, without the run."
+def finish(spec: Spec, folder: Path, seen: bool = True):
+    "A run's folder, as a run leaves it, without the run; or without embeddings, as one of before they were kept."
     place = run_folder(spec, folder)
     place.mkdir(parents=True)
     target, validation = predictions(), predictions(seed=1)
     validation.labels %= 8
+    if seen: target.embeddings, validation.embeddings = target.logits, validation.logits
     save_predictions(place, validation=validation, target=target)
     columns = "epoch,seconds,validation_accuracy,target known accuracy,target AUROC,\"target HOS, source-quantile\"\n"
     (place/"history.csv").write_text(columns + "0,1.0,.5,.5,.5,.5\n1,1.0,.5,.5,.5,.5\n")
@@ -312,7 +313,7 @@ def test_a_list_of_clips_cut_short_is_an_error(tmp_path):
 # damaged files
 
 FILES = ("record.json", "attempts.jsonl", "error.json", "lock.0", "history.csv", "clips.csv", "predictions.safetensors",
-         "scores.csv", "split.ipynb", "kernel.log")
+         "embeddings.safetensors", "scores.csv", "split.ipynb", "kernel.log")
 DAMAGE = {"empty": lambda p: p.write_bytes(b""), "garbage": lambda p: p.write_bytes(bytes(range(256))*3),
           "half": lambda p: p.write_bytes(p.read_bytes()[:len(p.read_bytes())//2] if p.exists() else b'{"a'),
           "list": lambda p: p.write_text("[1, 2]"), "deep": lambda p: p.write_text("["*100_000),
@@ -327,7 +328,8 @@ def rescored_quickly(*_, **how) -> pd.DataFrame:
 def is_used(name: str, kind: str, done: bool) -> bool:
     "Does anybody read this file of a run, and can it be told from a whole one?"
     if name in ("kernel.log", "split.ipynb", "scores.csv") or (name, kind) == ("attempts.jsonl", "empty"): return False
-    return name != "error.json" if done else name not in ("clips.csv", "predictions.safetensors", "record.json")
+    if done: return name != "error.json"
+    return name not in ("clips.csv", "predictions.safetensors", "embeddings.safetensors", "record.json")
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
@@ -364,7 +366,7 @@ def test_flipped_bits_are_noticed(tmp_path):
     spec = expand("small", SMALL).specs[0]
     finish(spec, tmp_path)
     place = run_folder(spec, tmp_path)
-    for name in ("predictions.safetensors", "clips.csv", "history.csv"):
+    for name in ("predictions.safetensors", "embeddings.safetensors", "clips.csv", "history.csv"):
         content = (place/name).read_bytes()
         (place/name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
         assert name in cell_status(spec, tmp_path)[1], name

@@ -43,7 +43,7 @@ def test_a_fork_computes_what_a_new_python_computes(both):
     assert both["cold"].keys() == both["warm"].keys() and len(both["cold"]) == 2
     for name, cold in both["cold"].items():
         warm = both["warm"][name]
-        for file in ("predictions.safetensors", "model.safetensors"):
+        for file in ("predictions.safetensors", "embeddings.safetensors", "model.safetensors"):
             assert (cold/file).read_bytes() == (warm/file).read_bytes(), file
         results = [json.loads((folder/"record.json").read_text())["results"] for folder in (cold, warm)]
         assert results[0] == results[1]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES_OF_ADAM', 'NOTEBOOK', 'Cost', 'cost_of', 'Shared', 'shared_features', 'Plan', 'plan_grid',
-           'share_of_models', 'plan_rows', 'cut_rows', 'assumptions', 'as_json', 'check_decoders']
+           'shares_kept', 'plan_rows', 'cut_rows', 'assumptions', 'as_json', 'check_decoders']
 
 # %% ../../nbs/bench/13_plan.ipynb #1d3761a3
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ BYTES_OF_ADAM, NOTEBOOK = 28, 400_000  # of a parameter in a step; of an execute
 def cost_of(
     spec: Spec,  # resolved
     clips: Mapping[str, Iterable[str]],  # from `clips_of`
-    models: float = 1.0,  # share of its models that stay on the disk, 0..1
+    kept: tuple[float, float] = (1., 1.),  # shares of its models, and of heads and embeddings, that stay on the disk
 ) -> Cost:
     "Return what one run takes, without the features that it shares with others."
     n, classes = {name: len(names) for name, names in clips.items()}, _known(spec)
@@ -68,7 +68,7 @@ def cost_of(
             flop += trained*net.tail*passes + evaluated*net.tail_test
             moved_parameters += net.tail_parameters + (0 if frozen else net.stem_parameters)
     moved = BYTES_OF_ADAM*moved_parameters*spec.epochs*steps
-    return Cost(1, flop, moved, reading, _disk(spec, n, heads, classes, models))
+    return Cost(1, flop, moved, reading, _disk(spec, n, heads, classes, *kept))
 
 # %% ../../nbs/bench/13_plan.ipynb #1d7f5784
 def _known(spec: Spec) -> int:
@@ -76,14 +76,14 @@ def _known(spec: Spec) -> int:
     return len(dataset_class(spec.dataset).classes) - len(spec.unknown)
 
 
-def _disk(spec: Spec, n: Mapping[str, int], heads: int, classes: int, models: float) -> float:
-    "Bytes of a finished run: weights in float32, or their fused head; predictions, notebook."
+def _disk(spec: Spec, n: Mapping[str, int], heads: int, classes: int, models: float, kept: float) -> float:
+    "Bytes of a finished run: weights in float32, or their fused head; embeddings, logits, notebook."
     nets = [network(name) for name in spec.extractors.values()]
     dim = sum(net.dim for net in nets)
     weights = heads + sum(net.stem_parameters + net.tail_parameters for net in nets)
-    stays = models*weights + (1 - models)*fused_parameters(dim, classes)
+    stays = models*weights + (kept - models)*fused_parameters(dim, classes)
     seen = n["train"] if spec.features == "live" or spec.views == 1 else 0  # else only random views of them are there
-    one = 2*dim + 4*classes*(len(nets) + 1)
+    one = 2*dim*kept + 4*classes*(len(nets) + 1)
     return 4*stays + (n["validation"] + n["test"] + seen)*one + NOTEBOOK
 
 # %% ../../nbs/bench/13_plan.ipynb #b90dfe5a
@@ -153,7 +153,7 @@ def plan_grid(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> Plan:
     "Return what a grid takes; raise `InputError` if its clips or a network's work cannot be known."
-    store, rows, lists, models = open_store(store), {}, {}, share_of_models(grid)
+    store, rows, lists, kept = open_store(store), {}, {}, shares_kept(grid)
     times = 1
     if isinstance(grid, BenchmarkGrid): grid, times = grid.base, grid.draws + RETRAINED
     for spec in grid.specs:
@@ -161,15 +161,16 @@ def plan_grid(
                    spec.target_classes, spec.train_share))
         if key not in lists: lists[key] = clips_of(spec, store)
         place = (data_label(spec.dataset), spec.setting, without_folder(spec.method))
-        rows[place] = rows.get(place, Cost()) + cost_of(spec, lists[key], models).times(times)
+        rows[place] = rows.get(place, Cost()) + cost_of(spec, lists[key], kept).times(times)
     return Plan(grid.name, rows, shared_features(grid, store))
 
 # %% ../../nbs/bench/13_plan.ipynb #ce18b21f
-def share_of_models(
+def shares_kept(
     grid: Grid,
-) -> float:  # 0..1
-    "Return of how many of its runs a grid keeps the models."
-    return {"all": 1.0, "none": 0.0, "best": len(families(grid))/len(grid.specs)}[grid.keeps]
+) -> tuple[float, float]:  # 0..1
+    "Return of how many of its runs a grid keeps the models, and of how many the fused heads and embeddings."
+    best = len(families(grid))/len(grid.specs)
+    return {"all": (1., 1.), "best": (best, 1.), "heads": (0., 1.), "none": (0., 0.)}[grid.keeps]
 
 # %% ../../nbs/bench/13_plan.ipynb #a35a62ce
 def plan_rows(
@@ -228,8 +229,8 @@ def assumptions(
         "their work.",
         "Clips are those of the published lists. Validation after each epoch, the test once; training clips that do "
         "not fill a batch are left out.",
-        "Disk: weights of the whole model, or of its fused head where the grid keeps no model (keep_models); "
-        "predictions, notebook. Not counted: checkpoints while a run is on, the data sets, starting a process (some "
+        "Disk: logits, notebook, and what the grid keeps (keep_models): weights of the whole model, or of its fused "
+        "head; embeddings. Not counted: checkpoints while a run is on, the data sets, starting a process (some "
         "seconds a run), rescoring.",
     ]
 

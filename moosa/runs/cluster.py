@@ -47,8 +47,10 @@ def dask_engine(
         submit = partial(client.submit, on_worker, execute, pure=False, retries=0)
         handed_out = {submit(job): (spec, job.folder) for spec, job in cells}
         for future in as_completed(handed_out):
-            spec, folder = handed_out[future]
-            yield spec, outcome_of(future, folder)
+            spec, folder = handed_out.pop(future)
+            outcome = outcome_of(future, folder)
+            future.release()  # what is not let go would be computed anew as its worker goes
+            yield spec, outcome
 
     return engine
 

@@ -263,8 +263,9 @@ def read_corruptions(content: dict, where: str, folder: Path = Path()) -> Wanted
     return Wanted(tuple(names), tuple(severities), tuple(map(str, asked.get("modalities", ()))))
 
 # %% ../../nbs/runs/15_grid.ipynb #1fe0d786
-MANY = 200  # cells, above which a grid that says nothing of it keeps no models
-KEEPS = ("all", "best", "none")  # of the runs that differ in their seeds alone, 'best' keeps one
+MANY = 200  # cells, above which a grid that says nothing of it keeps what was said, and no models
+# of the runs that differ in their seeds alone, 'best' keeps one, and of the others what 'heads' keeps of all
+KEEPS = ("all", "best", "heads", "none")
 
 
 def read_keep_models(content: dict, where: str) -> str | None:  # of KEEPS; None: the file leaves it open
@@ -272,8 +273,8 @@ def read_keep_models(content: dict, where: str) -> str | None:  # of KEEPS; None
     kept, tested = content.get("keep_models"), not is_nothing(content.get("corruptions"))
     if is_nothing(kept): return "all" if tested else None
     one_of(f"{where}: keep_models", kept, KEEPS)
-    if tested and kept == "none":
-        raise InputError(f"{where}: keep_models: none, but runs without their models cannot be tested with "
+    if tested and kept in ("heads", "none"):
+        raise InputError(f"{where}: keep_models: {kept}, but runs without their models cannot be tested with "
                          "corruptions; expected all or best, or no key corruptions.")
     return str(kept)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..core import stable_hash
 from ..places import StoreLike, open_store
+from .record import EMBEDDINGS
 
 # %% ../../nbs/runs/27_kept.ipynb #91451aef
 def state_of(paths: Sequence[Path]) -> str:
@@ -50,7 +51,7 @@ class Kept:
         return json.loads(text)
 
 # %% ../../nbs/runs/27_kept.ipynb #1deb5d69
-FILES = ("record.json", "predictions.safetensors", "clips.csv")  # what predictions are read from
+FILES = ("record.json", "predictions.safetensors", EMBEDDINGS, "clips.csv")  # what predictions are read from
 
 
 @contextmanager

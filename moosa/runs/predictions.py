@@ -9,7 +9,7 @@ __all__ = ['save_predictions', 'load_predictions', 'load_head', 'let_go', 'sourc
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -24,7 +24,7 @@ from ..evaluation.openset import Predictions
 from ..evaluation.sources import Sources
 from ..methods.catalogue import METHODS
 from ..methods.model import fused_head, joined
-from .record import HEAD, check_files, read_record, was_let_go
+from .record import EMBEDDINGS, HEAD, check_files, read_record, was_let_go
 from ..training.checkpoint import load_tensors
 
 # %% ../../nbs/runs/11_predictions.ipynb #e78acb18
@@ -32,24 +32,29 @@ def save_predictions(
     run_dir: str | Path,  # the run's
     **parts: Predictions,  # validation=..., target=...
 ):
-    "Write logits and labels as safetensors, and the clips' names as CSV."
-    tensors, names, order = {}, [], []
-    for part, predictions in parts.items():
-        order = list(predictions.embeddings or predictions.logits)
-        for key, tensor in _keyed(predictions).items(): tensors[f"{quote(part, safe='')}/{key}"] = tensor.clone()
-        names.append(pd.DataFrame(dict(part=part, clip=predictions.clips), dtype=object))
-    with atomic_write(Path(run_dir)/"predictions.safetensors", "wb") as f:
-        f.write(save(tensors, {"modalities": json.dumps(order)}))
-    write_table(Path(run_dir)/"clips.csv", pd.concat(names))
+    "Write logits and labels as safetensors, embeddings as others, and the clips' names as CSV."
+    run_dir = Path(run_dir)
+    names = [pd.DataFrame(dict(part=part, clip=p.clips), dtype=object) for part, p in parts.items()]
+    _save_tensors(run_dir/"predictions.safetensors", parts, _said)
+    (run_dir/EMBEDDINGS).unlink(missing_ok=True)
+    if any(p.embeddings for p in parts.values()): _save_tensors(run_dir/EMBEDDINGS, parts, _seen)
+    write_table(run_dir/"clips.csv", pd.concat(names))
 
 
-def _keyed(p: Predictions) -> dict[str, torch.Tensor]:
-    "Tensors by what they are. Half the digits of embeddings do for distances."
-    embeddings = {m: e.half() if e.abs().max() < 6e4 else e for m, e in p.embeddings.items() if len(e)}
-    named = {"logits": p.logits, "missing": p.missing, "embeddings": embeddings, "present": p.present,
-             "pretext": p.pretext}
+def _save_tensors(path: Path, parts: Mapping[str, Predictions], named: Callable):
+    order = [list(p.embeddings or p.logits) for p in parts.values()]
+    tensors = {f"{quote(part, safe='')}/{key}": x.clone() for part, p in parts.items() for key, x in named(p).items()}
+    with atomic_write(path, "wb") as f: f.write(save(tensors, {"modalities": json.dumps(order[-1])}))
+
+# %% ../../nbs/runs/11_predictions.ipynb #e78acb19
+def _said(p: Predictions) -> dict[str, torch.Tensor]:
+    named = {"logits": p.logits, "missing": p.missing, "present": p.present, "pretext": p.pretext}
     return {"labels": p.labels, "fused": p.fused,
             **{f"{kind}/{name}": x for kind, those in named.items() for name, x in those.items()}}
+
+
+def _seen(p: Predictions) -> dict[str, torch.Tensor]:  # half the digits do for distances
+    return {f"embeddings/{m}": e.half() if e.abs().max() < 6e4 else e for m, e in p.embeddings.items() if len(e)}
 
 # %% ../../nbs/runs/11_predictions.ipynb #b673a962
 def load_predictions(
@@ -57,16 +62,18 @@ def load_predictions(
 ) -> dict[str, Predictions]:  # part -> predictions
     "Return what `save_predictions` wrote; raise `InputError` if a file is damaged, or not the record's."
     run_dir, parts, record = Path(run_dir), {}, read_record(run_dir)
-    if record: check_files(run_dir, record, ("predictions.safetensors", "clips.csv"), math.inf)
+    if record: check_files(run_dir, record, ("predictions.safetensors", EMBEDDINGS, "clips.csv"), math.inf)
     names = read_table(run_dir/"clips.csv", ("part", "clip"), "list of clips")
-    for (part, kind, name), tensor in _tensors(run_dir/"predictions.safetensors", record).items():
+    tensors = _tensors(run_dir/"predictions.safetensors", record)
+    if (run_dir/EMBEDDINGS).exists(): tensors |= _tensors(run_dir/EMBEDDINGS, record)
+    for (part, kind, name), tensor in tensors.items():
         parts.setdefault(unquote(part), {}).setdefault(kind, {})[name] = tensor
     return {part: _predictions(run_dir, part, found, names["clip"][names.part == part].tolist())
             for part, found in sorted(parts.items(), reverse=True)}
 
 # %% ../../nbs/runs/11_predictions.ipynb #5a17c0de
 def _tensors(
-    path: Path,  # predictions.safetensors
+    path: Path,  # one of the files of tensors
     record: Mapping | None,  # the run's; None: there is none
 ) -> dict[tuple[str, str, str], torch.Tensor]:  # (part, kind, name) -> tensor, modalities as the model lists them
     tensors = {tuple((key.split("/", 2) + ["", ""])[:3]): x for key, x in load_tensors(path, "predictions").items()}
@@ -137,15 +144,20 @@ def _sign(record: Mapping | None, kept: Mapping[str, torch.Tensor]) -> str:
 # %% ../../nbs/runs/11_predictions.ipynb #f22df46d
 def let_go(
     run_dir: str | Path,  # a finished run's
-) -> bool:  # False: there was no model, or none that its record speaks of
+    heads: bool = True,  # keep the fused head and the embeddings of all clips, for scores
+) -> bool:  # False: there was nothing, or nothing that its record speaks of
     "Delete a run's model, but for its fused head; raise `InputError` if it is damaged."
     run_dir, record = Path(run_dir), read_record(run_dir)
-    path = run_dir/"model.safetensors"
-    if not path.exists() or not record or path.name not in record["files"]: return False
-    check_files(run_dir, record, (path.name,), math.inf)
-    kept = {name: x for name, x in load_tensors(path, "model").items() if name.startswith("fused.")}
-    with atomic_write(run_dir/HEAD, "wb") as f: f.write(save(kept, {"left_of": _sign(record, kept)}))
+    if not record: return False
+    path, head, embeddings = (run_dir/name for name in ("model.safetensors", HEAD, EMBEDDINGS))
+    model = path.exists() and path.name in record["files"]
+    if model: check_files(run_dir, record, (path.name,), math.inf)
+    much = not heads and (embeddings.exists() or head.exists() and bool(_fused_of(head)[0]))
+    if not model and not much: return False
+    kept = {n: x for n, x in load_tensors(path, "model").items() if heads and n.startswith("fused.")} if model else {}
+    with atomic_write(head, "wb") as f: f.write(save(kept, {"left_of": _sign(record, kept)}))
     path.unlink(missing_ok=True)
+    if not heads: embeddings.unlink(missing_ok=True)
     return True
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['KEPT', 'SELECTION', 'PARTS', 'HEAD', 'environment', 'git_state', 'run_folder', 'write_record',
+__all__ = ['EMBEDDINGS', 'KEPT', 'SELECTION', 'PARTS', 'HEAD', 'environment', 'git_state', 'run_folder', 'write_record',
            'wrong_number', 'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget',
            'was_let_go', 'model_of']
 
@@ -66,7 +66,9 @@ def run_folder(
     return open_store(store).folder/"runs"/spec_hash(spec)
 
 # %% ../../nbs/runs/10_record.ipynb #3a20e70c
-KEPT = ("predictions.safetensors", "clips.csv", "history.csv", "model.safetensors")  # beside a finished run's notebook
+EMBEDDINGS = "embeddings.safetensors"
+# beside a finished run's notebook
+KEPT = ("predictions.safetensors", EMBEDDINGS, "clips.csv", "history.csv", "model.safetensors")
 # which epoch's weights are kept
 SELECTION = {"best": "source validation accuracy, ties to the later epoch", "last": "the last epoch, unseen"}
 
@@ -237,7 +239,7 @@ def forget(
     shutil.rmtree(run_dir)
 
 # %% ../../nbs/runs/10_record.ipynb #b40e0113
-HEAD = "head.safetensors"  # what is left of a model
+HEAD = "head.safetensors"  # what is left of a model: its fused head, or nothing but whose it was
 
 
 def was_let_go(

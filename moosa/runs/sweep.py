@@ -12,10 +12,11 @@ __all__ = ['Engine', 'FIRST', 'IDLE', 'SHARE', 'PATIENCE', 'serial', 'Watched', 
 # %% ../../nbs/runs/19_sweep.ipynb #88586455
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ from .lists import check_cells
 from .lock import holder
 from .notebook import Job, execute_run_apart
 from .process import BUSY, FAILED, Limits, Outcome
-from .record import finished, first_few, forget, read_record, run_folder, was_let_go
+from .record import EMBEDDINGS, finished, first_few, forget, read_record, run_folder, was_let_go
 from .run import job_of
 from .spec import Spec, spec_hash
 from .status import cell_status, epochs_done, status_rows
@@ -110,14 +111,14 @@ def cells_to_run(
     report: Callable[[str], None],  # called with a line for each cell whose record cannot be used
     again: bool,  # forget such records
 ) -> list[Spec]:
-    """Return the cells without a record; with `again`, also those whose record cannot be used, or that lack a model.
+    """Return the cells without a record; with `again`, also those whose record cannot be used, or without their model.
 
     Each is looked at once."""
     store, unusable, found = open_store(store), set(), []
     for spec in grid.specs:
         try:
-            if finished(spec, store) is None: found.append(spec)
-            elif again and grid.keeps == "all" and was_let_go(run_folder(spec, store)): unusable.add(spec_hash(spec))
+            if not (record := finished(spec, store)): found.append(spec)
+            elif again and _lacks(record, run_folder(spec, store), grid.keeps): unusable.add(spec_hash(spec))
         except InputError as e:
             if not again: report(f"not used: {grid.label(spec)}: {e}")
             else: unusable.add(spec_hash(spec))
@@ -125,6 +126,11 @@ def cells_to_run(
     for spec in found:  # only now: an error before has deleted nothing
         if spec_hash(spec) in unusable: forget(run_folder(spec, store))
     return found
+
+
+def _lacks(record: Mapping, run_dir: Path, keeps: str) -> bool:  # something that it had, and a grid keeps
+    heads = EMBEDDINGS not in record["files"] or (run_dir/EMBEDDINGS).exists()
+    return was_let_go(run_dir) if keeps == "all" else keeps == "heads" and not heads
 
 # %% ../../nbs/runs/19_sweep.ipynb #2e0a48cf
 def undone(
@@ -176,7 +182,7 @@ class Keeper:
         specs: Sequence[Spec],  # of the grid; those that are not done have no model to let go
     ):
         "Let go what is not to be kept of these, and of the seeds beside them."
-        if self.keeps == "none": self._let_go(specs)
+        if self.keeps in ("heads", "none"): self._let_go(specs)
         elif self.keeps == "best":
             for family in dict.fromkeys(map(family_of, specs)): self._let_go(self._beaten(self.alike[family]))
 
@@ -186,9 +192,11 @@ class Keeper:
         best = max(there, key=self._validated, default=None)  # of equals, the first
         return [spec for spec in there if spec is not best]
 
-    def _has_model(self, spec: Spec) -> bool:
+    def _has_model(self, spec: Spec) -> bool: return self._has(spec, "model.safetensors")
+
+    def _has(self, spec: Spec, *names: str) -> bool:  # any of these files?
         place = run_folder(spec, self.store)
-        try: return (place/"model.safetensors").is_file() and read_record(place) is not None
+        try: return any((place/name).is_file() for name in names) and read_record(place) is not None
         except InputError: return False  # a damaged record is spoken of where cells are looked at
 
     def _validated(self, spec: Spec) -> float:
@@ -197,8 +205,10 @@ class Keeper:
     def _let_go(self, specs: Sequence[Spec]):
         from moosa.runs.predictions import let_go  # here: it needs torch, which grids that keep all do without
 
-        for spec in filter(self._has_model, specs):
-            try: let_go(run_folder(spec, self.store))
+        files = ("model.safetensors", EMBEDDINGS) if self.keeps == "none" else ("model.safetensors",)
+        for spec in specs:
+            if not self._has(spec, *files): continue
+            try: let_go(run_folder(spec, self.store), heads=self.keeps != "none")
             except InputError as e: self.report(f"model stays: {e}")
 
 # %% ../../nbs/runs/19_sweep.ipynb #5e5b85c9
