@@ -8,7 +8,6 @@ __all__ = ['NUMBERS', 'COLUMNS', 'together', 'numbers_together', 'ensembles', 'o
 
 # %% ../../nbs/results/27_ensembles.ipynb #59971ab1
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -36,7 +35,8 @@ def together(
 
 # %% ../../nbs/results/27_ensembles.ipynb #94fb9173
 NUMBERS = {"HOS, source-quantile": ("source-quantile", "HOS"), "HOS, target-median": ("target-median", "HOS"),
-           "best HOS": ("oracle-exact", "HOS"), "AUROC": ("threshold-free", "AUROC"), "known accuracy": ("threshold-free", "known accuracy")}
+           "best HOS": ("oracle-exact", "HOS"), "AUROC": ("threshold-free", "AUROC"),
+           "known accuracy": ("threshold-free", "known accuracy")}
 COLUMNS = ["case", "task", "number", "single", "together", "seeds"]
 
 
