@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from ..core import InputError, read_table
-from ..evaluation.openset import Predictions, at_threshold, evaluate, max_softmax
+from ..evaluation.openset import (Predictions, at_threshold, exact_sweep, known_accuracy, max_softmax,
+                                      source_quantile_threshold, threshold_free)
 from ..evaluation.unlabelled import target_median
 from ..places import StoreLike, open_store, project_root
 from .style import plus_minus
@@ -34,9 +35,7 @@ def together(
     return Predictions(mean.clamp_min(1e-300).log(), {}, first.labels, first.clips)
 
 # %% ../../nbs/results/27_ensembles.ipynb #94fb9173
-NUMBERS = {"HOS, source-quantile": ("source-quantile", "HOS"), "HOS, target-median": ("target-median", "HOS"),
-           "best HOS": ("oracle-exact", "HOS"), "AUROC": ("threshold-free", "AUROC"),
-           "known accuracy": ("threshold-free", "known accuracy")}
+NUMBERS = ("HOS, source-quantile", "HOS, target-median", "best HOS", "AUROC", "known accuracy")
 COLUMNS = ["case", "task", "number", "single", "together", "seeds"]
 
 
@@ -50,11 +49,11 @@ def numbers_together(
 
 
 def _numbers(target: Predictions, validation: Predictions) -> dict[str, float]:
-    found, confidence = evaluate(target, validation), max_softmax(target.fused)
-    found["threshold-free"]["known accuracy"] = found["accuracy"]["fused"]
-    found["target-median"] = at_threshold(confidence, target.fused.argmax(dim=1), target.labels, target.num_known,
-                                          target_median(confidence))
-    return {name: found[group][number] for name, (group, number) in NUMBERS.items()}
+    confidence, usual = max_softmax(target.fused), source_quantile_threshold(max_softmax(validation.fused))
+    say = (confidence, target.fused.argmax(dim=1), target.labels, target.num_known)
+    hos = [at_threshold(*say, usual), at_threshold(*say, target_median(confidence)), exact_sweep(*say)]
+    rest = (threshold_free(*say)["AUROC"], known_accuracy(target)["fused"])
+    return dict(zip(NUMBERS, (*(found["HOS"] for found in hos), *rest)))
 
 # %% ../../nbs/results/27_ensembles.ipynb #d252d2af
 def ensembles(
