@@ -112,4 +112,5 @@ def gain_markdown(
     "Return the mean gain over cases, in points, with standard errors over cases."
     wide = 100*over_tasks(found)
     gains = {number: wide[number, "together"] - wide[number, "single"] for number in NUMBERS}
-    return ", ".join(f"{number} {plus_minus(gain.mean(), gain.sem(), len(gain))}" for number, gain in gains.items())
+    return ", ".join(f"{number} {'+'*bool(gain.mean() > 0)}{plus_minus(gain.mean(), gain.sem(), len(gain))}"
+                     for number, gain in gains.items())
