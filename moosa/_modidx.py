@@ -3347,6 +3347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'moosa.results.findings.runs_done': ( 'results/findings.html#runs_done',
                                                                               'moosa/results/findings.py'),
                                         'moosa.results.findings.summary': ('results/findings.html#summary', 'moosa/results/findings.py'),
+                                        'moosa.results.findings.table_of_report': ( 'results/findings.html#table_of_report',
+                                                                                    'moosa/results/findings.py'),
                                         'moosa.results.findings.value': ('results/findings.html#value', 'moosa/results/findings.py'),
                                         'moosa.results.findings.verdicts': ('results/findings.html#verdicts', 'moosa/results/findings.py')},
             'moosa.results.folding': { 'moosa.results.folding.folded': ('results/folding.html#folded', 'moosa/results/folding.py'),

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import torch
 
-from ..core import InputError, read_table
+from ..core import InputError
 from ..evaluation.openset import (Predictions, at_threshold, exact_sweep, known_accuracy, max_softmax,
                                       source_quantile_threshold, threshold_free)
 from ..evaluation.unlabelled import target_median
-from ..places import StoreLike, open_store, project_root
+from ..places import StoreLike, open_store
+from .cases import task_labels
+from .findings import table_of_report
 from .style import plus_minus
-from ..runs.grid import Grid
+from ..runs.grid import Grid, family_of
 from ..runs.predictions import load_predictions
 from ..runs.record import run_folder
 from ..words import markdown_table
@@ -64,10 +66,10 @@ def ensembles(
 ) -> pd.DataFrame:  # COLUMNS, shares of 1; empty: no task of a case has two runs that are done
     "Return what the runs of each case and task reach together that differ in their seeds alone."
     store, groups, rows = open_store(store), {}, []
-    for spec, case in zip(grid.specs, cases):
+    for spec, case, task in zip(grid.specs, cases, task_labels(grid)):
         folder = run_folder(spec, store)
         if spec.unknown and (folder/"record.json").exists():
-            groups.setdefault((case, spec.target, spec.unknown), []).append(folder)
+            groups.setdefault((case, task, family_of(spec)), []).append(folder)
     for (case, task, _), folders in groups.items():
         if len(folders) < 2: continue
         try: found = numbers_together([load_predictions(folder) for folder in folders])
@@ -100,10 +102,7 @@ def read_ensembles(
     grid: str,  # whose report is in figures/
 ) -> pd.DataFrame:  # as from `ensembles`; empty: its report has none
     "Return what a report found of seeds together."
-    path = project_root()/"figures"/grid/"ensembles.csv"
-    if not path.exists(): return pd.DataFrame(columns=COLUMNS)
-    found = read_table(path, COLUMNS)
-    return found.assign(**{name: pd.to_numeric(found[name]) for name in ("single", "together", "seeds")})
+    return table_of_report(grid, "ensembles.csv", COLUMNS, ("single", "together", "seeds"))
 
 
 def gain_markdown(

@@ -12,9 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..core import read_table
 from ..evaluation.protocols import PROTOCOLS
-from ..places import project_root
+from .findings import table_of_report
 from .style import PAGE, new_figure, plus_minus, title
 from ..words import in_figure, markdown_table
 
@@ -85,10 +84,7 @@ def read_shares(
     grid: str,  # whose report is in figures/
 ) -> pd.DataFrame:  # as from `shares_of_best`; empty: its report has none
     "Return the shares that a report found."
-    path = project_root()/"figures"/grid/"thresholds.csv"
-    if not path.exists(): return pd.DataFrame(columns=COLUMNS)
-    found = read_table(path, COLUMNS)
-    return found.assign(**{name: pd.to_numeric(found[name]) for name in ("share", "se", "HOS", "best", "n")})
+    return table_of_report(grid, "thresholds.csv", COLUMNS, ("share", "se", "HOS", "best", "n"))
 
 # %% ../../nbs/results/24_thresholds.ipynb #e015449a
 def plot_shares(
