@@ -107,6 +107,7 @@ def test_room_is_made_for_models_only_if_asked(grid):
     (dict(keep_models="bets"), "Did you mean 'best'?"),
     (dict(keep_models=["best"]), "Expected one of: all, best, heads, none"),
     (dict(keep_model="best"), "Did you mean 'keep_models'?"),
+    (dict(keep_models="heads", corruptions=["fog"]), "keep_models: heads, but"),
     (dict(keep_models="none", corruptions=["fog"]), "expected all or best, or no key corruptions")])
 def test_what_cannot_be_meant_is_said(tmp_path, content, says):
     path = tmp_path/"wrong.yaml"

@@ -19,6 +19,17 @@ from .timing import Found, NotMeasured, Others, Sizes
 from ..core import read_json, write_json
 from ..places import data_folder
 
+# %% ../../nbs/bench/08_grids.ipynb #0ead0004
+def _check_here(sizes: Sizes):
+    if not sizes.minihac: raise NotMeasured("left out")
+    if not (data_folder()/"raw"/"av-digits").is_dir(): raise NotMeasured("moosa data get av-digits was not run")
+
+
+def _moosa(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", *words]
+    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MOOSA_NO_PROGRESS": "1"},
+                          capture_output=True, text=True)
+
 # %% ../../nbs/bench/08_grids.ipynb #6f540ac8
 def grid_seconds(
     workers: int,
@@ -89,14 +100,3 @@ def bench_disk(
     _check_here(sizes)
     _, _, sizes_of_runs = grid_of_seeds(1)
     return Found(sizes_of_runs[0]/1e6, note="a run of ERM on AV-digits, as grids of more than 200 cells keep it")
-
-# %% ../../nbs/bench/08_grids.ipynb #0ead0004
-def _check_here(sizes: Sizes):
-    if not sizes.minihac: raise NotMeasured("left out")
-    if not (data_folder()/"raw"/"av-digits").is_dir(): raise NotMeasured("moosa data get av-digits was not run")
-
-
-def _moosa(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-P", "-c", "from moosa.cli import main; main()", *words]
-    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MOOSA_NO_PROGRESS": "1"},
-                          capture_output=True, text=True)

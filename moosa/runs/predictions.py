@@ -152,8 +152,7 @@ def let_go(
     path, head, embeddings = (run_dir/name for name in ("model.safetensors", HEAD, EMBEDDINGS))
     model = path.exists() and path.name in record["files"]
     if model: check_files(run_dir, record, (path.name,), math.inf)
-    much = not heads and (embeddings.exists() or head.exists() and bool(_fused_of(head)[0]))
-    if not model and not much: return False
+    if not model and (heads or not embeddings.exists()): return False
     kept = {n: x for n, x in load_tensors(path, "model").items() if heads and n.startswith("fused.")} if model else {}
     with atomic_write(head, "wb") as f: f.write(save(kept, {"left_of": _sign(record, kept)}))
     path.unlink(missing_ok=True)
