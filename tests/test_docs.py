@@ -96,6 +96,20 @@ def test_links_of_pages_in_folders(tmp_path):
     assert source == "[source](/source/moosa/runs/spec.md#cb1-7)"
 
 
+def test_an_output_without_text_is_a_page(tmp_path):
+    "As of `Markdown('')`, which a notebook keeps as nothing."
+    import nbformat
+
+    output = nbformat.v4.new_output("display_data", {"text/plain": "<Markdown>"})
+    output.data["text/markdown"] = None
+    cells = [nbformat.v4.new_markdown_cell("# A page"), nbformat.v4.new_code_cell("Markdown('')")]
+    cells[1].outputs = [output]
+    notebook = nbformat.v4.new_notebook(cells=[])
+    notebook.cells = cells
+    found = nbformat.reads(docs.fit(notebook, "runs/01_presets.ipynb", tmp_path, "A page"), 4)
+    assert found.cells[-1].outputs[0].data["text/markdown"] == ""
+
+
 def test_formulas_need_no_script():
     page = (r'<head><script src="https://x/katex.min.js" defer></script></head>'
             r'<span class="math inline">\(a &lt; \log b\)</span>')

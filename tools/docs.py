@@ -98,7 +98,7 @@ def fit(nb, page: str, site: Path, title: str) -> str:
             data = out.get("data", {})
             if documents and "text/markdown" in data: data["text/markdown"] = tidy(documented(data["text/markdown"]))
             for kind in ("text/markdown", "text/html"):
-                if kind in data: data[kind] = relinked(data[kind])
+                if kind in data: data[kind] = relinked(data[kind] or "")  # of an empty text IPython makes none
             resize(cell, out)
     head(nb, page, title)
     return nbformat.writes(nb).replace(f"{ROOT}/", "")
