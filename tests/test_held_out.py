@@ -3,6 +3,8 @@ import pandas as pd
 import pytest
 from conftest import call
 
+from moosa.explore.opened import open_run
+
 GRID = """about: one run, for its threshold
 base: {dataset: av-digits, method: erm, epochs: 1, train_share: 0.2}
 axes:
@@ -43,6 +45,8 @@ def test_a_threshold_from_runs_without_a_source(place):
     at = numbers["max_logit", "leave-one-domain-out"]
     seen, unseen = at["of sources"], at["of domains left out"]
     assert at["threshold"] == pytest.approx((seen + unseen)/2)  # two sources: half way
+    opened = open_run(run, place).by_score("max_logit")
+    assert opened.thresholds()["leave-one-domain-out"] == pytest.approx(at["threshold"])
 
 
 def test_a_score_named_twice_is_computed_once(place):

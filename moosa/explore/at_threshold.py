@@ -54,12 +54,11 @@ def confusion_at(
     run: RunClips,
 ) -> pd.DataFrame:  # true class x what is said at the threshold; counts; unknown classes by name, below the known ones
     "Return which classes are taken for which."
-    C, target = len(run.known_names), run.heard
-    said = target.fused.argmax(dim=1).numpy().copy()
+    C, said = len(run.known_names), run.said.numpy().copy()
     said[run.confidence()[0] < run.threshold] = C
     rows = [*run.known_names, *run.unknown_names]
     counts = np.zeros((len(rows), C + 1), dtype=int)
-    np.add.at(counts, (target.labels.numpy(), said), 1)
+    np.add.at(counts, (run.target.labels.numpy(), said), 1)
     return pd.DataFrame(counts, index=rows, columns=[*run.known_names, "unknown"])
 
 
@@ -107,8 +106,8 @@ def grouped(run: RunClips) -> dict[str, np.ndarray]:  # a key of GROUPS -> value
 # %% ../../nbs/explore/04_at_threshold.ipynb #08dd0azz
 def curve_of(run: RunClips) -> pd.DataFrame:  # threshold, rejected, OS*, UNK, HOS
     "Return what every threshold would give."
-    t = run.heard
-    return hos_curve(torch.as_tensor(run.confidence()[0]), t.fused.argmax(dim=1), t.labels, t.num_known)
+    confidence, target = torch.as_tensor(run.confidence()[0]), run.target
+    return hos_curve(confidence, run.said, target.labels, target.num_known)
 
 # %% ../../nbs/explore/04_at_threshold.ipynb #0ead0f02
 def trades(run: RunClips) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # ROC, OSCR -> x and y, shares 0..1

@@ -28,6 +28,7 @@ from .training import TrainedRun, TrainingView, followed, training_of
 from ..places import Store, StoreLike
 from ..results.opening import headline, what_it_is
 from ..runs.diff import differing_values, find_folder
+from ..runs.held_out import domain_out_of
 from ..runs.lists import open_dataset
 from ..runs.predictions import sources_of
 from ..runs.record import run_folder
@@ -168,7 +169,8 @@ def open_run(
     record = done(folder)
     spec, (target, sources) = spec_of(record), sources_of(folder)
     classes = split_classes(dataset_class(spec.dataset).classes, spec.unknown)
-    run = OpenRun(target, sources, classes.known, classes.unknown, record.get("trained_heads", ()), folder.name)
+    heads, others = record.get("trained_heads", ()), lambda: domain_out_of(spec, folder.resolve().parent.parent)
+    run = OpenRun(target, sources, classes.known, classes.unknown, heads, folder.name, others)
     run.folder, run.record, run.spec, run.store = folder, record, spec, store
     run.media = ClipMedia(lambda: open_dataset(spec, store), spec.modalities)
     return run
