@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['data_app', 'Videos', 'Processes', 'weights_app', 'cache_app', 'data_list', 'data_get', 'data_check',
-           'data_make_flow', 'data_make_audio', 'print_made', 'weights_list', 'weights_get', 'cache_list', 'cache_drop']
+           'data_make_flow', 'data_make_audio', 'print_made', 'data_pack', 'print_packs', 'weights_list', 'weights_get',
+           'cache_list', 'cache_drop']
 
 # %% ../../nbs/commands/02_data.ipynb #a887b2bd
 import inspect
@@ -17,7 +18,7 @@ import typer
 from .options import PATH, AsJson, DataDir, key_values, print_rows, some_names
 from ..core import InputError, one_of
 from ..places import user_path
-from ..words import in_file_name, plain_table
+from ..words import in_file_name, plain_table, split_names
 
 # %% ../../nbs/commands/02_data.ipynb #67a25b61
 data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
@@ -146,6 +147,44 @@ def print_made(
     for row in bad.itertuples(): print(f"bad: {row.file}: {row.detail}")
     print(", ".join(f"{n} {status}" for status, n in done.status.value_counts().items()))
     if len(bad): raise typer.Exit(1)
+
+# %% ../../nbs/commands/02_data.ipynb #pac4ed02
+@data_app.command("pack")
+def data_pack(
+    name: Annotated[str, typer.Argument(help="As in `moosa data list`, or the path of your own data.")],
+    modalities: Annotated[str | None, typer.Option(
+        help="Only these, e.g. video,flow. Default: all that are seen as frames.")] = None,
+    extractors: Annotated[list[str], typer.Option(
+        help="modality=name, as in `moosa run`: each says how large it wants its frames; may be repeated.")] = (),
+    data_options: Annotated[list[str], typer.Option(
+        help="How files are read, as in `moosa run`; may be repeated.")] = (),
+    workers: Processes = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how large packs would be, and write none.")] = False,
+    data_dir: DataDir = None,
+):
+    ("Decode films once, into a file of frames per domain and modality below data/packed: runs read these from then "
+     "on, and no number of theirs changes. Current packs are kept; delete the folder to be rid of them. Exit code 1 if "
+     "a film fails.")
+    from moosa.data.catalogue import dataset_class
+    from moosa.data.film_packs import pack_films
+    from moosa.runs.given import spec_from
+    from moosa.runs.lists import open_dataset
+
+    described, chosen = dataset_class(name), split_names(modalities or "")
+    spec = spec_from(dict(dataset=name, target=described.domains[0], modalities=chosen or described.modalities,
+                          extractors=key_values(extractors, "--extractors", "video=slowfast"),
+                          data_options=key_values(data_options, "--data-options", "frame_index=repaired")))
+    print_packs(pack_films(open_dataset(spec, data_dir), data_dir, chosen, workers, dry_run))
+
+
+def print_packs(
+    packs,  # a table, of `pack_films`
+):
+    "Say what was packed; leave with exit code 1 if a film could not be read."
+    for file, why in packs.attrs["bad"].items(): print(f"bad: {file}: {why}")
+    print(plain_table(packs.drop(columns="path").round({"GB": 3}).to_dict("records")))
+    print(f"{packs['GB'].sum():.2f} GB in all, below {Path(packs['path'].iloc[0]).parent}")
+    if packs.attrs["bad"]: raise typer.Exit(1)
 
 # %% ../../nbs/commands/02_data.ipynb #da8a8d6a
 weights_app = typer.Typer(no_args_is_help=True, help=(

@@ -22,6 +22,7 @@ from ..core import InputError, random_state, seed_everything, set_random_state
 from ..places import StoreLike, open_store
 from ..data.doctor import check_before, playable
 from ..data.catalogue import dataset_class
+from ..data.film_packs import with_packs
 from ..data.loader import ClipList, Pairs
 from ..data.settings import AdaptationSplit, Split, split_classes
 from ..data.twins import check_apart
@@ -128,7 +129,7 @@ def open_experiment(
     check_apart(dataset, tables_of(split), spec.modalities)
     dataset.recipes = {**dataset.recipes, **array_recipes(spec, dataset, split, store)}
     shapes = shapes_of(spec, dataset, split)
-    seen = seen_dataset(spec, dataset, store, shapes)
+    seen = seen_dataset(spec, with_packs(dataset, open_store(store).data_dir), store, shapes)
     lists = (split.train, split.validation, split.test)
     train, validation, test = (ClipList(seen, c, spec.modalities, two_views=method.two_views) for c in lists)
     if isinstance(split, AdaptationSplit) and method.adapt_hyper:
