@@ -3289,6 +3289,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'moosa.results.compare._p': ('results/compare.html#_p', 'moosa/results/compare.py'),
                                        'moosa.results.compare._p_of': ('results/compare.html#_p_of', 'moosa/results/compare.py'),
                                        'moosa.results.compare._verdict': ('results/compare.html#_verdict', 'moosa/results/compare.py'),
+                                       'moosa.results.compare.all_differences': ( 'results/compare.html#all_differences',
+                                                                                  'moosa/results/compare.py'),
                                        'moosa.results.compare.cells_count_text': ( 'results/compare.html#cells_count_text',
                                                                                    'moosa/results/compare.py'),
                                        'moosa.results.compare.cells_text': ('results/compare.html#cells_text', 'moosa/results/compare.py'),

@@ -273,8 +273,10 @@ def plot_hos_curves(
     rescored: pd.DataFrame,  # from `rescore_grid`
     score: str = "max_softmax",
 ) -> Figure:
-    "Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have all."
+    """Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have all.
+    Cases that have no such seed are left out."""
     curves = {case: _mean_curve(cells, score) for case, cells in rescored.groupby("case", sort=False)}
+    curves = {case: found for case, found in curves.items() if np.isfinite(found[1])} or curves
     colours = styles(list(curves))
     fig, axes = new_figure(1, 1, (PAGE, 3.2), squeeze=False)
     ax = axes[0, 0]

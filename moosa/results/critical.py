@@ -71,7 +71,7 @@ def plot_critical(
     ax.set(xlim=(1 - .2, len(ranks) + .35 + .25*max(1, len(bars))), xlabel="mean rank; 1 is best")
     ax.set_xticks(range(1, len(ranks) + 1, max(1, len(ranks)//10)))
     _rows(ax, list(ranks.index))
-    title(ax, f"{heading}: a bar joins what cannot be told apart")
+    title(ax, f"{heading}\na bar joins what cannot be told apart")
     name_data(fig, results)
     return fig
 

@@ -39,7 +39,7 @@ def plot_forest(
     panels: Mapping[str, pd.DataFrame],  # heading -> rows from `against`; all have the same names
     what: str = "difference, points",
 ) -> Figure:
-    "Return differences and 95 % intervals in points, a panel for each number; filled: it holds."
+    "Return differences and 95 % intervals in points, a panel for each number; below stands how to read them."
     names = list(dict.fromkeys(name for table in panels.values() for name in table.name))
     size = (min(PAGE, 2.6 + 2.1*len(panels)), 1 + .27*len(names))
     fig, axes = new_figure(1, len(panels), size, sharey=True, squeeze=False)
@@ -49,7 +49,8 @@ def plot_forest(
         title(ax, wrapped(heading, 14))
     axes[0, 0].set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
     axes[0, 0].set_ylim(len(names) - .5, -.5)
-    fig.supxlabel(what, fontsize=9)
+    key = "filled: it holds, up (blue) or down (orange); hollow: it does not; line: 95 % interval over seeds"
+    fig.supxlabel(f"{what}\n{key}", fontsize=8)
     return fig
 
 
@@ -61,9 +62,13 @@ def _draw_row(ax, place: int, row):  # row: of `against`
 # %% ../../nbs/results/26_forest.ipynb #e8ed98bb
 def told(
     table: pd.DataFrame,  # from `against`
-) -> str:  # 'better: a (+3.1), b (+2.0); worse: c (-1.2); no difference that holds: d'
+    better: str = "better",  # what rows are said to be
+    worse: str = "worse",
+) -> str:  # 'better: a (+3.1), b (+2.0); worse: c (-1.2); no difference that holds: d; one seed, no test: e'
     "Return which differences hold, in points."
-    kinds = {"better": table.holds & (table.difference > 0), "worse": table.holds & (table.difference < 0),
-             "no difference that holds": ~table.holds}
+    tested = table.seeds > 1
+    kinds = {better: table.holds & (table.difference > 0), worse: table.holds & (table.difference < 0),
+             "no difference that holds": ~table.holds & tested,
+             "one seed, too few for the test": ~table.holds & ~tested}
     texts = table.name + " (" + (100*table.difference).map("{:+.1f}".format) + ")"
     return "; ".join(f"{kind}: {', '.join(texts[which])}" for kind, which in kinds.items() if which.any())

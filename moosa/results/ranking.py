@@ -49,11 +49,11 @@ def standing(
     group: str,  # of a number of which more is better
     number: str,
 ) -> pd.Series:  # case -> 'best', 'as good' (cannot be told from the best), 'worse', or '' (it has no such number)
-    "Return how each case stands to the best one; which is best is said by means over the cells that it has."
+    "Return how each case stands to the best one: that of the highest mean over the tasks, of means over seeds."
     pairs = paired(results, group, number)
     stands = pd.Series("", index=pairs.columns)
     if pairs.empty: return stands
-    best = pairs.mean().idxmax()
+    best = pairs.groupby(level="task").mean().mean().idxmax()
     if len(pairs.columns) > 1:
         table = compare(pairs, baseline=best)
         stands[table.case[(table.n > 0) & ~table.holds]] = "as good"

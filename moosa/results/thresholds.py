@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.protocols import PROTOCOLS
 from .findings import table_of_report
-from .style import PAGE, new_figure, plus_minus, title
+from .style import PAGE, new_figure, plus_minus, title, wrapped
 from ..words import in_figure, markdown_table
 
 # %% ../../nbs/results/24_thresholds.ipynb #e5560fde
@@ -101,7 +101,8 @@ def plot_shares(
     sns.heatmap(table, annot=len(order) <= 20, fmt=".0f", cmap="viridis", vmin=40, vmax=100, ax=ax,
                 annot_kws={"size": 7}, cbar_kws=dict(label="percent"), linewidths=.6)
     ax.set_yticks(np.arange(len(table)) + .5, [in_figure(case) for case in table.index], rotation=0)
-    ax.set_xticks(np.arange(len(order)) + .5, order, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xticks(np.arange(len(order)) + .5, [wrapped(name, 12) for name in order], rotation=45, ha="right",
+                  rotation_mode="anchor")
     ax.set(xlabel="", ylabel="")
     title(ax, f"Share of the best HOS, by {score}")
     ax.grid(False)
