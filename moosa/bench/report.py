@@ -30,6 +30,7 @@ from .gpu import PAIRS, bench_gpu
 from .grids import bench_disk, bench_grid, bench_overhead
 from .methods import NAMES, bench_methods, methods_table
 from .profile import machine_limits, profile
+from .reading import bench_feeding, bench_packed
 from .scheduling import bench_scheduling
 from .steps import bench_four_parts, bench_growth, bench_jigsaw, bench_memory, bench_step
 from .timing import BUSY, Found, Goal, NotMeasured, Sizes
@@ -69,6 +70,9 @@ LINES = (
                          "modalities": "pairs of modalities"}.items()),
     Line("Reading a clip, keyframe every 250 frames", partial(bench_reading, keyframe_every=250), Goal(2)),
     Line("Reading a clip, keyframe every 15 frames", partial(bench_reading, keyframe_every=15), Goal(4)),
+    Line("Reading a clip, packed against decoded", bench_packed),
+    *(Line(f"Four processes feed a consumer of 200 clips/s, {kind}", partial(bench_feeding, packed=kind == "packed"),
+           Goal(190, "clips per second")) for kind in ("decoded", "packed")),
     *(Line(f"Frozen stem, {m}, one clip", partial(bench_stem, modality=m), Goal(1.3)) for m in VFA),
     *(Line(f"Frozen stem, {m}, one clip, bfloat16", partial(bench_stem, modality=m, dtype="bfloat16")) for m in VFA),
     Line("Epoch of HAC from stem features, V+A", partial(bench_epoch, kept="features"), Goal(5)),
