@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VA', 'VF', 'VFA', 'THREE', 'LINEAR', 'LINES', 'TRIED', 'Line', 'measure', 'measure_profiles', 'bench',
-           'number', 'table', 'profile_table', 'machine', 'missed', 'explain', 'plot_speed', 'short_unit',
+           'number', 'value_of', 'table', 'profile_table', 'machine', 'missed', 'explain', 'plot_speed', 'short_unit',
            'plot_growth', 'plot_profile', 'publish', 'read_bench']
 
 # %% ../../nbs/bench/17_report.ipynb #b66d1208
@@ -142,6 +142,13 @@ def number(x: float | None, digits: int = 3) -> str:
     return f"{x:,.0f}" if abs(x) >= 10**digits else f"{x:.{digits}g}"
 
 
+def value_of(line: Mapping) -> str:
+    "Return what a line found, with as many digits as tell it from its goal."
+    value, goal = line["value"], line["goal_value"]
+    digits = (d for d in range(3, 7) if goal is None or value == goal or number(value, d) != number(goal, d))
+    return number(value, next(digits, 7))
+
+
 def table(result: Mapping) -> pd.DataFrame:  # of text
     "Return a table with one row per line."
     rows = []
@@ -152,7 +159,7 @@ def table(result: Mapping) -> pd.DataFrame:  # of text
             spread = f" ({number(r['low'])} to {number(r['high'])})" if r["low"] is not None else ""
             busy = " (busy)" if (r["others"] or 0) > BUSY else ""
             row |= {"yardstick, s": number(r["yardstick"]), "ours, s": number(r["ours"]),
-                    "found": number(r["value"]) + spread, "all threads": number(r["wall"]),
+                    "found": value_of(r) + spread, "all threads": number(r["wall"]),
                     "reached": {True: "yes", False: "no", None: ""}[r["reached"]] + busy}
         rows.append(row)
     columns = ["what", "goal", "yardstick, s", "ours, s", "found", "all threads", "reached"]
@@ -202,7 +209,7 @@ def missed(result: Mapping) -> str:  # Markdown, a list
         if "missing" in r and r["goal"]: told.append(f"- **{r['what']}** (goal: {r['goal']}): {r['missing']}.")
         elif r.get("reached") is False:
             tried = " ".join(text for start, text in TRIED.items() if r["what"].startswith(start))
-            told.append(f"- **{r['what']}**: {number(r['value'])} where the goal is {r['goal']}. "
+            told.append(f"- **{r['what']}**: {value_of(r)} where the goal is {r['goal']}. "
                         f"{explain(result, r['what'])}{tried}")
     return "\n".join(told) or "Nothing: every line with a goal reached it."
 
