@@ -4070,6 +4070,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'moosa.runs.resolve._views_differ': ('runs/resolve.html#_views_differ', 'moosa/runs/resolve.py'),
                                     'moosa.runs.resolve._with_n': ('runs/resolve.html#_with_n', 'moosa/runs/resolve.py'),
                                     'moosa.runs.resolve.check_choices': ('runs/resolve.html#check_choices', 'moosa/runs/resolve.py'),
+                                    'moosa.runs.resolve.check_judges': ('runs/resolve.html#check_judges', 'moosa/runs/resolve.py'),
                                     'moosa.runs.resolve.differs_from_live': ( 'runs/resolve.html#differs_from_live',
                                                                               'moosa/runs/resolve.py'),
                                     'moosa.runs.resolve.has_random_views': ('runs/resolve.html#has_random_views', 'moosa/runs/resolve.py'),

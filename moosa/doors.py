@@ -104,9 +104,9 @@ def in_full(
     "Return a name that does not depend on the folder it was written in; raise `InputError` if there is no such file."
     stem, option = split_option(name)
     if not (found := _FILE.fullmatch(stem)): return name
-    tried = [folder/user_path(found["place"]) for folder in folders]
+    tried = list(dict.fromkeys((folder/user_path(found["place"])).resolve() for folder in folders))
     for path in tried:
-        if path.is_file(): return f"{path.resolve()}:{found['object']}{option}"
+        if path.is_file(): return f"{path}:{found['object']}{option}"
     raise InputError(f"{name}: there is no file {found['place']}; looked for {', '.join(map(str, tried))}.")
 
 # %% ../nbs/04_doors.ipynb #d60a381d

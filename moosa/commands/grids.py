@@ -20,7 +20,7 @@ from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName,
 from ..core import InputError
 from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root, study_data, study_folder
 from ..doors import in_full
-from ..words import in_file_name, plain_table
+from ..words import in_file_name, plain_table, without_folder
 
 # %% ../../nbs/commands/05_grids.ipynb #66b582a7
 def _cells_of(grid: str, search: int, data_dir: Path | None):
@@ -234,6 +234,7 @@ def rescore_command(
     from moosa.results.thresholds import shares_of_best, threshold_rows
     from moosa.runs.grid import grid_path, load_grid
     from moosa.runs.held_out import lacks_held_out
+    from moosa.runs.status import known_status
 
     score = score and list(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
     scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
@@ -248,7 +249,13 @@ def rescore_command(
                          f"them yet; `moosa grid {grid} --held-out{given}` does them.")
     rescored = rescore_grid(cells, data_dir, scores=scores, protocols=protocols)
     if not len(rescored):
-        raise InputError(f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
+        store = Store(data_dir)
+        done = any(known_status(spec, store)[0] == "done" for spec in cells.specs if spec.unknown)
+        raise InputError(f"rescore: no run of {grid} could be scored so; the lines above say why." if done else
+                         f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
+    if protocols and not {*map(without_folder, protocols)} & {*rescored.group}:
+        raise InputError(f"rescore: no run of {grid} has a threshold by {', '.join(protocols)}; the lines above say "
+                         "why.")
     print(plain_table(scores_table(rescored).reset_index()))
     if rows := threshold_rows(shares_of_best(rescored)):
         print("\nBy the largest probability, means over cases:")
@@ -277,6 +284,7 @@ def report_command(
     experiments = experiments_folder()
     root = study_folder(path.parent) or project_root()
     folder = (out or root/"figures"/in_file_name(cells.name)).resolve()
+    if folder.exists() and not folder.is_dir(): raise InputError(f"--out: {folder} is a file; expected a folder.")
     own_grid = path.parent != experiments/"grids"
     parameters = dict(
         grid=str(path) if own_grid else path.name,

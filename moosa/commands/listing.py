@@ -105,7 +105,8 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
     "Return the runs of a data folder: what each is, and how it stands."
     from moosa.core import InputError
     from moosa.places import data_folder
-    from moosa.words import without_folder
+    from moosa.words import short, without_folder
+    from moosa.runs.process import noted_error
     from moosa.runs.record import read_record
 
     rows = []
@@ -114,8 +115,10 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
         except InputError: record, status = None, "damaged"
         else: status = "done" if record else undone(place)
         spec = record["spec"] if record else {}
-        shown = {name: str(spec.get(name, "")) for name in ("dataset", "setting", "method", "target", "seed")}
-        rows.append(dict(run=place.name, status=status) | shown | dict(method=without_folder(shown["method"])))
+        shown = {name: str(spec.get(name, "")) for name in ("dataset", "setting", "method", "target", "seed", "epochs")}
+        shown |= dict(method=without_folder(shown["method"]), sources="+".join(spec.get("sources", ())))
+        why = short(str(noted_error(place).get("error", "")), 60) if status == "failed" else ""
+        rows.append(dict(run=place.name, status=status) | shown | dict(why=why))
     return rows
 
 # %% ../../nbs/commands/07_listing.ipynb #bb8b10d6

@@ -150,6 +150,8 @@ def check_threshold(
 ) -> dict[str, float]:  # with 'threshold'
     "Return a threshold and what was noted with it; raise `InputError` if there is none."
     noted = found if isinstance(found, dict) else {"threshold": found}
+    if any(isinstance(value, str | bytes) for value in noted.values()):
+        raise InputError(f"{about} returned {found!r}. {FORM}")
     try: noted = {str(name): float(value) for name, value in noted.items()}
     except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"{about} returned {found!r}. {FORM}") from e
     if not math.isfinite(noted.get("threshold", math.nan)): raise InputError(f"{about} returned {found!r}. {FORM}")

@@ -52,11 +52,12 @@ def shares_of_best(
 def over_cases(
     shares: pd.DataFrame,  # from `shares_of_best`
     score: str = PUBLISHED,
-) -> pd.DataFrame:  # index: protocol; sees, share, se (over cases), lowest, where, HOS, cases; best share first
+) -> pd.DataFrame:  # index: protocol; sees, share, se (over cases), lowest, where, HOS, cases, seeds; best share first
     "Return means over cases by one score."
     here = shares[shares.score == score]
     rows = {protocol: dict(sees=sees(protocol), share=each.share.mean(), se=each.share.sem(), lowest=each.share.min(),
-                           where=each.case[each.share.idxmin()], HOS=each.HOS.mean(), cases=len(each))
+                           where=each.case[each.share.idxmin()], HOS=each.HOS.mean(), cases=len(each),
+                           seeds=int(each.n.sum()))
             for protocol, each in here.groupby("protocol", sort=False) if each.share.notna().any()}
     if not rows: return pd.DataFrame()
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("share", ascending=False)
@@ -68,7 +69,8 @@ def threshold_rows(
 ) -> list[dict[str, str]]:  # a row for each protocol, in percent; empty: there is nothing by that score
     "Return the table as texts."
     return [{"protocol": name, "sees": row.sees, "share of the best": plus_minus(100*row.share, 100*row.se, row.cases),
-             "lowest": f"{100*row.lowest:.1f} ({row['where']})", "HOS": f"{100*row.HOS:.1f}"}
+             "lowest": f"{100*row.lowest:.1f} ({row['where']})", "HOS": f"{100*row.HOS:.1f}",
+             "cases": str(row.cases), "seeds of them": str(row.seeds)}
             for name, row in over_cases(shares, score).iterrows()]
 
 # %% ../../nbs/results/24_thresholds.ipynb #0197573d

@@ -12,6 +12,7 @@ __all__ = ['NAMES', 'NOTHING', 'HEADLINE', 'find_folder', 'find_record', 'flatte
 # %% ../../nbs/runs/12_diff.ipynb #e32525bb
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 from ..core import InputError, later
@@ -29,7 +30,8 @@ def find_folder(
     "Return a run's folder by its name; raise `InputError` if no run has it, or several have."
     place, runs = user_path(name), open_store(store).folder/"runs"
     if str(name) and place.is_dir(): return place
-    found = sorted(runs.glob(f"{name}*"))
+    if len(place.parts) > 1: raise InputError(f"run: there is no folder {place}. `moosa list runs` names all.")
+    found = sorted(runs.glob(f"{escape(place.name)}*/"))
     if len(found) == 1: return found[0]
     said = ": " + ", ".join(p.name for p in found[:6]) if found else ""
     raise InputError(f"run: {len(found)} runs in {runs} begin with {name!r}{said}; expected one. "

@@ -110,6 +110,7 @@ def grid_path(
     for path in (user_path(name), study/user_path(name), folder/name, folder/f"{name}.yaml"):
         if os.path.isfile(path): return path  # False also for what can be no file's name
     known = [p.name for p in sorted(folder.glob("*.yaml"))]
+    if len(user_path(name).parts) > 1: raise InputError(f"grid: there is no file {user_path(name)}.")
     if str(name) != "grid.yaml": one_of("grid", str(name), known)
     raise InputError(f"grid: there is no grid.yaml here. Name one, make a study by `moosa new NAME`, or use one of: "
                      f"{', '.join(known)}.")

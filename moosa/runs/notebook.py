@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..core import SAFE_PATH, InputError, RunFailed, atomic_write, environment, write_json
+from ..core import NO_ROOM, SAFE_PATH, InputError, RunFailed, atomic_write, environment, write_json
 from ..data.processes import die_with
 from .lock import Busy, hold
 from .process import (ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, kills_by_memory, launch,
@@ -87,6 +87,9 @@ def execute_notebook(
         by_system = kills_by_memory() > killed
         why = "out of memory: the system killed it" if by_system else "out of memory, or killed from outside"
         raise RunFailed(f"the notebook's process died: {why}", output, lost=True) from None
+    except OSError as e:
+        if e.errno not in NO_ROOM: raise
+        raise InputError(f"cannot write {output}: {e.strerror}. Make room, and start again.") from e
     except (ZMQError, RuntimeError) as e:  # it did not start, or did not answer
         raise RunFailed(f"the notebook's process could not be reached: {e}", output, lost=True) from None
     finally:

@@ -101,8 +101,12 @@ def serve(
             if not (pid := os.fork()):
                 line.close()
                 _born(**json.loads(asked))
-            line.sendall(f"{pid}\n".encode())
-            line.sendall(f"{_end_of(pid, line)}\n".encode())
+            try:
+                line.sendall(f"{pid}\n".encode())
+                line.sendall(f"{_end_of(pid, line)}\n".encode())
+            except OSError:  # the launcher is gone
+                stop_tree(pid)
+                sys.exit()
 
 # %% ../../nbs/runs/07_warm.ipynb #0c2f7d91
 def _born(command: Sequence[str], **clothes):
