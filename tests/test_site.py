@@ -112,6 +112,12 @@ def test_cells_that_only_test_are_folded(source, folds):
 def test_names_are_not_linked_within_links(found, written): assert docs.unnested(found) == written
 
 
+def test_code_is_not_changed_with_the_text_around_it():
+    text = "a\n\n````{.python}\na ```a```\n````\n\na\n\n```{=html}\n<a>\n```\n\n```\na\n```"
+    assert docs.outside_code(text, lambda part: part.replace("a", "b")) == (
+        "b\n\n````{.python}\na ```a```\n````\n\nb\n\n```{=html}\n<b>\n```\n\n```\na\n```")
+
+
 def formula(tex: str, kind: str = "inline") -> str:
     ends = r"\(\)" if kind == "inline" else r"\[\]"
     return site_html.offline(f'<span class="math {kind}">{ends[:2]}{tex}{ends[2:]}</span>')

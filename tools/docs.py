@@ -35,6 +35,7 @@ PAPERS = "CHANGELOG.md", "CONTRIBUTING.md"  # pages that lie beside nbs/
 LAB = "http://localhost:8888/lab/tree"  # where `make lab` serves the project
 NESTED = re.compile(r"\[(`[^`\n]+`)\]\(/[^)\s]*\)(?=(?:`[^`]*`|[^\[\]`])*\]\()")  # within the text of a link
 FOLDED = re.compile(r"<summary><strong>(.+?)</strong></summary>")  # a section of a report (moosa.results.folding)
+BLOCK = re.compile(r"^(`{3,})(\{=html\})?.*?^\1`*[ \t]*$", re.M | re.S)  # of code, or of HTML
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
@@ -78,6 +79,15 @@ def unnested(text: str) -> str:
     return found if found == text else unnested(found)
 
 
+def outside_code(text: str, change) -> str:
+    "Markdown as a function changes it; blocks of code stay."
+    done, at = [], 0
+    for block in BLOCK.finditer(text):
+        done += [change(text[at:block.start()]), change(block[0]) if block[2] else block[0]]
+        at = block.end()
+    return "".join(done) + change(text[at:])
+
+
 def place(path: str, page: str, site: Path) -> str:
     "What a page of the site writes for a link to `path`. Linked files that are no pages are copied."
     path = next((f"nbs/{shown}" for shown, executed in EXECUTED.items() if path == f"figures/{executed}"), path)
@@ -100,14 +110,14 @@ def fit(nb, page: str, site: Path, title: str) -> str:
     for cell in nb.cells:
         documents = "show_doc(" in cell.source
         fold(cell)
-        if cell.cell_type == "markdown": cell.source = relinked(cell.source)
+        if cell.cell_type == "markdown": cell.source = outside_code(cell.source, relinked)
         # line numbers are hidden by styles.css, which wraps line by line
         elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"
         for out in cell.get("outputs", []):
             data = out.get("data", {})
             if documents and "text/markdown" in data: data["text/markdown"] = documented(data["text/markdown"])
             for kind in ("text/markdown", "text/html"):
-                if kind in data: data[kind] = relinked(data[kind] or "")  # of an empty text IPython makes none
+                if kind in data: data[kind] = outside_code(data[kind] or "", relinked)  # IPython has None for ""
             resize(cell, out)
     nb.cells = listed_once(nb.cells)
     head(nb, page, title)
