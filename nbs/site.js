@@ -1,6 +1,7 @@
 // Search and the switch of the theme. What is searched is in pagefind/, made by tools/site_search.py.
 const root = new URL(document.querySelector('meta[name="smalldocs:offset"]').content, location.href);
-const SECTIONS = { Start: 1.5, "How-to": 1.6, Explore: 1.2, Method: 1.3, Concepts: 1.3, Results: .6, Project: .6 };
+const SECTIONS = { Start: 1.5, "How-to": 1.6, Explore: 1.2, Method: 1.3, Concepts: 1.3, Results: 1.4, Project: .6 };
+const FOLDERS = { cli: 1.3, experiments: .6 }; // commands, and reports of grids
 const NO_WORDS = new Set(("a an and are as at be by can do does for from has have how i in is it its me my " +
   "of on or our the their there this to use using we what when where which who why will with you your").split(" "));
 const READ = 30; // pages that are weighed against each other, of the best that Pagefind finds
@@ -27,14 +28,20 @@ function share(asked, text) {
 // How well a name fits a question: 1 if both have the same words.
 const fit = (asked, name) => share(asked, name) * share(words(name.replace(/[._-]/g, " ")), asked.join(" "));
 
-// A page is worth what Pagefind says, and by its section; more where its title, another name of it (nbs/search.yml), or
+// How much a kind of page counts; how-tos twice where somebody asks how.
+function weight(page, how) {
+  const folder = page.url.replace(/^\//, "").split("/")[0];
+  return (FOLDERS[folder] || SECTIONS[page.meta.section] || 1) * (how && page.meta.section === "How-to" ? 2 : 1);
+}
+
+// A page is worth what Pagefind says, and by its kind; more where its title, another name of it (nbs/search.yml), or
 // a definition in it is what was asked.
-function worth({ score, page }, asked) {
-  const { title = "", also = "", address = "", about = "", section } = page.meta;
+function worth({ score, page }, asked, how) {
+  const { title = "", also = "", address = "", about = "" } = page.meta;
   const named = Math.max(...also.split(", ").map((name) => fit(asked, name)));
   const titled = Math.max(fit(asked, title), fit(asked, address)) + share(asked, title) / 2;
   const defines = page.sub_results.some((part) => part.title.toLowerCase() === asked.join(" ")) ? 4 : 0;
-  return Math.sqrt(score) * (1 + 10 * named + 5 * titled + defines + share(asked, about)) * (SECTIONS[section] || 1);
+  return Math.sqrt(score) * (1 + 10 * named + 5 * titled + defines + share(asked, about)) * weight(page, how);
 }
 
 // The pages that hold all words of a question; where there are few, also those with some of them.
@@ -66,7 +73,8 @@ export async function ask(question) {
   const all = words(question), asked = all.filter((word) => !NO_WORDS.has(word));
   if (!all.length) return [];
   const kept = asked.length ? asked : all, hits = (await found(kept)).filter((hit) => meant(hit.page, kept));
-  return hits.sort((a, b) => worth(b, kept) - worth(a, kept)).slice(0, 12).map((hit) => hit.page);
+  const value = new Map(hits.map((hit) => [hit, worth(hit, kept, all.includes("how"))]));
+  return hits.sort((a, b) => value.get(b) - value.get(a)).slice(0, 12).map((hit) => hit.page);
 }
 
 function node(tag, attributes = {}, ...inside) {
@@ -140,4 +148,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   open();
 });
+// A section of a report that is folded opens when an address or a link names it.
+function unfold() {
+  const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const section = named && named.closest("details");
+  if (!section || section.open) return;
+  section.open = true;
+  named.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+unfold();
 document.querySelector(".site-theme").addEventListener("click", () => window.smalldocsToggleScheme());

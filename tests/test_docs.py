@@ -2,16 +2,12 @@
 comes from elsewhere.
 """
 import ast
-import functools
-import http.server
 import itertools
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,11 +17,10 @@ import pytest
 import site_html
 import site_reference
 import yaml
+from site_pages import Page, cut, faults, opened, words_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT/"_docs"
-CHROMIUM_ARGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-                 "--disable-component-update --disable-sync").split()
 
 
 def listed() -> list[str]:
@@ -119,19 +114,6 @@ def test_formulas_need_no_script():
 
 # --- the built site ---------------------------------------------------------------------------------------------------
 
-class Page(HTMLParser):
-    def __init__(self, path: Path):
-        super().__init__()
-        self.ids, self.links, self.fetched = [], [], []
-        self.text = path.read_text("utf-8")
-        self.feed(self.text)
-
-    def handle_starttag(self, tag, attrs):
-        for name, value in attrs:
-            if name == "id": self.ids.append(value)
-            elif name in ("href", "src") and value: (self.links if tag == "a" else self.fetched).append(value)
-
-
 @pytest.fixture(scope="module")
 def pages() -> dict[Path, Page]:
     done = subprocess.run([sys.executable, ROOT/"tools"/"docs.py"], cwd=ROOT, capture_output=True, text=True,
@@ -165,6 +147,40 @@ def test_pages_show_no_leftovers(pages):
     shown = {path: unescape(re.sub(r"</?(span|a)\b[^>]*>", "", page.text)) for path, page in pages.items()
              if SITE/"source" not in path.parents}
     assert not [(path.name, word) for path, text in shown.items() for word in bad if word in text]
+
+
+def test_links_are_not_read_as_text(pages):
+    "As of a link within the text of another."
+    assert not [(path.name, text) for path, page in written(pages).items()
+                for text in re.findall(r".{0,40}\]\(.{0,40}", words_of(page))]
+
+
+def test_outputs_say_nothing_of_the_machine(pages):
+    "No library's warning, no place in memory, no path of an installed package."
+    bad = re.compile(r"\w{1,30}Warning: .{0,40}|.{0,40} at 0x[0-9a-f]|.{0,40}site-packages")
+    shown = {path: re.sub(r'<pre class="sourceCode.*?</pre>', "", page.text, flags=re.S)
+             for path, page in written(pages).items()}
+    assert sum(text.count("<pre><code>") for text in shown.values()) > 100
+    assert not [(path.name, said) for path, text in shown.items()
+                for said in bad.findall(unescape(re.sub(r"<[^>]+>", "", text)))]
+
+
+def test_listings_are_the_source_and_stand_once(pages):
+    "Each is a part of its module as it is; no exported definition is shown open, too."
+    for module, page in modules(pages).items():
+        listings = re.findall(r"<summary>Source</summary>.*?<pre\b[^>]*>(.*?)</pre>", page.text, re.S)
+        code = module.read_text("utf-8")
+        for listing in listings: assert unescape(re.sub(r"<[^>]+>", "", listing)).strip() in code, module
+        opened = re.findall(r"<summary>Exported source</summary>.*?<pre\b[^>]*>(.*?)</pre>", page.text, re.S)
+        names = re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", unescape(re.sub(r"<[^>]+>", "", "\n".join(opened))), re.M)
+        assert not names, module
+
+
+def test_folded_sections_can_be_cited(pages):
+    report = pages[SITE/"experiments"/"methods_report.html"]
+    folded = re.findall(r'<summary>\s*<h\d id="([\w-]+)"', report.text)
+    assert len(folded) > 8 and {f"#{name}" for name in folded} <= set(report.links)
+    assert "<summary><strong>" not in "".join(page.text for page in written(pages).values())
 
 
 def test_every_exported_definition_is_documented_in_order(pages):
@@ -239,32 +255,11 @@ def test_notebooks_can_be_opened_and_had(pages):
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-
-
 @pytest.fixture(scope="module")
 def browser(pages):
     "A function that opens a tab; its `site` is the site's address, its `problems` what went wrong in it."
     if not shutil.which("chromium"): pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server, sync_playwright() as playwright:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        program = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGS)
-
-        def tab(width: int, **kwargs):
-            tab = program.new_page(viewport={"width": width, "height": 900}, **kwargs)
-            tab.site, tab.problems = f"http://127.0.0.1:{server.server_port}", []
-            tab.on("console", lambda m: tab.problems.append(f"{tab.url}: {m.text}") if m.type == "error" else None)
-            tab.on("pageerror", lambda e: tab.problems.append(f"{tab.url}: {e}"))
-            tab.on("requestfailed", lambda r: tab.problems.append(f"{tab.url}: {r.url} failed"))
-            return tab
-
-        yield tab
-        program.close()
-        server.shutdown()
+    with opened(SITE) as tab: yield tab
 
 
 def test_pages_open_in_a_browser(pages, browser):
@@ -283,21 +278,70 @@ def test_pages_open_in_a_browser(pages, browser):
     assert not tab.problems, "\n".join(tab.problems)
 
 
-# One of each kind of page. Rules of axe: WCAG 2.1 A and AA, and order and names of what is there.
+def test_nothing_is_cut_on_a_phone(browser):
+    tab, found = browser(390), []
+    for page in ("reference", "glossary", "protocols", "results", "cli/moosa-run", "evaluation/pretext_tasks"):
+        tab.goto(f"{tab.site}/{page}.html")
+        found += [f"{page}: {text}" for text in cut(tab)]
+    assert not found, "\n".join(found)
+
+
+def test_tables_can_be_read_on_a_phone(browser):
+    tab = browser(390)
+    tab.goto(f"{tab.site}/protocols.html")
+    first, second = tab.locator("main table").first.locator("tbody tr").first.locator("td").all()[:2]
+    assert second.bounding_box()["width"] > 120
+    at = first.bounding_box()["x"]
+    first.evaluate("cell => { cell.closest('.sd-table, .cell-output-display').scrollLeft = 100; }")
+    assert abs(first.bounding_box()["x"] - at) < 20 and second.bounding_box()["x"] < at + 60
+
+
+def test_words_in_heads_of_tables_are_whole(browser):
+    tab = browser(1400)
+    for page in ("methods/cmrf", "cli/moosa-run", "data/motion"):
+        tab.goto(f"{tab.site}/{page}.html")
+        lines = tab.locator("table.parameters th").evaluate_all("""(cells) => cells.map((cell) => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return [cell.textContent, range.getClientRects().length];
+        })""")
+        assert lines and not [text for text, count in lines if " " not in text and count > 1], page
+
+
+def test_a_section_opens_when_its_address_is_visited(browser):
+    tab = browser(1400)
+    tab.goto(f"{tab.site}/experiments/methods_report.html")
+    heading = tab.locator("summary > h2").nth(1)
+    assert not tab.locator("details[open]").count()
+    tab.goto(f"{tab.site}/experiments/methods_report.html#{heading.get_attribute('id')}")
+    tab.locator("details[open]").wait_for()
+    assert tab.locator("details[open] > summary").inner_text() == heading.inner_text() and not tab.problems
+
+
+def test_jupyterlab_is_offered_where_it_may_run(browser):
+    tab = browser(1400)
+    for host, there in (("127.0.0.1", True), ("localhost", True), ("docs.localhost", False)):
+        tab.goto(f"{tab.site.replace('127.0.0.1', host)}/index.html")
+        assert tab.get_by_role("link", name="Open in JupyterLab").is_visible() == there, host
+    tab.goto((SITE/"index.html").as_uri())
+    assert tab.get_by_role("link", name="Open in JupyterLab").is_visible()
+
+
+def test_subscripts_lie_below_the_line(browser):
+    "Where a font for formulas is installed, the pages' style finds it."
+    fonts = subprocess.run(["fc-list", ":", "family"], capture_output=True, text=True).stdout
+    if "Math" not in fonts: pytest.skip("no font for formulas is installed")
+    tab = browser(1400)
+    tab.goto(f"{tab.site}/methods/cmrf.html")
+    base, index = tab.locator("math msub").first.locator("> *").all()
+    bottoms = [part.bounding_box()["y"] + part.bounding_box()["height"] for part in (base, index)]
+    assert bottoms[1] > bottoms[0] + 1
+
+
+# One of each kind of page.
 KINDS = ("index.html", "tutorials/your_own_data.html", "reference.html", "experiments/split.html",
          "experiments/ablation_report.html", "methods/moosa.html", "synth/sounds.html", "cli/moosa-run.html",
          "deviations.html", "CHANGELOG.html", "source/moosa/methods/moosa.html")
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
-NOT_RULES = {"empty-table-header": {"enabled": False}}  # of a formula in a head, which is read aloud
-
-
-def faults(tab) -> list[str]:
-    "What axe finds on a tab's page."
-    from axe_playwright_python.sync_playwright import Axe
-
-    options = {"runOnly": {"type": "tag", "values": RULES}, "rules": NOT_RULES, "resultTypes": ["violations"]}
-    found = Axe().run(tab, options=options).response["violations"]
-    return [f"{tab.url}: {fault['id']}: {node['html'][:200]}" for fault in found for node in fault["nodes"]]
 
 
 @pytest.mark.parametrize("scheme, width", [("light", 1400), ("dark", 390)])
@@ -370,6 +414,10 @@ QUESTIONS = {
     "which method is significantly better": "results/compare", "moosa data check": "cli/moosa-data-check",
     "exit code": "tutorials/commands", "return code": "tutorials/commands"}
 
+# Question -> a page that is to be among the first three.
+NEAR = {"license": "index", "threshold": "which_threshold", "which score is best": "which_threshold",
+        "how do I resume": "tutorials/cluster", "corruption": "cli/moosa-corrupt", "moosa-x": "when_moosa_helps"}
+
 
 def test_the_search_finds_words(browser):
     tab = browser(1400)
@@ -383,3 +431,14 @@ def test_the_search_finds_words(browser):
               if found[question][:1] != [f"/{page}.html"]}
     assert len(QUESTIONS) == 32 and len(missed) <= 5, missed
     assert tab.evaluate(asked, ["qwxzv"]) == [[]]
+    near = dict(zip(NEAR, tab.evaluate(asked, list(NEAR))))
+    assert not {question: near[question][:3] for question, page in NEAR.items()
+                if f"/{page}.html" not in near[question][:3]}
+
+
+def test_a_hit_is_named_after_its_part(browser):
+    tab = browser(1400)
+    tab.goto(f"{tab.site}/index.html")
+    parts = tab.evaluate("""async () => (await (await import(new URL('site.js', location.href))).ask('cite'))[0]
+        .sub_results.map((part) => [part.title, part.url])""")
+    assert parts[0] == ["Cite, contribute, licences", "/index.html#cite-contribute-licences"]

@@ -66,7 +66,28 @@ def test_what_is_not_understood_stays(module):
     file = module("class K(Other): pass\n")
     unknown, odd = shown("other", file, "def other():"), shown("K", file, "def K(\n    x=<object>\n):")
     for doc in ("no documentation", unknown, odd):
-        assert site_reference.documented(doc) == doc
+        assert site_reference.documented(doc) == site_reference.tidy(doc)
+
+
+def test_docstrings_cite_with_links_and_listings_are_the_source(module, monkeypatch):
+    monkeypatch.setattr(site_reference, "sections", lambda: {"4.1": "who"})
+    text = "def f(x):\n    'Return it (ref 4.1): `ref 4.1`, moosa.x.Y.'\n    return x\n"
+    doc = shown("f", module(text), "def f(x):").replace("Return it.", "Return it (ref 4.1): `ref 4.1`.")
+    told, listing = site_reference.documented(doc).split("````", 1)
+    assert "([ref 4.1](/reference.html#who)): `ref 4.1`." in told and text in listing
+
+
+def test_code_that_is_listed_is_not_shown_again():
+    listing = f"### f\n\n````{{.python {site_reference.LISTED}}}\ndef f(): pass\n````"
+    doc = nbformat.v4.new_code_cell("show_doc(f)")
+    doc.outputs = [nbformat.v4.new_output("display_data", {"text/markdown": listing})]
+    flags = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+    once, both, other = (nbformat.v4.new_code_cell(flags + code) for code in (
+        "@cache\ndef f():\n    pass", "A = 1\n\n\ndef f():\n    pass\n\n\ndef g(): pass", "B = 2"))
+    example = nbformat.v4.new_code_cell("def f(): pass")
+    kept = site_reference.listed_once([doc, once, both, other, example])
+    assert [cell.source.removeprefix(flags) for cell in kept] == [
+        "show_doc(f)", "A = 1\n\ndef g(): pass\n", "B = 2\n", "def f(): pass"]
 
 
 @pytest.mark.parametrize("source, folds", [
@@ -79,6 +100,43 @@ def test_cells_that_only_test_are_folded(source, folds):
     told = nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("stream", text="1")])
     site_reference.fold(told)
     assert told.source == source  # an example is read with its output
+
+
+# --- links and formulas -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("found, written", [
+    ("the score [[`n`](/e/p.html#n)](../p.ipynb#n),", "the score [`n`](../p.ipynb#n),"),
+    ("[a [`b`](/b.html) and [`c`](/c.html)](d.ipynb), [`e`](/e.html)", "[a `b` and `c`](d.ipynb), [`e`](/e.html)"),
+    ("[`a[0]`'s [`b`](/b.html)](c.ipynb)", "[`a[0]`'s `b`](c.ipynb)"),
+    ("[0, 1], [`e`](/e.html) and [f](g.ipynb)", "[0, 1], [`e`](/e.html) and [f](g.ipynb)")])
+def test_names_are_not_linked_within_links(found, written): assert docs.unnested(found) == written
+
+
+def test_code_is_not_changed_with_the_text_around_it():
+    text = "a\n\n````{.python}\na ```a```\n````\n\na\n\n```{=html}\n<a>\n```\n\n```\na\n```"
+    assert docs.outside_code(text, lambda part: part.replace("a", "b")) == (
+        "b\n\n````{.python}\na ```a```\n````\n\nb\n\n```{=html}\n<b>\n```\n\n```\na\n```")
+
+
+def formula(tex: str, kind: str = "inline") -> str:
+    ends = r"\(\)" if kind == "inline" else r"\[\]"
+    return site_html.offline(f'<span class="math {kind}">{ends[:2]}{tex}{ends[2:]}</span>')
+
+
+@pytest.mark.parametrize("tex", [r"\arg\min_T x", r"\big\| a", r"\begin{aligned} a &amp;= b \end{aligned}"])
+def test_what_would_show_as_tex_ends_the_build(tex):
+    with pytest.raises(SystemExit, match="a formula that would show as"): formula(tex, "display")
+
+
+def test_formulas_are_drawn():
+    assert "kl_matching" in formula(r"\text{kl\_matching} = 1")
+    assert formula(r"\begin{split} a &amp;= b \\ &amp;+ c \end{split}", "display").count("<mtr>") == 2
+
+
+def test_full_stops_stay_with_their_formulas():
+    one, long = formula("v_n"), formula("+".join("abcdefghijklmnopqrstuvwxyz"))
+    made = site_html.glued(f"({one}), {one} a {one}. {long}.")
+    assert made == (f'<span class="glued">({one}),</span> {one} a <span class="glued">{one}.</span> {long}.')
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -171,6 +229,8 @@ def test_the_search_reads_prose_before_code_and_no_folded_parts():
     read = site_search.entry("a/my_room.html", page, "How-to", "my data")
     assert "menu" not in read and "Tests" not in read and "prose" in read
     assert '<div data-pagefind-weight="0.2" class="cell-output">' in read
+    part = '<main><section id="a-part" class="level2">\n<h2 class="anchored" data-anchor-id="a-part">A part</h2>'
+    assert '<h2 id="a-part" class="anchored"' in site_search.readable(f"{part}</section></main>")
     for name, value in dict(section="How-to", also="my data", address="a my room", about="One line").items():
         assert f'data-pagefind-meta="{name}">{value}</p>' in read
 

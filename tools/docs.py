@@ -27,12 +27,15 @@ import site_pictures
 from executed import EXECUTED, NBS, ROOT, files, notebooks, source
 from glossary_links import link_page
 from site_commands import FOLDER, write_commands
-from site_reference import documented, fold, tidy
+from site_reference import documented, fold, listed_once
 from site_search import write_index
 
 COMMANDS = f"{FOLDER}/*"  # where nbs/sidebar.yml wants the pages of the commands
 PAPERS = "CHANGELOG.md", "CONTRIBUTING.md"  # pages that lie beside nbs/
 LAB = "http://localhost:8888/lab/tree"  # where `make lab` serves the project
+NESTED = re.compile(r"\[(`[^`\n]+`)\]\(/[^)\s]*\)(?=(?:`[^`]*`|[^\[\]`])*\]\()")  # within the text of a link
+FOLDED = re.compile(r"<summary><strong>(.+?)</strong></summary>")  # a section of a report (moosa.results.folding)
+BLOCK = re.compile(r"^(`{3,})(\{=html\})?.*?^\1`*[ \t]*$", re.M | re.S)  # of code, or of HTML
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
 
 
@@ -70,6 +73,21 @@ def relink(text: str, page: str, place) -> str:  # place: path from the project'
     return LINK.sub(rewrite, text)
 
 
+def unnested(text: str) -> str:
+    "Links as they were written, where nbdev has linked a name within the text of one."
+    found = NESTED.sub(r"\1", text)
+    return found if found == text else unnested(found)
+
+
+def outside_code(text: str, change) -> str:
+    "Markdown as a function changes it; blocks of code stay."
+    done, at = [], 0
+    for block in BLOCK.finditer(text):
+        done += [change(text[at:block.start()]), change(block[0]) if block[2] else block[0]]
+        at = block.end()
+    return "".join(done) + change(text[at:])
+
+
 def place(path: str, page: str, site: Path) -> str:
     "What a page of the site writes for a link to `path`. Linked files that are no pages are copied."
     path = next((f"nbs/{shown}" for shown, executed in EXECUTED.items() if path == f"figures/{executed}"), path)
@@ -84,6 +102,7 @@ def place(path: str, page: str, site: Path) -> str:
 def fit(nb, page: str, site: Path, title: str) -> str:
     "Make a finished notebook fit the site: its title, addresses without numbers, linked files copied, tests folded."
     def relinked(text: str) -> str:
+        text = FOLDED.sub(r"<summary>\n\n## \1\n\n</summary>", unnested(text))
         text = re.sub(r"(\]\(/[\w/]+\.html#\w+)\.\w+", r"\1", text)  # a method is documented with its class
         return relink(text, page, lambda path: place(path, page, site))
 
@@ -91,15 +110,16 @@ def fit(nb, page: str, site: Path, title: str) -> str:
     for cell in nb.cells:
         documents = "show_doc(" in cell.source
         fold(cell)
-        if cell.cell_type == "markdown": cell.source = relinked(cell.source)
+        if cell.cell_type == "markdown": cell.source = outside_code(cell.source, relinked)
         # line numbers are hidden by styles.css, which wraps line by line
         elif cell.cell_type == "code": cell.source = f"#| code-line-numbers: true\n{cell.source}"
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            if documents and "text/markdown" in data: data["text/markdown"] = tidy(documented(data["text/markdown"]))
+            if documents and "text/markdown" in data: data["text/markdown"] = documented(data["text/markdown"])
             for kind in ("text/markdown", "text/html"):
-                if kind in data: data[kind] = relinked(data[kind] or "")  # of an empty text IPython makes none
+                if kind in data: data[kind] = outside_code(data[kind] or "", relinked)  # IPython has None for ""
             resize(cell, out)
+    nb.cells = listed_once(nb.cells)
     head(nb, page, title)
     return nbformat.writes(nb).replace(f"{ROOT}/", "")
 
@@ -117,7 +137,7 @@ def head(nb, page: str, title: str):
     front = yaml.safe_load(nb.cells[0].source.strip().strip("-")) if nb.cells[0].cell_type == "raw" else {}
     if front: nb.cells[0].source = f"---\n{yaml.safe_dump({**front, 'title': title}, allow_unicode=True)}---\n"
     up, written = "../"*page.count("/"), source(page).relative_to(ROOT).as_posix()
-    links = [f'<a href="{LAB}/{written}" title="where make lab runs on this machine">Open in JupyterLab</a>',
+    links = [f'<a href="{LAB}/{written}" class="only-here" title="where make lab runs">Open in JupyterLab</a>',
              f'<a href="{up}notebooks/{written}" download>Download notebook</a>']
     module = f"moosa/{plain(page).removesuffix('.ipynb')}"
     if (ROOT/f"{module}.py").exists(): links.append(f'<a href="{up}source/{module}.html">Source</a>')

@@ -8,16 +8,22 @@ TOOLS = ('<div class="site-tools"><button type="button" class="site-search-open"
          '<i class="bi bi-search" aria-hidden="true"></i> <span>Search</span></button>'
          '<button type="button" class="site-theme" aria-label="Dark or light" title="Dark or light">'
          '<i class="bi bi-circle-half" aria-hidden="true"></i></button></div>')
+# Pages that lie on the reader's machine, or are served from it, are told apart: only there is a JupyterLab to open.
+HERE = ("<script>if (/^(localhost|127[.]0[.]0[.]1|)$/.test(location.hostname)) "
+        'document.documentElement.classList.add("here")</script>')
 
 
 def formula(m: re.Match) -> str:
-    "MathML for a formula of a page."
+    "MathML for a formula of a page; it ends the build if a part is not understood."
     from latex2mathml.converter import convert
 
     tex = re.sub(r"\\(log|ln|exp)\b(?!\s*\()", r"\\\1\\,", html.unescape(m[3]))
-    if m[2] != "display": return m[1] + convert(tex, display="inline")
-    large = '<mo largeop="false" mathsize="150%">&#x02211;'
-    return m[1] + convert(tex, display="block").replace("<mo>&#x02211;", large)
+    tex = re.sub(r"\\text\{[^}]*\}", lambda words: words[0].replace(r"\_", "_"), tex)
+    made = convert(tex, display="block" if m[2] == "display" else "inline")
+    drawn = html.unescape(re.sub(r"<[^>]+>", "", made))
+    if "\\" in drawn or "&" in drawn: raise SystemExit(f"docs: a formula that would show as {drawn}: {tex}")
+    if m[2] != "display": return m[1] + made
+    return m[1] + made.replace("<mo>&#x02211;", '<mo largeop="false" mathsize="150%">&#x02211;')
 
 
 def offline(text: str) -> str:
@@ -25,6 +31,18 @@ def offline(text: str) -> str:
     text = re.sub(r'<(?:link|script)\b[^>]*"https://[^"]*katex[^>]*>(?:</script>)?', "", text)
     text = text.replace("<head>", '<head><link rel="icon" href="data:,">', 1)
     return re.sub(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](?=</span>)', formula, text, flags=re.S)
+
+
+def glued(text: str) -> str:
+    "Formulas stay on one line with the brackets and full stops that touch them, where a phone's line holds both."
+    formula = r'<span class="math inline">(?:(?!</span>).)*</span>'
+    touched = rf"[(\[“]+{formula}[)\].,;:?!”’…]*|{formula}[)\].,;:?!”’…]+"
+
+    def glue(m: re.Match) -> str:
+        letters = html.unescape(re.sub(r"<[^>]+>", "", m[0]))
+        return m[0] if len(letters) > 40 else f'<span class="glued">{m[0]}</span>'
+
+    return re.sub(touched, glue, text, flags=re.S)
 
 
 def headings_in_order(text: str) -> str:
@@ -55,7 +73,7 @@ def usable(text: str, up: str) -> str:  # up: from the page to the site's root, 
     for nav, name in (('class="page-navigation"', "previous and next"),
                       ('class="quarto-secondary-nav"', "sections"), ('id="quarto-sidebar"', "pages")):
         text = text.replace(f"<nav {nav}", f'<nav aria-label="{name}" {nav}')
-    return text.replace("</head>", f'<script type="module" src="{up}site.js"></script></head>', 1)
+    return text.replace("</head>", f'{HERE}<script type="module" src="{up}site.js"></script></head>', 1)
 
 
 def only_table_rows(text: str) -> str:
@@ -81,5 +99,5 @@ def lines_of_code(text: str) -> str:
 
 
 def mended(text: str, up: str) -> str:
-    for step in (offline, headings_in_order, only_table_rows, reachable, lines_of_code): text = step(text)
+    for step in (offline, glued, headings_in_order, only_table_rows, reachable, lines_of_code): text = step(text)
     return usable(text, up)

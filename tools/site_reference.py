@@ -16,6 +16,8 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = re.compile(r"\[source\]\(/blob/\w+/(?P<file>moosa/[\w/]+\.py)#L\d+\).*?^### (?P<name>\w+)$\n+"
                         r"^```python\n(?P<signature>.*?)^```$", re.M | re.S)
+LISTED = 'code-fold="true" code-summary="Source"'
+CITED = re.compile(r"(?P<code>(?P<ends>`+).+?(?P=ends))|\bref \d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*", re.S)
 DATA = {"dataclass", "NamedTuple", "TypedDict"}  # classes that are made of their fields
 
 
@@ -115,28 +117,64 @@ def table(node: ast.AST, said: dict[int, str]) -> str:
     return f'```{{=html}}\n<table class="parameters">{head}<tbody>{"".join(body)}</tbody></table>\n```\n'
 
 
+def first_line(node: ast.AST) -> int: return min([node.lineno, *(d.lineno for d in node.decorator_list)])
+
+
 def folded_source(node: ast.AST, lines: list[str]) -> str:
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    text = "\n".join(lines[first - 1:node.end_lineno])
-    return f'````{{.python .cell-code code-fold="true" code-summary="Source"}}\n{text}\n````\n'
+    text = "\n".join(lines[first_line(node) - 1:node.end_lineno])
+    return f"````{{.python .cell-code {LISTED}}}\n{text}\n````\n"
 
 
 def documented(doc: str) -> str:
-    "What `show_doc` wrote, with a short signature, a table of parameters, and the source."
+    "What `show_doc` wrote, tidied, with a short signature, a table of parameters, and the source as it is."
     m = DOCUMENTED.search(doc)
-    if not m: return doc
+    if not m: return tidy(doc)
     definitions, lines, said = module(m["file"])
     node = definitions.get(m["name"])
-    if node is None: return doc
+    if node is None: return tidy(doc)
     call = called(node)
     if call is None:  # as nbdev found it: of another class, or made by a function
         try: call, said = ast.parse(f"{m['signature'].rstrip()}\n    pass").body[0], comments(m["signature"])
-        except (SyntaxError, tokenize.TokenError): return doc
+        except (SyntaxError, tokenize.TokenError): return tidy(doc)
         call.returns = None
     short = signature(m["name"], call)
     rest = doc[m.end():].strip()
     before = doc[:m.start("signature")].replace("```python\n", "```{.python .signature code-line-numbers=true}\n")
-    return f"{before}{short}\n```\n\n{rest}\n\n{table(call, said)}\n{folded_source(node, lines)}"
+    told = tidy(f"{before}{short}\n```\n\n{rest}")
+    return f"{told}\n\n{table(call, said)}\n{folded_source(node, lines)}"
+
+
+def listed(cells: list) -> set[str]:
+    "The definitions whose source stands folded below their documentation."
+    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
+    texts = [out.get("data", {}).get("text/markdown") or "" for out in outputs]
+    return {name for text in texts if LISTED in text for name in re.findall(r"^### (\w+)$", text, re.M)}
+
+
+def exported(cell) -> bool:
+    "Whether nbdev shows a cell as one that is exported."
+    return cell.cell_type == "code" and 'code-summary: "Exported source"' in cell.source
+
+
+def without(source: str, names: set[str]) -> str:
+    "The source of a cell without the definitions of `names`; empty where nothing else is in it."
+    lines, rest = source.splitlines(), []
+    for node in ast.parse(source).body:
+        if getattr(node, "name", None) not in names: rest.append(node)
+        else: lines[first_line(node) - 1:node.end_lineno] = [None]*(node.end_lineno - first_line(node) + 1)
+    kept = "\n".join(line for line in lines if line is not None)
+    return re.sub(r"\n{3,}", "\n\n", kept).rstrip() + "\n" if rest else ""
+
+
+def listed_once(cells: list) -> list:
+    "The cells of a page, where code that is listed below its documentation is not shown again."
+    names, kept = listed(cells), []
+    for cell in cells:
+        if exported(cell) and not cell.outputs:
+            cell.source = without(cell.source, names)
+            if not cell.source: continue
+        kept.append(cell)
+    return kept
 
 
 def is_test(node: ast.AST) -> bool:
@@ -180,7 +218,7 @@ def tidy(doc: str) -> str:
         (r"\]\(/blob/\w+/(moosa/[\w/]+)\.py#L", r"](/source/\1.md#cb1-"),
         (r'\{target="_blank" style="[^"]*"\}', "{.source-link}"),
     ): doc = re.sub(pattern, new, doc)
-    return re.sub(r"\bref \d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*", cite, doc)
+    return CITED.sub(cite, doc)
 
 
 @functools.cache
@@ -192,5 +230,6 @@ def sections() -> dict[str, str]:
 
 
 def cite(m: re.Match) -> str:
-    "A docstring's `ref 4.1, 4.2` with links to the reference."
+    "A docstring's `ref 4.1, 4.2` with links to the reference; code stays."
+    if m["code"]: return m[0]
     return re.sub(r"(?:ref )?(\d+(?:\.\d+)?)", lambda n: f"[{n[0]}](/reference.html#{sections()[n[1]]})", m[0])

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_READ = (r"<thead\b.*?</thead>", r"<details\b.*?</details>", r"<nav\b.*?</nav>",
             r"<(math|svg|script|style|button|audio|video)\b.*?</\1>",
             r'\b(?:src|href|style|onclick|id|data-[a-z-]+)="[^"]{200,}"')
+HEADED = re.compile(r'<section id="([^"]+)"([^>]*)>(\s*<h[1-6])\b(?![^>]*\sid=)')
 MACHINE = '<div data-pagefind-weight="0.2" class="'  # code and what it printed counts less than prose
 SHOWN = "pagefind.js", "pagefind-entry.json", "pagefind-worker.js"
 
@@ -31,6 +32,7 @@ def readable(text: str) -> str:
     for pattern in NOT_READ: body = re.sub(pattern, " ", body, flags=re.S)
     body = body.removesuffix("</main>")
     body = re.sub(r"(?=</t[dh]>)", " ", body)
+    body = HEADED.sub(r'<section\2>\3 id="\1"', body)  # Pagefind tells parts of a page by headings with an address
     return re.sub(r'<div class="(?=code-copy-outer|cell-output)', MACHINE, body)
 
 
