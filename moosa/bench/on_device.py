@@ -100,7 +100,7 @@ def faster(
     "Return '1.2 times faster', or '1.2 times slower'."
     return f"{ratio:.2f} times faster" if ratio >= 1 else f"{1/ratio:.2f} times slower"
 
-
+# %% ../../nbs/bench/15_on_device.ipynb #5711a001
 def step_ways(sizes: Sizes, modalities: tuple[str, ...], splits: int,
               device: str) -> dict[str, Callable[[], torch.Tensor]]:  # 'plain', 'ours'
     "Return both ways to take a step, from the same weights, both with fused Adam."

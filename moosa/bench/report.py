@@ -148,7 +148,7 @@ def value_of(line: Mapping) -> str:
     digits = (d for d in range(3, 7) if goal is None or value == goal or number(value, d) != number(goal, d))
     return number(value, next(digits, 7))
 
-
+# %% ../../nbs/bench/17_report.ipynb #5711a002
 def table(result: Mapping) -> pd.DataFrame:  # of text
     "Return a table with one row per line."
     rows = []

@@ -153,7 +153,7 @@ class PackedMedia:
         film, pack = self.dataset.media(clip, modality), self.packs.get((clip.domain, modality))
         return (pack and pack.film(film, clip.clip, self.dataset.root)) or film
 
-
+# %% ../../nbs/data/39_film_packs.ipynb #5711a005
 def sides_of(dataset) -> dict[str, int]:  # modality -> pixels of the short side
     "Return which modalities are seen as frames, and how large they are before a view crops them."
     return {m: recipe.short_side for m, recipe in dataset.recipes.items() if isinstance(recipe, FrameRecipe)}
@@ -191,7 +191,7 @@ def look(job: Job) -> Place:  # with offset 0
     _, height, width, channels = resize_short(job.film.read([0]), job.side).shape
     return Place(job.clip, 0, job.film.frames, height, width, channels, float(job.film.fps), job.stamp)
 
-
+# %% ../../nbs/data/39_film_packs.ipynb #5711a006
 AT_ONCE = 32  # frames that are decoded before they are written
 
 

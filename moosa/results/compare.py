@@ -348,7 +348,7 @@ def comparisons(
     pairs = pairs_of(results)
     return "\n".join(f"- {sentence(compare(p, baseline=p.columns[0]), heading)}" for heading, p in pairs.items())
 
-
+# %% ../../nbs/results/07_compare.ipynb #5711a003
 def all_differences(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> pd.DataFrame:  # a row per number and case, as texts; empty where there is nothing to compare

@@ -74,7 +74,7 @@ def check_judges(
     check_name("score", spec.score, SCORES)
     check_name("protocol", spec.protocol, PROTOCOLS)
 
-
+# %% ../../nbs/runs/03_resolve.ipynb #5711a004
 def judged_by(
     spec: Spec,
     method: Method,
