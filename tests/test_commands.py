@@ -186,6 +186,11 @@ def test_data(data_dir, tmp_path):
     write_video(tmp_path/"films"/"a.mp4", np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8))
     assert "1 done" in moosa("data", "make-flow", tmp_path/"films", tmp_path/"flow", "--method", "farneback",
                              "--workers", 1)
+    for name in (f"{d}/{c}/{n}.mp4" for d in "ab" for c in "xy" for n in (1, 2)):
+        write_video(tmp_path/"clips"/name, np.random.default_rng(0).integers(0, 255, (8, 48, 64, 3), np.uint8))
+    said = moosa("data", "pack", tmp_path/"clips", "--modalities", "video", "--extractors", "video=small-video",
+                 "--data-options", "audio_format=convert", "--workers", 1, "--dry-run", "--data-dir", tmp_path)
+    assert said.count("to pack") == 2, said  # a pack for each domain
     # one film, which has no sound
     assert "1 " in moosa("data", "make-audio", tmp_path/"films", tmp_path/"sound", "--workers", 1)
 

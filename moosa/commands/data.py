@@ -171,7 +171,8 @@ def data_pack(
     from moosa.runs.lists import open_dataset
 
     described, chosen = dataset_class(name), split_names(modalities or "")
-    spec = spec_from(dict(dataset=name, target=described.domains[0], modalities=chosen or described.modalities,
+    spec = spec_from(dict(dataset=name, target=described.domains[0], setting="in-domain", unknown=[],
+                          modalities=chosen or described.modalities,
                           extractors=key_values(extractors, "--extractors", "video=slowfast"),
                           data_options=key_values(data_options, "--data-options", "frame_index=repaired")))
     print_packs(pack_films(open_dataset(spec, data_dir), data_dir, chosen, workers, dry_run))
