@@ -66,7 +66,7 @@ def test_a_film_that_cannot_be_read_is_left_out_and_told_of(generated, tmp_path)
     bad = dataset.media(clip, "video").path
     bad.write_bytes(b"no film")
     done = pack(tmp_path, "--modalities", "video", "--workers", 1)
-    assert done.returncode == 1 and f"bad: {bad}: " in done.stdout and done.stdout.count("packed") == 3 + 1
+    assert done.returncode == 1 and f"bad: {bad}: unreadable" in done.stdout and done.stdout.count("packed") == 3 + 1
     medium = with_packs(dataset, tmp_path).media(clip, "video")
     assert not isinstance(medium, PackedFilm)
     os.truncate(next((tmp_path/"packed").rglob("human-video-*.frames")), 10)

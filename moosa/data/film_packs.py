@@ -12,9 +12,7 @@ import copy
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import InputError, one_of, read_table, write_table
+from ..core import NO_ROOM, InputError, one_of, read_table, write_table
 from .badclip import BadClip
 from .films import VideoFile
+from .flow import why
 from .in_files import MediaData
 from .media import FlowFiles, PictureFilm
 from .processes import each
@@ -187,9 +186,10 @@ class Job:
 
 def look(job: Job) -> Place:  # with offset 0
     "Return how much room a film takes; raise `BadClip` if it cannot be read."
-    if job.film.frames < 1: raise BadClip(job.film.path, "too-short", "it has no frame.")
-    _, height, width, channels = resize_short(job.film.read([0]), job.side).shape
-    return Place(job.clip, 0, job.film.frames, height, width, channels, float(job.film.fps), job.stamp)
+    film = copy.deepcopy(job.film)  # which is open once it was read: a job's own stays shut, for there are thousands
+    if film.frames < 1: raise BadClip(film.path, "too-short", "it has no frame.")
+    _, height, width, channels = resize_short(film.read([0]), job.side).shape
+    return Place(job.clip, 0, film.frames, height, width, channels, float(film.fps), job.stamp)
 
 # %% ../../nbs/data/39_film_packs.ipynb #5711a006
 AT_ONCE = 32  # frames that are decoded before they are written
@@ -197,12 +197,12 @@ AT_ONCE = 32  # frames that are decoded before they are written
 
 def put(job: Job):
     "Decode a film, and write it to its place; raise `BadClip` if that cannot be done."
-    place, row = job.place, job.place.size//job.place.frames
+    film, place, row = copy.deepcopy(job.film), job.place, job.place.size//job.place.frames
     with open(job.path, "r+b") as file:
         for start in range(0, place.frames, AT_ONCE):
-            frames = resize_short(job.film.read(range(start, min(start + AT_ONCE, place.frames))), job.side)
+            frames = resize_short(film.read(range(start, min(start + AT_ONCE, place.frames))), job.side)
             if frames.shape[1:] != place.shape[1:]:
-                raise BadClip(job.film.path, "mismatch", f"pictures of {frames.shape[1:]} after {place.shape[1:]}.")
+                raise BadClip(film.path, "mismatch", f"pictures of {frames.shape[1:]} after {place.shape[1:]}.")
             file.seek(place.offset + start*row)
             file.write(np.ascontiguousarray(frames))
 
@@ -232,16 +232,18 @@ def write_pack(
     path: Path,
     workers: int | None,  # processes; None: one per CPU
 ) -> dict[str, Exception]:  # clip that is left out -> why
-    "Decode films into a file, and write its table."
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    "Decode films into a file, and write its table; raise `InputError` if the disk is full before it is whole."
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file: file.truncate(sum(job.place.size for job in jobs))
-        done = each(put, [replace(job, path=Path(temporary)) for job in jobs], workers, f"pack {path.stem}", "film")
+        with open(temporary, "wb") as file: file.truncate(sum(job.place.size for job in jobs))
+        done = each(put, [replace(job, path=temporary) for job in jobs], workers, f"pack {path.stem}", "film")
+        if any(isinstance(found, OSError) and found.errno in NO_ROOM for found in done):
+            raise InputError(f"cannot write {path}: no room is left. Make some, and start again; whole packs are kept.")
         left_out = {job.clip: found for job, found in zip(jobs, done) if isinstance(found, Exception)}
         path.with_suffix(".csv").unlink(missing_ok=True)
         os.replace(temporary, path)
     finally:
-        with suppress(FileNotFoundError): os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     kept = [job.place for job in jobs if job.clip not in left_out]
     table = pd.DataFrame([[getattr(place, name) for name in COLUMNS] for place in kept], columns=COLUMNS)
     write_table(path.with_suffix(".csv"), table)
@@ -337,6 +339,6 @@ def pack_films(
             pack.left_out |= write_pack([job for job in pack.jobs if job.place], pack.path, workers)
             pack.status = "packed"
     table = pd.DataFrame([pack.row() for pack in packs])
-    table.attrs["bad"] = {str(job.film.path): str(pack.left_out[job.clip])
+    table.attrs["bad"] = {str(job.film.path): why(pack.left_out[job.clip])
                           for pack in packs for job in pack.jobs if job.clip in pack.left_out}
     return table
