@@ -445,6 +445,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'moosa.core._umask': ('core.html#_umask', 'moosa/core.py'),
                             'moosa.core._without_nan': ('core.html#_without_nan', 'moosa/core.py'),
                             'moosa.core.atomic_write': ('core.html#atomic_write', 'moosa/core.py'),
+                            'moosa.core.beside': ('core.html#beside', 'moosa/core.py'),
                             'moosa.core.brief': ('core.html#brief', 'moosa/core.py'),
                             'moosa.core.derived_seed': ('core.html#derived_seed', 'moosa/core.py'),
                             'moosa.core.environment': ('core.html#environment', 'moosa/core.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_ROOM', 'SAFE_PATH', 'later', 'find_object', 'InputError', 'RunFailed', 'brief', 'one_of', 'atomic_write',
            'write_json', 'read_json', 'write_table', 'read_rows', 'read_table', 'stable_hash', 'file_sha256',
-           'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'environment', 'safe_path']
+           'seed_everything', 'derived_seed', 'random_state', 'set_random_state', 'environment', 'safe_path', 'beside']
 
 # %% ../nbs/00_core.ipynb #b69bed3b
 import csv
@@ -21,6 +21,7 @@ import random
 import reprlib
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -293,3 +294,17 @@ def _let_go(name: str):
 def safe_path():
     "What is started while the block runs looks for no modules in the current folder."
     return environment(**SAFE_PATH)
+
+# %% ../nbs/00_core.ipynb #b0a1c2d4
+@contextmanager
+def beside(
+    work: Callable[[threading.Event], None],  # in a thread of its own; returns once the event is set
+):
+    "While the block runs, do something else, too."
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=[over], daemon=True)
+    thread.start()
+    try: yield
+    finally:
+        over.set()
+        thread.join()

@@ -177,7 +177,7 @@ def test_html_holds_what_the_table_holds():
     assert found.strong == (table.marks == "bold").to_numpy().sum() > 0
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex (Debian: texlive-latex-base)")
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex (Debian: texlive-latex-recommended)")
 def test_tables_compile(tmp_path):
     results = results_of(("erm", r"moosa_x & y% #{z} ~ ^ \\", "nel"), 3)
     tables = "\n".join(table.latex() for table in (ranked(results), *make_tables(results)))

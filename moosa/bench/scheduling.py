@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .timing import Found, NotMeasured, Sizes
+from ..core import beside
 from ..results.style import GREY, KNOWN, new_figure, title
 from ..runs.cluster import LOST_WORKERS, START_WITH, dask_engine
 from ..runs.notebook import Job
@@ -111,19 +112,14 @@ def preempted(
     seed: int = 0,
 ) -> Iterator[list[float]]:  # when one was, by `time.perf_counter`
     "While the block runs, take a worker away now and then; another comes in its place."
-    stop, times, choose = threading.Event(), [], random.Random(seed)
+    times, choose = [], random.Random(seed)
 
-    def take():
+    def take(stop: threading.Event):
         while every and not stop.wait(every):
             crew.take(choose)
             times.append(time.perf_counter())
 
-    thread = threading.Thread(target=take, daemon=True)
-    thread.start()
-    try: yield times
-    finally:
-        stop.set()
-        thread.join()
+    with beside(take): yield times
 
 # %% ../../nbs/bench/16_scheduling.ipynb #c4cff506
 @dataclass(frozen=True)

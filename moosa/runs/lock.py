@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..core import later
+from ..core import beside, later
 
 # %% ../../nbs/runs/06_lock.ipynb #ae61e45c
 psutil = later("psutil")
@@ -76,22 +76,19 @@ def hold(
     about: Mapping[str, object] | None = None,  # more to say to those who ask
 ) -> Iterator[threading.Event]:  # set once the lock is lost
     "Hold a run's lock while the block runs; raise `Busy` if another process does."
-    run_dir, lost, released = Path(run_dir), threading.Event(), threading.Event()
+    run_dir, lost = Path(run_dir), threading.Event()
     mine = _take(run_dir, expiry, about or {})
 
-    def touch():
+    def touch(released: threading.Event):
         while not released.wait(expiry/6):
             if lock_files(run_dir)[-1:] == [mine]: os.utime(mine)  # no times given: by the file system's clock
             else:
                 lost.set()
                 return on_loss()
 
-    thread = threading.Thread(target=touch, daemon=True)
-    thread.start()
-    try: yield lost
+    try:
+        with beside(touch): yield lost
     finally:
-        released.set()
-        thread.join()
         if not lost.is_set():
             for path in lock_files(run_dir):  # expired ones first: ours is the lock as long as it is there
                 if int(path.suffix[1:]) <= int(mine.suffix[1:]) and not path.is_dir(): path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..core import InputError
+from ..core import InputError, beside
 from ..places import StoreLike, open_store
 from .grid import Grid, families, family_of
 from .lists import check_cells
@@ -83,9 +83,9 @@ def watch_epochs(
     most: int = 3,  # that are named
 ) -> Iterator[Watched]:  # to be told which cells have ended
     "While the block runs, show on `bar` which cells are running, and how far they are."
-    stop, watched = threading.Event(), Watched(specs, store)
+    watched = Watched(specs, store)
 
-    def look():
+    def look(stop: threading.Event):
         idle, pause = 0.0, every
         while not stop.wait(pause):
             before, spent = idle, time.thread_time()
@@ -97,12 +97,7 @@ def watch_epochs(
                 report(f"no cell has been running for {IDLE:g} s. "
                        f"On a cluster: are there workers, or do its jobs still wait? Else this machine may be busy.")
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try: yield watched
-    finally:
-        stop.set()
-        thread.join()
+    with beside(look): yield watched
 
 # %% ../../nbs/runs/19_sweep.ipynb #e08a4a82
 def cells_to_run(
