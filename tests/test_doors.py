@@ -42,6 +42,7 @@ def listening(process: psutil.Process) -> set[str]:
 
 
 def test_nobody_else_reaches_a_local_cluster(trap):
+    import dask
     from distributed.security import Security
 
     with two_workers() as (cluster, client):
@@ -55,6 +56,7 @@ def test_nobody_else_reaches_a_local_cluster(trap):
         for w in workers.values():
             assert any(folder.stat().st_mode & 0o777 == 0o700 for folder in Path(w["local_directory"]).parents)
         assert set(client.run(lambda: os.environ.get("PYTHONSAFEPATH")).values()) == {"1"}
+        assert set(client.run(lambda: dask.config.get("distributed.worker.profile.enabled")).values()) == {False}
     assert not (trap/"ran").exists()
 
 

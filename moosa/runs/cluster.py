@@ -107,7 +107,10 @@ def local_cluster(
         cluster.close()
 
 
-START_WITH = {  # no web pages; and a worker's environment as its Python starts
+START_WITH = {  # no web pages, nor what they would show; and a worker's environment as its Python starts
+    "distributed.worker.profile.enabled": False,  # else it looks at its threads a hundred times in a second
+    "distributed.admin.tick.interval": "500ms",  # and whether its loop keeps up, fifty times
+    "distributed.admin.system-monitor.interval": "10s",
     **{f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker", "nanny")},
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in SAFE_PATH.items()},
     "distributed.nanny.pre-spawn-environ.PYTHONHASHSEED": "6640"}  # Dask's own, which it would add without saying so
