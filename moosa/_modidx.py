@@ -1627,6 +1627,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'moosa/evaluation/sources.py'),
                                           'moosa.evaluation.sources.last_layer': ( 'evaluation/sources.html#last_layer',
                                                                                    'moosa/evaluation/sources.py'),
+                                          'moosa.evaluation.sources.once': ('evaluation/sources.html#once', 'moosa/evaluation/sources.py'),
                                           'moosa.evaluation.sources.pretend': ( 'evaluation/sources.html#pretend',
                                                                                 'moosa/evaluation/sources.py'),
                                           'moosa.evaluation.sources.pretend_sources': ( 'evaluation/sources.html#pretend_sources',

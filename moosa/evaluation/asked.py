@@ -9,6 +9,7 @@ __all__ = ['Unfit', 'asked_for', 'Asking', 'call_with']
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from ..core import InputError
@@ -46,7 +47,7 @@ class Asking:
 
     def __post_init__(self): asked_for(self.fn, self.offered, self.form)
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:  # of what is offered
         "What the function asks for."
         return asked_for(self.fn, self.offered, self.form)

@@ -141,18 +141,18 @@ class Evidence:
             if self.unlabelled is None: raise Unfit(f"{protocol}: it is transductive, and no target clip is at hand.")
             offered["unlabelled"] = self.unlabelled
         found = call_with(p.fn, offered, what, FORM)
-        return check_threshold(found, f"{what} ({place_of(p.fn)})")
+        return check_threshold(found, lambda: f"{what} ({place_of(p.fn)})")
 
 
 def check_threshold(
     found: object,  # what a protocol returned
-    about: str,  # 'protocol mine (mine.py:3)'
+    about: Callable[[], str],  # says 'protocol mine (mine.py, line 3)'; only asked if need be
 ) -> dict[str, float]:  # with 'threshold'
     "Return a threshold and what was noted with it; raise `InputError` if there is none."
     noted = found if isinstance(found, dict) else {"threshold": found}
     if any(isinstance(value, str | bytes) for value in noted.values()):
-        raise InputError(f"{about} returned {found!r}. {FORM}")
+        raise InputError(f"{about()} returned {found!r}. {FORM}")
     try: noted = {str(name): float(value) for name, value in noted.items()}
-    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"{about} returned {found!r}. {FORM}") from e
-    if not math.isfinite(noted.get("threshold", math.nan)): raise InputError(f"{about} returned {found!r}. {FORM}")
+    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"{about()} returned {found!r}. {FORM}") from e
+    if not math.isfinite(noted.get("threshold", math.nan)): raise InputError(f"{about()} returned {found!r}. {FORM}")
     return noted
