@@ -3920,6 +3920,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'moosa.runs.guests.resolve_own': ('runs/guests.html#resolve_own', 'moosa/runs/guests.py'),
                                    'moosa.runs.guests.with_full_names': ('runs/guests.html#with_full_names', 'moosa/runs/guests.py')},
             'moosa.runs.held_out': { 'moosa.runs.held_out.domain_out_of': ('runs/held_out.html#domain_out_of', 'moosa/runs/held_out.py'),
+                                     'moosa.runs.held_out.held_out_alone': ('runs/held_out.html#held_out_alone', 'moosa/runs/held_out.py'),
                                      'moosa.runs.held_out.lacks_held_out': ('runs/held_out.html#lacks_held_out', 'moosa/runs/held_out.py'),
                                      'moosa.runs.held_out.specs_without': ('runs/held_out.html#specs_without', 'moosa/runs/held_out.py'),
                                      'moosa.runs.held_out.with_held_out': ('runs/held_out.html#with_held_out', 'moosa/runs/held_out.py')},

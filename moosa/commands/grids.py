@@ -144,7 +144,7 @@ def grid_command(
     given, data_dir = data_dir, data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if held_out:
-        from moosa.runs.held_out import with_held_out  # here: it reads predictions, by torch
+        from moosa.runs.held_out import with_held_out
 
         cells = with_held_out(cells)
     if dry_run:
@@ -185,6 +185,7 @@ def status_command(
      "Looks at files only, from any terminal.")
     import json
 
+    from moosa.runs.held_out import held_out_alone
     from moosa.runs.status import overview
     from moosa.runs.whole import look_at
 
@@ -192,6 +193,9 @@ def status_command(
     cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
     look_at(cells.specs, store)
     seen = overview(cells, store)
+    if held_out := held_out_alone(cells, store):
+        look_at(held_out.specs, store)
+        seen["held_out"] = overview(held_out, store)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
     if as_json: print(json.dumps(seen, indent=2))
     else: _print_status(seen)
@@ -216,6 +220,7 @@ def _print_status(seen: dict):
     for cell in seen["attention"]:
         print(f"  {cell['status']:<8} {cell['cell']}: {cell['about']}")
         if cell["status"] == "failed": print(f"           {cell['notebook']}")
+    if "held_out" in seen: _print_status(seen["held_out"])
 
 # %% ../../nbs/commands/05_grids.ipynb #6a7b270e
 def rescore_command(
