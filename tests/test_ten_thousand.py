@@ -58,7 +58,8 @@ def counted(monkeypatch):
                 monkeypatch.setattr(module, function.__name__, counting)
 
     for function in (resolve.resolve, specs.fields_hash, record.read_record, record.check_files,
-                     run.notebook_parameters, lists.make_split, status.holder, status.cell_status, search.case_of, grids.cell_texts):
+                     run.notebook_parameters, lists.make_split, status.holder, status.cell_status, search.case_of,
+                     grids.cell_texts):
         count(function)
     return calls
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from ..bench.devices import DEVICES
-from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
+from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, asked_names
 from ..core import InputError
 from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root, study_data, study_folder
 from ..doors import in_full
@@ -89,7 +89,7 @@ HeldOut = Annotated[bool, typer.Option("--held-out", help=(
     "sources."))]
 Workers = Annotated[int | None, typer.Option(help=(
     "How many cells at once; on a Slurm cluster at most. Default: the GPUs that are named, or half the CPUs."))]
-Gpus = Annotated[str | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3.")]
+Gpus = Annotated[list[str] | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3; may be repeated.")]
 Scheduler = Annotated[str | None, typer.Option(help=(
     "The address of a Dask cluster that is there already, e.g. tcp://10.0.0.1:8786."))]
 Slurm = Annotated[Path | None, typer.Option(**PATH, help=(
@@ -162,7 +162,7 @@ def grid_command(
 
         limits = Limits(60*time_limit if time_limit else None, attempts)
         if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, not run on the CPU
-        with choose_engine(engine, workers, some_names([gpus] if gpus else []), scheduler, slurm) as chosen:
+        with choose_engine(engine, workers, asked_names(gpus, "--gpus"), scheduler, slurm) as chosen:
             store = Store(data_dir, contents)
             cells, rows = _in_stages(cells, store, lambda part: run_grid(part, store, device, tqdm.write, chosen,
                                                                          limits, again))
@@ -226,10 +226,10 @@ def _print_status(seen: dict):
 def rescore_command(
     grid: GridName = OWN_GRID,
     score: Annotated[list[str] | None, typer.Option(help=(
-        "By this score, beside the published one, e.g. energy or mine.py:score; may be given several times. "
+        "By these scores, beside the published one, e.g. energy,mine.py:score; may be repeated. "
         "Default: all built-in ones."))] = None,
     protocol: Annotated[list[str] | None, typer.Option(help=(
-        "Only with thresholds by this protocol; may be given several times. "
+        "Only with thresholds by these protocols, e.g. conformal,target-median; may be repeated. "
         "Default: all built-in ones that any method has."))] = None,
     data_dir: DataDir = None,
 ):
@@ -241,8 +241,9 @@ def rescore_command(
     from moosa.runs.held_out import lacks_held_out
     from moosa.runs.status import known_status
 
-    score = score and list(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
-    scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
+    score, protocol = asked_names(score, "--score"), asked_names(protocol, "--protocol")
+    score = score and tuple(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
+    scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names]
                          for names in (score, protocol))
     cells = load_grid(grid)
     if cells.search and cells.search[0] == "benchmark-2026":
