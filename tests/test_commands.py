@@ -304,8 +304,6 @@ def test_record(tmp_path):
 
 
 def test_study(monkeypatch, tmp_path):
-    import subprocess
-
     monkeypatch.chdir(tmp_path)
     assert "made mine" in moosa("new", "mine", "--data-dir", "everything")
     moosa("new", "mine", fails="is there already")
@@ -316,16 +314,16 @@ def test_study(monkeypatch, tmp_path):
     spec = expand("small", SMALL).specs[0]
     finish(spec, tmp_path)
     place = run_folder(spec, tmp_path)
-    opened = called_with(monkeypatch, "subprocess.run", subprocess.CompletedProcess([], 0))
+    opened = called_with(monkeypatch, "os.execv")
     moosa("explore", "--no-browser", "--port", 8890)
     moosa("explore", "--browser")
     moosa("explore", "zz", "--data-dir", tmp_path, fails="0 runs in")
     moosa("explore", place.name[:6], "--data-dir", tmp_path)
-    assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][0]) and str(place) in " ".join(opened[-1][0][0])
+    assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][1]) and str(place) in " ".join(opened[-1][0][1])
     cells = [cell["source"] for cell in json.loads((place/"explore.ipynb").read_text())["cells"]]
     assert f"open_run('{place.name}', '{tmp_path}')" in "".join(map("".join, cells))
-    assert "--no-browser" in opened[0][0][0] and "--no-browser" not in opened[1][0][0]
-    assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][0]
+    assert "--no-browser" in opened[0][0][1] and "--no-browser" not in opened[1][0][1]
+    assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][1]
 
 
 def test_list(tmp_path):

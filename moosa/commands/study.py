@@ -249,8 +249,6 @@ def explore_command(
     ("Open JupyterLab at a run: its threshold, its map, its worst clips; at two runs, clip by clip; or at a grid's "
      "records: in a notebook in the run's folder, or in explore/ of the data folder. Without a run, at the study's "
      "explore.ipynb; outside of a study, at the project's folder.")
-    import subprocess
-
     root = project_root()
     page = "explore.ipynb" if study_folder() and (root/"explore.ipynb").is_file() else ""
     if run:
@@ -258,9 +256,11 @@ def explore_command(
         if not place.is_relative_to(root): root = place.parent
         page = quote(str(place.relative_to(root)))
     options = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{page}", f"--port={port}",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
+               "--ServerApp.answer_yes=True"]  # Ctrl-C ends it at once
     if not browser: options.append("--no-browser")
     if hasattr(os, "getuid") and os.getuid() == 0: options.append("--allow-root")
-    try: left = subprocess.run([sys.executable, "-P", "-m", "jupyterlab", *options], cwd=root)
-    except KeyboardInterrupt: return  # how one leaves JupyterLab
-    raise typer.Exit(left.returncode)
+    os.chdir(root)
+    sys.stdout.flush()
+    # in place of this process: a signal to one that only waits would leave JupyterLab behind
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *options])
