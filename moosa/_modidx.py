@@ -4068,6 +4068,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'moosa.runs.record.read_history': ('runs/record.html#read_history', 'moosa/runs/record.py'),
                                    'moosa.runs.record.read_record': ('runs/record.html#read_record', 'moosa/runs/record.py'),
                                    'moosa.runs.record.run_folder': ('runs/record.html#run_folder', 'moosa/runs/record.py'),
+                                   'moosa.runs.record.skipped_line': ('runs/record.html#skipped_line', 'moosa/runs/record.py'),
                                    'moosa.runs.record.was_let_go': ('runs/record.html#was_let_go', 'moosa/runs/record.py'),
                                    'moosa.runs.record.write_record': ('runs/record.html#write_record', 'moosa/runs/record.py'),
                                    'moosa.runs.record.wrong_number': ('runs/record.html#wrong_number', 'moosa/runs/record.py')},

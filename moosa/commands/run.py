@@ -52,7 +52,8 @@ def print_results(
     fresh: bool,  # False: it had been done before
 ):
     "Print the main numbers of a run, for people."
-    from moosa.runs.record import read_record
+    from moosa.runs.lists import hole_lines
+    from moosa.runs.record import read_record, skipped_line
 
     record = read_record(run_dir)
     print(f"{'done' if fresh else 'done before'}; selected epoch {record['selected_epoch']}, "
@@ -60,6 +61,8 @@ def print_results(
     for line in result_lines(record["results"]): print(line)
     if "chosen" in record["results"]:
         print(f"  chosen: by score {record['spec']['score']}, protocol {record['spec']['protocol']}")
+    for said in (skipped_line(run_dir, record), *hole_lines(record.get("holes", {}))):
+        if said: print(f"  {said}")
     print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437
