@@ -109,7 +109,7 @@ def one_of(
     rest = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
     raise InputError(f"{option}: {brief(value)} is not known.{hint} Expected one of: {', '.join(shown)}{rest}.")
 
-
+# %% ../nbs/00_core.ipynb #5b9c0d7c
 def _compared(name: str) -> str:
     "What counts in a name for being near another: not its case, nor the ending that files share."
     return os.path.splitext(name)[0].lower()
