@@ -17,15 +17,19 @@ from moosa.runs.record import run_folder
 CALLED: set[tuple[str, str]] = set()
 
 
-def commands(node, path: tuple[str, ...] = ()):
-    "Words of each command, and its options: each with all its names."
-    if not hasattr(node, "commands"):
-        yield " ".join(path), [[*p.opts, *p.secondary_opts] for p in node.params if p.param_type_name == "option"
-                               and p.name != "help"]
-    for name, below in getattr(node, "commands", {}).items(): yield from commands(below, (*path, name))
+def nodes(node, path: tuple[str, ...] = ()):
+    "Words of each command, and the command."
+    if not hasattr(node, "commands"): yield " ".join(path), node
+    for name, below in getattr(node, "commands", {}).items(): yield from nodes(below, (*path, name))
 
 
-ALL = dict(commands(typer.main.get_command(app)))
+def options_of(node) -> list:
+    return [param for param in node.params if param.param_type_name == "option" and param.name != "help"]
+
+
+NODES = dict(nodes(typer.main.get_command(app)))
+# command -> its options, each with all its names
+ALL = {name: [[*p.opts, *p.secondary_opts] for p in options_of(node)] for name, node in NODES.items()}
 
 
 def moosa(*words, fails: str = "") -> str:  # what it printed
@@ -141,6 +145,78 @@ def test_what_looks_at_grids(monkeypatch, tmp_path):
     assert executed[-1][0][2]["search"] == 2 and executed[-1][0][2]["data_dir"] == str(tmp_path)
 
 
+def both_ways(option: str, first, second):
+    "Words that give an option two values: with a comma between, or by repeating it."
+    return (option, f"{first},{second}"), (option, first, option, second)
+
+
+def test_grids_take_several_values_in_both_ways(monkeypatch, tmp_path):
+    import pandas as pd
+
+    where = ("--data-dir", tmp_path)
+    rescored = called_with(monkeypatch, "moosa.results.alternatives.rescore_grid", pd.DataFrame())
+    for given in both_ways("--score", "energy", "max_logit"):
+        moosa("rescore", "tiny.yaml", *given, *where, fails="no open-set run")
+        assert rescored.pop()[1]["scores"] == ["max_softmax", "energy", "max_logit"]
+    for given in both_ways("--protocol", "conformal", "target-median"):
+        moosa("rescore", "tiny.yaml", *given, *where, fails="no open-set run")
+        assert rescored.pop()[1]["protocols"] == ["conformal", "target-median"]
+    asked = called_with(monkeypatch, "moosa.results.corruptions.grid_rows", pd.DataFrame())
+    for given in both_ways("--corruption", "fog", "wind"):
+        moosa("corrupt", "tiny", *given, *where, fails="no run of tiny")
+        assert asked.pop()[0][2].names == ("fog", "wind")
+    engines = called_with(monkeypatch, "moosa.runs.cluster.choose_engine")
+    for given in both_ways("--gpus", 0, 1):
+        with pytest.raises(TypeError): moosa("grid", "tiny.yaml", *given, *where)  # the stand-in is no engine
+        assert engines.pop()[0][2] == ("0", "1")
+
+
+def test_runs_take_several_values_in_both_ways(monkeypatch, tmp_path):
+    import pandas as pd
+
+    from moosa.runs.spec import Spec
+
+    where = ("--data-dir", tmp_path)
+    ran = called_with(monkeypatch, "moosa.runs.run.run", (tmp_path, True))
+    monkeypatch.setattr("moosa.commands.run.print_results", lambda *_: None)
+    for given in both_ways("--hyper", "mask_ratio=.5", "jigsaw_ratio=.2"):
+        moosa("run", "--target", "mfeat", *given, *where)
+        hyper = next(arg for arg in ran.pop()[0] if isinstance(arg, Spec)).hyper
+        assert (hyper["mask_ratio"], hyper["jigsaw_ratio"]) == (.5, .2)
+    monkeypatch.setattr("moosa.runs.diff.find_folder", lambda *_: tmp_path)
+    outside = called_with(monkeypatch, "moosa.runs.outside.ask_outside", pd.DataFrame())
+    for given in both_ways("--score", "energy", "max_logit"):
+        moosa("ood", "3f2a", *given, "--json", *where)
+        assert outside.pop()[0][2] == ["energy", "max_logit"]
+    pruned = called_with(monkeypatch, "moosa.runs.prune.prunable", [])
+    for given in both_ways("--only", "leftovers", "damaged"):
+        moosa("runs", "prune", *given, *where)
+        assert pruned.pop()[0][1] == ("leftovers", "damaged")
+    moosa("runs", "prune", "--only", ",", *where, fails="--only: no name was given")  # and nothing goes
+    assert not pruned
+
+
+def test_data_take_several_values_in_both_ways(monkeypatch, tmp_path):
+    import pandas as pd
+
+    examined = called_with(monkeypatch, "moosa.data.doctor.examine", pd.DataFrame(dict(level=[])))
+    monkeypatch.setattr("moosa.data.catalogue.create_dataset", lambda *_, **__: None)
+    monkeypatch.setattr("moosa.data.doctor.add_changed", lambda findings, *_: findings)
+    monkeypatch.setattr("moosa.data.doctor.report", lambda *_: "")
+    for given in both_ways("--modalities", "image", "speech"):
+        moosa("data", "check", tmp_path, *given, "--data-dir", tmp_path)
+        assert examined.pop()[0][1] == ("image", "speech")
+    fetched = called_with(monkeypatch, "moosa.extractors.weights.get")
+    moosa("weights", "get", "slowonly,vggsound", "--data-dir", tmp_path)
+    assert [name for (name, _), _ in fetched] == ["slowonly", "vggsound"]
+
+
+def test_options_of_several_values_say_so():
+    found = {f"{name} {param.opts[0]}": param.help for name, node in NODES.items() for param in options_of(node)
+             if param.multiple}
+    assert len(found) > 20 and not [option for option, said in found.items() if "may be repeated" not in said]
+
+
 def test_runs_prune(tmp_path):
     (tmp_path/"runs").mkdir()
     said = moosa("runs", "prune", "--only", "leftovers", "--days", 7, "--dry-run", "--data-dir", tmp_path)
@@ -228,8 +304,6 @@ def test_record(tmp_path):
 
 
 def test_study(monkeypatch, tmp_path):
-    import subprocess
-
     monkeypatch.chdir(tmp_path)
     assert "made mine" in moosa("new", "mine", "--data-dir", "everything")
     moosa("new", "mine", fails="is there already")
@@ -240,16 +314,16 @@ def test_study(monkeypatch, tmp_path):
     spec = expand("small", SMALL).specs[0]
     finish(spec, tmp_path)
     place = run_folder(spec, tmp_path)
-    opened = called_with(monkeypatch, "subprocess.run", subprocess.CompletedProcess([], 0))
+    opened = called_with(monkeypatch, "os.execv")
     moosa("explore", "--no-browser", "--port", 8890)
     moosa("explore", "--browser")
     moosa("explore", "zz", "--data-dir", tmp_path, fails="0 runs in")
     moosa("explore", place.name[:6], "--data-dir", tmp_path)
-    assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][0]) and str(place) in " ".join(opened[-1][0][0])
+    assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][1]) and str(place) in " ".join(opened[-1][0][1])
     cells = [cell["source"] for cell in json.loads((place/"explore.ipynb").read_text())["cells"]]
     assert f"open_run('{place.name}', '{tmp_path}')" in "".join(map("".join, cells))
-    assert "--no-browser" in opened[0][0][0] and "--no-browser" not in opened[1][0][0]
-    assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][0]
+    assert "--no-browser" in opened[0][0][1] and "--no-browser" not in opened[1][0][1]
+    assert f"--ServerApp.root_dir={tmp_path/'mine'}" in opened[0][0][1]
 
 
 def test_list(tmp_path):

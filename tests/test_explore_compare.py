@@ -262,11 +262,9 @@ def test_without_itables(half, store, monkeypatch):
 
 def explore(monkeypatch, *words) -> Path:
     "Call `moosa explore` with a stand-in for JupyterLab; return the notebook that it opens."
-    import subprocess
-
     opened = []
-    monkeypatch.setattr("subprocess.run", lambda options, **how: opened.append(options) or
-                        subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr("os.execv", lambda program, options: opened.append(options))
+    monkeypatch.chdir(Path.cwd())  # the command goes elsewhere, and `undo` comes back
     done = CliRunner().invoke(app, ["explore", *map(str, words)])
     monkeypatch.undo()
     if done.exception and not isinstance(done.exception, SystemExit): raise done.exception

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from moosa.core import InputError
+from moosa.data.files import passed_sentence
 from moosa.data.folder import FolderData
 from moosa.data.films import VideoFile
 from moosa.data.media import ArrayFile, FlowFiles
@@ -254,6 +255,19 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
     assert data.remarks.passed["*.md"] == 1
     with pytest.raises(InputError, match=r"no files.*Passed over.*1 \*.part"):
         FolderData(tree(tmp_path/"other", ["sea/run/a.mp4.part"]))
+
+
+@pytest.mark.parametrize("place", ["", "sea", "sea/run", "docs/old"])
+def test_what_people_write_about_their_data_hides_no_clip(tmp_path, place):
+    "Wherever it lies; a file that may be a clip is an error beside clips, and a clip's file above them."
+    notes = ["README", "README.txt", ".DS_Store", "notes.pdf", "how.docx", "split.py"]
+    root = tree(tmp_path, ["sea/run/a.mp4", *(f"{place}/{name}".strip("/") for name in notes)])
+    data = FolderData(root)
+    assert data.clips["clip"].tolist() == ["sea/run/a"]
+    assert data.remarks.passed == {"readme": 1, "*.txt": 1, ".*": 1, "*.pdf": 1, "*.docx": 1, "*.py": 1}
+    assert "6 (1 " in passed_sentence(data.remarks.passed)
+    (root/"readme.mp4").touch()
+    with pytest.raises(InputError, match="readme.mp4: expected domain/class/file, found file"): FolderData(root)
 
 
 def test_folders_without_a_clip_are_named(tmp_path):

@@ -1,5 +1,7 @@
 """What is not in the package: named, hashed, imported, run; and what its code may do wrong."""
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from moosa.data.loader import Batch, ClipList
 from moosa.data.settings import open_set_split
 from moosa.doors import declared_names, guest_named, load_guest
 from moosa.evaluation.openset import Predictions
-from moosa.evaluation.rescoring import by_choice
+from moosa.evaluation.rescoring import by_choice, rescore
 from moosa.evaluation.sources import Sources
 from moosa.extractors.registry import create_extractor
 from moosa.extractors.small import small_image, small_speech
@@ -416,3 +418,22 @@ def test_nothing_of_a_guest_is_imported_by_looking(tmp_path, monkeypatch):
     (tmp_path/"grid.yaml").write_text("axes: {method: [mine.py:f], target: [mfeat]}\nbase: {callbacks: [mine.py:g]}")
     done = call("grid", str(tmp_path/"grid.yaml"), "--dry-run", "--data-dir", tmp_path)
     assert done.returncode == 0 and "1 missing" in done.stdout, done.stderr
+
+
+def test_the_readme_of_a_study_shows_a_score_and_a_protocol_that_work(tmp_path):
+    "Its functions are what they should be, and its command finds them from the study's folder."
+    assert call("new", tmp_path/"study").returncode == 0
+    said = (tmp_path/"study"/"README.md").read_text()
+    code = re.search(r"(?m)^    def margin.*?(?=^\S)", said, re.S)[0]
+    (tmp_path/"study"/"judges.py").write_text(textwrap.dedent(code))
+    score, protocol = (f"{tmp_path}/study/judges.py:{name}" for name in ("margin", "one_in_ten"))
+    g = torch.Generator().manual_seed(0)
+    target, sources = (Predictions(torch.randn(60, 4, generator=g), {}, torch.arange(60) % classes,
+                                   [f"{classes}-{i}" for i in range(60)]) for classes in (6, 4))
+    numbers = rescore(target, Sources(sources), ["max_softmax", score], ["source-quantile", protocol])
+    of_both = numbers[(numbers.score == score) & (numbers.group == protocol)].set_index("number").value
+    first, second = sources.fused.topk(2, dim=1).values.T
+    assert of_both["threshold"] == pytest.approx((first - second).quantile(.1).item())
+    words = re.search(r"^    moosa (rescore .*)$", said, re.M)[1].split()
+    done = call(*words, cwd=tmp_path/"study")
+    assert done.returncode == 2 and "no open-set run of grid.yaml is done" in done.stderr, done.stderr

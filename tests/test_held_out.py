@@ -1,9 +1,15 @@
 """Runs without one of the sources, and the threshold that is read from them, by command."""
+import json
+
 import pandas as pd
 import pytest
 from conftest import call
 
+from moosa.core import write_json
 from moosa.explore.opened import open_run
+from moosa.runs.grid import load_grid
+from moosa.runs.held_out import with_held_out
+from moosa.runs.record import run_folder, write_record
 
 GRID = """about: one run, for its threshold
 base: {dataset: av-digits, method: erm, epochs: 1, train_share: 0.2}
@@ -60,3 +66,30 @@ def test_a_score_named_twice_is_computed_once(place):
 def test_a_grid_says_which_command_makes_its_report(place):
     said = call("grid", place/"one.yaml", "--data-dir", place).stdout
     assert f"`moosa report {place}/one.yaml --data-dir {place}` makes" in said
+
+
+def test_status_says_how_far_they_are(tmp_path):
+    "In a line of their own, once one of them was started: they are no cells of the grid."
+    (tmp_path/"two.yaml").write_text(GRID.replace("[mfeat]", "[mfeat, mnist]"))
+    grid = load_grid(tmp_path/"two.yaml")
+
+    def said(*options):
+        done = call("status", tmp_path/"two.yaml", "--data-dir", tmp_path, *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def pretend_done(spec):
+        run_folder(spec, tmp_path).mkdir(parents=True)
+        write_record(run_folder(spec, tmp_path), spec, {}, 0, "cpu", 1.)
+
+    for spec in grid.specs: pretend_done(spec)
+    assert "two: 2 of 2 cells done" in said() and "held" not in said() + said("--json")
+    first, second, *_ = with_held_out(grid).specs[2:]
+    pretend_done(first)
+    write_json(run_folder(second, tmp_path)/"error.json", {"error": "no such luck"})
+    assert said().splitlines()[:2] == ["two: 2 of 2 cells done, 0 running, 0 failed, 0 left",
+                                       "two, held-out runs: 1 of 4 cells done, 0 running, 1 failed, 2 left"]
+    assert "no such luck" in said()
+    told = json.loads(said("--json"))
+    counts = {name: told["held_out"][name] for name in ("cells", "done", "running", "failed", "missing")}
+    assert counts == dict(cells=4, done=1, running=0, failed=1, missing=2) and told["cells"] == told["done"] == 2

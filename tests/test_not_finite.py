@@ -1,11 +1,14 @@
 """A NaN in one clip is an error that names the clip, wherever it lies and wherever it comes from; never a number in the
 results.
 """
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+from conftest import call
 
 from moosa.core import InputError
 from moosa.data.dataset import DataSet
@@ -58,6 +61,21 @@ def test_skipping_leaves_out_that_clip_alone(root, tmp_path):
     experiment = open_experiment(spec(root, on_bad_clip="skip"), tmp_path)
     assert experiment.skipped[["clip", "problem"]].to_numpy().tolist() == [["indoor/bark/3", "not-finite"]]
     experiment.check_before()
+
+
+def test_who_skips_is_told_of_how_many(root, tmp_path):
+    "By a grid when the cell ends, and by the run; and where the list of them is."
+    soundfile.write(root/"indoor"/"bark"/"3.wav", wave(np.nan).astype(float), 16000, subtype="DOUBLE")
+    base = f"{{dataset: {root}, unknown: [horn], method: erm, batch_size: 4, epochs: 1, on_bad_clip: skip}}"
+    (tmp_path/"one.yaml").write_text(f"base: {base}\naxes: {{target: [forest]}}\n")
+    grid = call("grid", tmp_path/"one.yaml", "--data-dir", tmp_path)
+    (record,) = (tmp_path/"runs").glob("*/record.json")
+    said = f"1 of 36 clips were left out, for they cannot be read; skipped_clips in {record} says which, and why"
+    assert grid.returncode == 0 and said in grid.stdout + grid.stderr, grid.stderr
+    asked = ("--unknown", "horn", "--method", "erm", "--batch-size", 4, "--epochs", 1, "--target", "forest")
+    run = call("run", "--dataset", root, *asked, "--on-bad-clip", "skip", "--data-dir", tmp_path)
+    assert "done before" in run.stdout and said in run.stdout, run.stdout + run.stderr
+    assert [row["clip"] for row in json.loads(record.read_text())["skipped_clips"]] == ["indoor/bark/3"]
 
 
 def arrays(folder, **found) -> FolderData:

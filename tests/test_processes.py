@@ -10,6 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from conftest import MOOSA
 from deadly import work
 
 from moosa.core import InputError
@@ -139,3 +140,24 @@ def test_workers_die_with_their_parent(tmp_path, script):
     parent.wait()
     _, alive = psutil.wait_procs(started, timeout=5)
     assert len(started) >= 2 and not alive
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_jupyterlab_ends_with_the_command_that_opened_it(how, tmp_path):
+    command = [MOOSA, "explore", "--no-browser", "--port", str(9100 + os.getpid() % 500)]
+    with open(tmp_path/"log", "wb") as log:
+        explore = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=tmp_path,
+                                   start_new_session=True, env={**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)})
+    started = [psutil.Process(explore.pid)]
+    try:
+        end = time.time() + 120
+        while b"/lab/tree" not in (tmp_path/"log").read_bytes() and time.time() < end: time.sleep(.2)
+        assert b"/lab/tree" in (tmp_path/"log").read_bytes(), (tmp_path/"log").read_text()
+        started += started[0].children(recursive=True)
+        explore.send_signal(getattr(signal, how))
+        _, alive = psutil.wait_procs(started, timeout=30)
+        assert not alive
+    finally:
+        for process in started:
+            if process.is_running(): process.kill()
+        explore.wait()

@@ -20,8 +20,9 @@ from moosa.results.compare import compare, paired
 from moosa.results.mistaken import mistaken
 from moosa.results.cases import case_labels
 from moosa.results.tables import collect_results, make_tables
-from moosa.runs import grid as grids, lists, record, run, search, spec as specs, status, sweep
+from moosa.runs import grid as grids, lists, record, resolve, run, search, spec as specs, status, sweep
 from moosa.runs.grid import load_grid
+from moosa.runs.held_out import held_out_alone, with_held_out
 from moosa.runs.lock import hold
 from moosa.runs.process import DONE, Outcome
 
@@ -56,8 +57,9 @@ def counted(monkeypatch):
             if vars(module).get(function.__name__) is function:
                 monkeypatch.setattr(module, function.__name__, counting)
 
-    for function in (specs.fields_hash, record.read_record, record.check_files, run.notebook_parameters,
-                     lists.make_split, status.holder, status.cell_status, search.case_of, grids.cell_texts):
+    for function in (resolve.resolve, specs.fields_hash, record.read_record, record.check_files,
+                     run.notebook_parameters, lists.make_split, status.holder, status.cell_status, search.case_of,
+                     grids.cell_texts):
         count(function)
     return calls
 
@@ -88,6 +90,23 @@ def test_each_cell_is_hashed_once_and_read_a_fixed_number_of_times(counted, done
     for cells, calls in of_each(counted, done, look).items():
         assert calls["read_record"] == reads*cells and calls["fields_hash"] == hashes*cells, (cells, calls)
         assert calls.get("cell_texts", 0) <= 1
+
+
+def test_runs_without_a_source_are_counted_in_a_fixed_number_of_steps_each(counted, tmp_path):
+    "And not looked for where there are no other runs than the grid's own."
+    found = {}
+    for cells in (50, 100):
+        folder = tmp_path/str(cells)
+        grid = big(folder, cells)
+        counted.clear()
+        assert held_out_alone(load_grid(folder/"big.yaml"), folder) is None
+        assert counted["resolve"] == counted["fields_hash"] == cells
+        record.run_folder(with_held_out(grid).specs[-1], folder).mkdir()
+        counted.clear()
+        alone = held_out_alone(load_grid(folder/"big.yaml"), folder)
+        found[cells] = len(alone.specs), counted["fields_hash"], counted["resolve"]
+        counted.clear()
+    assert found[100] == tuple(2*number for number in found[50])
 
 
 def test_a_record_is_read_again_if_it_is_another(counted, tmp_path):

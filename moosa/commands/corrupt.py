@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .grids import data_of
-from .options import OWN_GRID, DataDir, Device, grids_beginning, some_names
+from .options import OWN_GRID, DataDir, Device, asked_names, grids_beginning
 from ..core import InputError
 from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
 from ..places import experiments_folder, open_store, user_path
@@ -38,10 +38,10 @@ def wanted_of(
 ) -> Wanted:
     "Return what the options ask for; raise `InputError` where they cannot be meant."
     before = before or Wanted()
-    names = tuple(full_name(name, Path(), folder) for name in corruption or ()) or before.names
-    given = dict.fromkeys(some_names(severity or []) or ())
-    severities = tuple(check_severity(s) for s in given) or before.severities
-    modalities = some_names(modality or []) or before.modalities
+    corruptions = asked_names(corruption, "--corruption")
+    names = tuple(full_name(name, Path(), folder) for name in corruptions) or before.names
+    severities = tuple(check_severity(s) for s in asked_names(severity, "--severity")) or before.severities
+    modalities = asked_names(modality, "--modality") or before.modalities
     return Wanted(tuple(dict.fromkeys(names)), severities, modalities, seed)
 
 # %% ../../nbs/commands/08_corrupt.ipynb #515f007c
@@ -49,12 +49,12 @@ What = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
     "A run: its hash, as much of its beginning as is enough, or its folder. Or a grid: a YAML file, or one of moosa's "
     "own. Default: grid.yaml of the study, or here."))]
 CorruptionNames = Annotated[list[str] | None, typer.Option("--corruption", help=(
-    "Only this one, e.g. fog, mine.py:rain, or HAC-C/wind for ready-made files; may be given several times. "
+    "Only these, e.g. fog,mine.py:rain, or HAC-C/wind for ready-made files; may be repeated. "
     "Default: what the grid's key `corruptions` names, else all built-in ones that fit; `moosa list corruptions`."))]
 Severities = Annotated[list[str] | None, typer.Option("--severity", help=(
-    f"Only this one of {', '.join(map(str, SEVERITIES))}; several with commas between, or given several times."))]
+    f"Only these of {', '.join(map(str, SEVERITIES))}, e.g. 1,5; may be repeated."))]
 Modalities = Annotated[list[str] | None, typer.Option("--modality", help=(
-    "Only this one of the run's, with the flow that is made of it; several with commas between."))]
+    "Only these of the run's, with the flow that is made of them, e.g. video,audio; may be repeated."))]
 
 
 def corrupt_command(

@@ -15,10 +15,10 @@ from typing import Annotated, TextIO
 
 import typer
 
-from .options import PATH, AsJson, DataDir, key_values, print_rows, some_names
+from .options import PATH, AsJson, DataDir, asked_names, key_values, print_rows
 from ..core import InputError, one_of
 from ..places import user_path
-from ..words import in_file_name, plain_table, split_names
+from ..words import in_file_name, plain_table
 
 # %% ../../nbs/commands/02_data.ipynb #67a25b61
 data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
@@ -53,7 +53,8 @@ def data_get(
 def data_check(
     name: Annotated[str, typer.Argument(help="As in `moosa data list`, or the path of your own data.")],
     sample: Annotated[int | None, typer.Option(help="Open this many clips, drawn at random. Default: all.")] = None,
-    modalities: Annotated[str | None, typer.Option(help="Only these, e.g. video,audio. Default: all.")] = None,
+    modalities: Annotated[list[str] | None, typer.Option(
+        help="Only these, e.g. video,audio; may be repeated. Default: all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: as many as CPUs.")] = None,
     data_options: Annotated[list[str], typer.Option(
         help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = (),
@@ -74,7 +75,7 @@ def data_check(
     except InputError:  # a list, say, that cannot be read: what is known of the files is written down all the same
         if changed: write_findings(add_changed(None, None, changed), out)
         raise
-    only = some_names([modalities] if modalities else [])
+    only = asked_names(modalities, "--modalities") or None
     findings = add_changed(examine(dataset, only, sample, workers), dataset, changed)
     said = report(dataset, findings, out)
     if as_json: print_rows(findings.to_dict("records"), as_json)
@@ -152,8 +153,8 @@ def print_made(
 @data_app.command("pack")
 def data_pack(
     name: Annotated[str, typer.Argument(help="As in `moosa data list`, or the path of your own data.")],
-    modalities: Annotated[str | None, typer.Option(
-        help="Only these, e.g. video,flow. Default: all that are seen as frames.")] = None,
+    modalities: Annotated[list[str] | None, typer.Option(
+        help="Only these, e.g. video,flow; may be repeated. Default: all that are seen as frames.")] = None,
     extractors: Annotated[list[str], typer.Option(
         help="modality=name, as in `moosa run`: each says how large it wants its frames; may be repeated.")] = (),
     data_options: Annotated[list[str], typer.Option(
@@ -170,7 +171,7 @@ def data_pack(
     from moosa.runs.given import spec_from
     from moosa.runs.lists import open_dataset
 
-    described, chosen = dataset_class(name), split_names(modalities or "")
+    described, chosen = dataset_class(name), asked_names(modalities, "--modalities")
     spec = spec_from(dict(dataset=name, target=described.domains[0], setting="in-domain", unknown=[],
                           modalities=chosen or described.modalities,
                           extractors=key_values(extractors, "--extractors", "video=slowfast"),
@@ -206,13 +207,14 @@ def weights_list(as_json: AsJson = False, data_dir: DataDir = None):
 
 @weights_app.command("get")
 def weights_get(
-    names: Annotated[list[str], typer.Argument(help="slowfast, slowonly, vggsound.")],
+    names: Annotated[list[str], typer.Argument(help="Of slowfast, slowonly, vggsound: one or several.")],
     data_dir: DataDir = None,
 ):
     "Download published weights into data/weights. What is there already, and whole, is not fetched again."
     from moosa.extractors.entries import PUBLISHED
     from moosa.extractors.weights import get
 
+    names = asked_names(names, "weights")
     for name in names: one_of("weights", name, PUBLISHED)
     for name in names: get(name, data_dir)
 

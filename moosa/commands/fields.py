@@ -86,8 +86,8 @@ NETWORKS = dict(
                      "Default: the data set's preset, here and below.", "video=slowfast"),
     weights=one(str | None, "Of the stems: pretrained or random."),
     frozen_stems=one(bool | None, "Train only tails and heads, or stems, too.", None, "--frozen-stems/--trained-stems"),
-    unfrozen=names("Modalities whose stems are trained though the others are frozen. Default: those that have no "
-                   "pre-trained weights.", "modalities"),
+    unfrozen=names("Modalities whose stems are trained though the others are frozen, e.g. image,speech; may be "
+                   "repeated. Default: those that have no pre-trained weights.", "modalities"),
     frozen_bn=one(str | None, "BatchNorm of frozen stems in training: train (published for video and flow) or eval."),
     features=one(str | None, "live: computed in every epoch. stem: those of frozen stems are computed once and kept "
                  "(see `moosa cache`); then BatchNorm of the stems is in evaluation mode, and epochs "

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from ..bench.devices import DEVICES
-from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, some_names
+from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, asked_names
 from ..core import InputError
 from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root, study_data, study_folder
 from ..doors import in_full
@@ -89,7 +89,7 @@ HeldOut = Annotated[bool, typer.Option("--held-out", help=(
     "sources."))]
 Workers = Annotated[int | None, typer.Option(help=(
     "How many cells at once; on a Slurm cluster at most. Default: the GPUs that are named, or half the CPUs."))]
-Gpus = Annotated[str | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3.")]
+Gpus = Annotated[list[str] | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3; may be repeated.")]
 Scheduler = Annotated[str | None, typer.Option(help=(
     "The address of a Dask cluster that is there already, e.g. tcp://10.0.0.1:8786."))]
 Slurm = Annotated[Path | None, typer.Option(**PATH, help=(
@@ -144,7 +144,7 @@ def grid_command(
     given, data_dir = data_dir, data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if held_out:
-        from moosa.runs.held_out import with_held_out  # here: it reads predictions, by torch
+        from moosa.runs.held_out import with_held_out
 
         cells = with_held_out(cells)
     if dry_run:
@@ -162,7 +162,7 @@ def grid_command(
 
         limits = Limits(60*time_limit if time_limit else None, attempts)
         if gpus and device == "auto": device = "cuda"  # a number that no GPU has should fail, not run on the CPU
-        with choose_engine(engine, workers, some_names([gpus] if gpus else []), scheduler, slurm) as chosen:
+        with choose_engine(engine, workers, asked_names(gpus, "--gpus"), scheduler, slurm) as chosen:
             store = Store(data_dir, contents)
             cells, rows = _in_stages(cells, store, lambda part: run_grid(part, store, device, tqdm.write, chosen,
                                                                          limits, again))
@@ -185,6 +185,7 @@ def status_command(
      "Looks at files only, from any terminal.")
     import json
 
+    from moosa.runs.held_out import held_out_alone
     from moosa.runs.status import overview
     from moosa.runs.whole import look_at
 
@@ -192,6 +193,9 @@ def status_command(
     cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
     look_at(cells.specs, store)
     seen = overview(cells, store)
+    if held_out := held_out_alone(cells, store):
+        look_at(held_out.specs, store)
+        seen["held_out"] = overview(held_out, store)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
     if as_json: print(json.dumps(seen, indent=2))
     else: _print_status(seen)
@@ -216,15 +220,16 @@ def _print_status(seen: dict):
     for cell in seen["attention"]:
         print(f"  {cell['status']:<8} {cell['cell']}: {cell['about']}")
         if cell["status"] == "failed": print(f"           {cell['notebook']}")
+    if "held_out" in seen: _print_status(seen["held_out"])
 
 # %% ../../nbs/commands/05_grids.ipynb #6a7b270e
 def rescore_command(
     grid: GridName = OWN_GRID,
     score: Annotated[list[str] | None, typer.Option(help=(
-        "By this score, beside the published one, e.g. energy or mine.py:score; may be given several times. "
+        "By these scores, beside the published one, e.g. energy,mine.py:score; may be repeated. "
         "Default: all built-in ones."))] = None,
     protocol: Annotated[list[str] | None, typer.Option(help=(
-        "Only with thresholds by this protocol; may be given several times. "
+        "Only with thresholds by these protocols, e.g. conformal,target-median; may be repeated. "
         "Default: all built-in ones that any method has."))] = None,
     data_dir: DataDir = None,
 ):
@@ -236,8 +241,9 @@ def rescore_command(
     from moosa.runs.held_out import lacks_held_out
     from moosa.runs.status import known_status
 
-    score = score and list(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
-    scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names or ()]
+    score, protocol = asked_names(score, "--score"), asked_names(protocol, "--protocol")
+    score = score and tuple(dict.fromkeys(["max_softmax", *score]))  # the first to compare with
+    scores, protocols = ([in_full(name, Path(), grid_path(grid).parent) for name in names]
                          for names in (score, protocol))
     cells = load_grid(grid)
     if cells.search and cells.search[0] == "benchmark-2026":

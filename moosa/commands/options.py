@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PATH', 'DataDir', 'Device', 'GridName', 'OWN_GRID', 'AsJson', 'Again', 'Contents', 'Search',
            'grids_beginning', 'datasets_beginning', 'methods_beginning', 'targets_beginning', 'runs_beginning',
-           'some_names', 'print_rows', 'key_values', 'data_named']
+           'some_names', 'asked_names', 'print_rows', 'key_values', 'data_named']
 
 # %% ../../nbs/commands/01_options.ipynb #a7ae8ed7
 import json
+import re
 from collections.abc import Callable, Iterable
 from glob import escape, glob
 from pathlib import Path
@@ -100,6 +101,16 @@ def some_names(
     there = known() if any("," in text for text in given) else ()
     return tuple(name for text in given for name in split_names(text, there))
 
+
+def asked_names(
+    given: list[str] | None,  # as in `some_names`; None: the option was not given
+    option: str,  # its name, for messages
+) -> tuple[str, ...]:  # each once; (): the option was not given
+    "Return the names of an option that asks for some of what there is; raise `InputError` if it was given without one."
+    names = tuple(dict.fromkeys(some_names(given or []) or ()))
+    if given and not names: raise InputError(f"{option}: no name was given. Name one or several, or leave it out.")
+    return names
+
 # %% ../../nbs/commands/01_options.ipynb #99620b18
 def print_rows(
     rows: list[dict[str, object]],
@@ -112,8 +123,11 @@ def print_rows(
     elif nothing: print(nothing)
 
 # %% ../../nbs/commands/01_options.ipynb #8f5cfef2
+_NEXT_PAIR = re.compile(r""",(?=[^,=\[\]{}"']+=)""")  # before a pair: a comma within [0,1] is the value's
+
+
 def key_values(
-    items: list[str],  # an option, as often as it was given; each name=value
+    items: list[str],  # an option, as often as it was given; each name=value, or several with commas between
     option: str = "--hyper",  # its name, for messages
     example: str = "mask_ratio=0.7",  # likewise
 ) -> dict[str, object]:
@@ -121,7 +135,7 @@ def key_values(
 
     Raise `InputError` if an item is no pair, or a name is given twice."""
     pairs = {}
-    for item in items:
+    for item in (one for text in items for one in _NEXT_PAIR.split(text)):
         if "=" not in item: raise InputError(f"{option}: {brief(item)} is not of the form name=value, e.g. {example}.")
         name, value = (part.strip() for part in item.split("=", 1))
         if name in pairs: raise InputError(f"{option}: {name} is given twice.")

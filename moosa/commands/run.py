@@ -16,7 +16,8 @@ from ..core import InputError
 from ..places import Store
 from ..doors import in_full
 from .fields import fields_given, takes_fields
-from .options import AsJson, Again, Contents, DataDir, Device, print_rows, runs_beginning, some_names
+from .options import (Again, AsJson, Contents, DataDir, Device, asked_names, data_named, print_rows,
+                                    runs_beginning, some_names)
 from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
@@ -51,7 +52,8 @@ def print_results(
     fresh: bool,  # False: it had been done before
 ):
     "Print the main numbers of a run, for people."
-    from moosa.runs.record import read_record
+    from moosa.runs.lists import hole_lines
+    from moosa.runs.record import read_record, skipped_line
 
     record = read_record(run_dir)
     print(f"{'done' if fresh else 'done before'}; selected epoch {record['selected_epoch']}, "
@@ -59,6 +61,8 @@ def print_results(
     for line in result_lines(record["results"]): print(line)
     if "chosen" in record["results"]:
         print(f"  chosen: by score {record['spec']['score']}, protocol {record['spec']['protocol']}")
+    for said in (skipped_line(run_dir, record), *hole_lines(record.get("holes", {}))):
+        if said: print(f"  {said}")
     print(f"  {run_dir/'split.ipynb'}")
 
 # %% ../../nbs/commands/04_run.ipynb #a683e437
@@ -140,12 +144,13 @@ def record_diff(
 
 # %% ../../nbs/commands/04_run.ipynb #c7e1d003
 Scores = Annotated[list[str] | None, typer.Option("--score", help=(
-    "How known a clip looks, e.g. energy or mine.py:score; may be given several times. Default: max_softmax."))]
+    "How known a clip looks, e.g. energy,mine.py:score; may be repeated. Default: max_softmax."))]
 OtherData = Annotated[str | None, typer.Option("--data", help=(
     "A data set with the run's modalities (`moosa data list`, or a path), whose clips are outside."))]
-Domains = Annotated[list[str] | None, typer.Option(help="Of that data set, with commas between; default: all.")]
+Domains = Annotated[list[str] | None, typer.Option(help=(
+    "Of that data set, e.g. mnist,mfeat; may be repeated. Default: all."))]
 Classes = Annotated[list[str] | None, typer.Option(help=(
-    "Of that data set, with commas between; default: all but those that the run knows by name."))]
+    "Of that data set, e.g. 8,9; may be repeated. Default: all but those that the run knows by name."))]
 
 
 def ood_command(
@@ -159,11 +164,13 @@ def ood_command(
     from moosa.runs.outside import ask_outside, ask_of
 
     place, far = find_folder(run, data_dir), {}
-    domains, classes = some_names(domains or []) or (), some_names(classes or []) or ()
+    scores = asked_names(score, "--score") or ("max_softmax",)
+    domains = some_names(domains or [], lambda: data_named(data, None).domains) or ()
+    classes = some_names(classes or [], lambda: data_named(data, None).classes) or ()
     if (domains or classes) and not data:
         raise InputError("--domains, --classes: they are of the data set that --data names; it was not given.")
     if data: far = ask_of(place, data, domains, classes, data_dir, device)
-    table = ask_outside(place, far, [in_full(name, Path()) for name in score or ["max_softmax"]])
+    table = ask_outside(place, far, [in_full(name, Path()) for name in scores])
     if as_json: return print(table.to_json(orient="records", indent=2))
     print(plain_table([{k: f"{100*v:.1f}" if isinstance(v, float) else v for k, v in row.items()}
                        for row in table.to_dict("records")]))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataDir
+from .options import DataDir, asked_names
 from ..core import one_of
 from ..words import plain_table
 
@@ -19,9 +19,10 @@ runs_app = typer.Typer(no_args_is_help=True, help=(
     "The folder of runs. `moosa list runs` names them, `moosa record` says what they found."))
 KIND_NAMES = ("leftovers", "checkpoints", "damaged", "unfinished", "models")  # of runs.prune, which no help imports
 Only = Annotated[list[str] | None, typer.Option("--only", help=(
-    "Only these; may be given several times: leftovers (half-written files and locks of processes that are gone), "
-    "checkpoints (of runs that are done), damaged (runs whose record or files are), unfinished (folders without a "
-    "record), models (weights of runs that are done, but for their fused heads). Default: all but models."))]
+    "Only these, e.g. leftovers,damaged; may be repeated. There are leftovers (half-written files and locks of "
+    "processes that are gone), checkpoints (of runs that are done), damaged (runs whose record or files are), "
+    "unfinished (folders without a record), models (weights of runs that are done, but for their fused heads). "
+    "Default: all but models."))]
 Days = Annotated[float, typer.Option(min=0, help=(
     "A folder without a record goes once nothing in it has changed for so many days."))]
 
@@ -38,9 +39,10 @@ def runs_prune(
     from moosa.places import Store
     from moosa.runs.prune import prunable, prune
 
-    for kind in only or (): one_of("--only", kind, KIND_NAMES)
+    kinds = asked_names(only, "--only")
+    for kind in kinds: one_of("--only", kind, KIND_NAMES)
     store = Store(data_dir)
-    found = prunable(store, only or KIND_NAMES[:-1], days)
+    found = prunable(store, kinds or KIND_NAMES[:-1], days)
     sizes = [row.bytes for row in found]
     if found: print(plain_table([_shown(row, size) for row, size in zip(found, sizes)]))
     gone = [dry_run or prune(row, days) for row in found]

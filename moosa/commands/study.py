@@ -63,8 +63,30 @@ README = '''# NAME
 
 - `methods.py`: your methods. Change the code in it (comments do not count), and the cells of its methods are new
   runs; those of built-in methods are kept. Methods that should not share this fate go into files of their own.
-- `grid.yaml`: what is compared. `moosa list methods`, `scores`, `extractors`, `datasets` say what there is.
+- `grid.yaml`: what is compared. `moosa list methods`, `scores`, `protocols`, `extractors`, `datasets` say what there
+  is.
 - `study.yaml`: where data, runs and cache lie.
+
+## Scores and protocols of your own
+
+A score says how known a clip looks, a protocol where the threshold on it lies. Each is a function whose parameters say
+what it is given, in a file beside `grid.yaml`, e.g. `judges.py`:
+
+    def margin(fused):  # (B, C) logits -> (B,), high where a clip looks known
+        first, second = fused.topk(2, dim=1).values.T
+        return first - second
+
+
+    def one_in_ten(confidence):  # scores of source validation clips -> the threshold
+        return confidence.quantile(0.1).item()
+
+Neither needs training; they are tried on runs that are done:
+
+    moosa rescore --score judges.py:margin --protocol judges.py:one_in_ten
+    moosa report                  # shows what was rescored, too
+
+In `grid.yaml` they are keys, `score: judges.py:margin` and `protocol: judges.py:one_in_ten`: then each run's record has
+numbers by them, and their code is part of the run's name, as a method's is.
 '''
 
 COMMITTED = '''# Made at run time: data, runs and cache; reports in figures/ may be worth keeping.
@@ -249,8 +271,6 @@ def explore_command(
     ("Open JupyterLab at a run: its threshold, its map, its worst clips; at two runs, clip by clip; or at a grid's "
      "records: in a notebook in the run's folder, or in explore/ of the data folder. Without a run, at the study's "
      "explore.ipynb; outside of a study, at the project's folder.")
-    import subprocess
-
     root = project_root()
     page = "explore.ipynb" if study_folder() and (root/"explore.ipynb").is_file() else ""
     if run:
@@ -258,9 +278,11 @@ def explore_command(
         if not place.is_relative_to(root): root = place.parent
         page = quote(str(place.relative_to(root)))
     options = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{page}", f"--port={port}",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
+               "--ServerApp.answer_yes=True"]  # Ctrl-C ends it at once
     if not browser: options.append("--no-browser")
     if hasattr(os, "getuid") and os.getuid() == 0: options.append("--allow-root")
-    try: left = subprocess.run([sys.executable, "-P", "-m", "jupyterlab", *options], cwd=root)
-    except KeyboardInterrupt: return  # how one leaves JupyterLab
-    raise typer.Exit(left.returncode)
+    os.chdir(root)
+    sys.stdout.flush()
+    # in place of this process: a signal to one that only waits would leave JupyterLab behind
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *options])

@@ -18,6 +18,8 @@ LEFT_BY_SYSTEMS = (".*", "thumbs.db", "ehthumbs*.db", "desktop.ini", "icon\r", "
                    "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 BESIDE_MEDIA = ("*.info.json", "*.live_chat.json", "*.description", "*.annotations.xml", "*.txt", "*.srt", "*.vtt",
                 "*.ass", "*.lrc", "*.md5", "*.sha256", "*.url", "*.lnk",
+                "readme", "license", "licence", "copying", "*.md", "*.rst", "*.pdf", "*.doc", "*.docx", "*.odt",
+                "*.rtf", "*.htm", "*.html", "*.py", "*.sh", "*.ipynb",  # what people write about their data
                 "*.part", "*.part-frag*", "*.ytdl", "*.crdownload", "*.tmp", "*.temp", "*.bak", "*~")  # unfinished
 
 

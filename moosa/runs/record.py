@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'KEPT', 'SELECTION', 'PARTS', 'HEAD', 'environment', 'git_state', 'run_folder', 'write_record',
-           'wrong_number', 'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few', 'forget',
-           'was_let_go', 'model_of']
+           'wrong_number', 'read_record', 'check_files', 'read_history', 'Changed', 'finished', 'first_few',
+           'skipped_line', 'forget', 'was_let_go', 'model_of']
 
 # %% ../../nbs/runs/10_record.ipynb #67801200
 import importlib.metadata
@@ -228,6 +228,19 @@ def first_few(
 ) -> str:
     "Return some texts in one line, and how many more there are."
     return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
+
+# %% ../../nbs/runs/10_record.ipynb #c0608ff7
+def skipped_line(
+    run_dir: Path,  # a run's folder
+    record: Mapping[str, object] | None,  # its record, if it has one
+) -> str:  # '' if none was left out
+    "Return how many clips a run has left out because they could not be read, and where they are listed."
+    skipped = {row["clip"] for row in (record or {}).get("skipped_clips", ())}
+    if not skipped: return ""
+    lists = record["fingerprint"].get("data", {}).get("lists", {})
+    there = sum(facts["clips"] for facts in lists.values())
+    return (f"{len(skipped)} of {there} clips were left out, for they cannot be read; skipped_clips in "
+            f"{run_dir/'record.json'} says which, and why")
 
 # %% ../../nbs/runs/10_record.ipynb #2802a80e
 def forget(

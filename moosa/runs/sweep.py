@@ -27,7 +27,7 @@ from .lists import check_cells
 from .lock import holder
 from .notebook import Job, execute_run_apart
 from .process import BUSY, FAILED, Limits, Outcome
-from .record import EMBEDDINGS, finished, first_few, forget, read_record, run_folder, was_let_go
+from .record import EMBEDDINGS, finished, first_few, forget, read_record, run_folder, skipped_line, was_let_go
 from .run import job_of
 from .spec import Spec, spec_hash
 from .status import cell_status, epochs_done, status_rows
@@ -155,6 +155,8 @@ class _Told:
         if outcome.status == FAILED: self.report(f"failed: {label}: {outcome.reason}\n  see {place}/split.ipynb")
         elif self.bar.disable:
             self.report(f"{self.records}/{len(self.grid.specs)} done: {label} ({outcome.seconds:.0f} s)")
+        if outcome.status != FAILED and spec.on_bad_clip == "skip":
+            if said := skipped_line(place, read_record(place)): self.report(f"{label}: {said}")
 
     def done_elsewhere(self, cells: int):
         "Count cells that another launcher has done."
