@@ -35,7 +35,8 @@ def with_held_out(
     "Return a grid with the runs that its cells need for `leave-one-domain-out`, each once."
     own = {spec_hash(spec): spec for spec in grid.specs}
     more = {spec_hash(other): other for spec in grid.specs if spec.unknown for other in specs_without(spec).values()}
-    return replace(grid, specs=(*grid.specs, *(spec for name, spec in more.items() if name not in own)))
+    more = [spec for name, spec in more.items() if name not in own]
+    return replace(grid, specs=(*grid.specs, *more), keep_models=grid.keeps)  # not by how many it is now
 
 # %% ../../nbs/runs/28_held_out.ipynb #b6a85755
 def domain_out_of(
