@@ -71,14 +71,6 @@ def _draw_curves(ax, run: RunClips, axis: Axis):
     if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=7, rotation=40, ha="right")
 
 
-def _explain(fig: Figure, room):  # room: a panel that nothing is drawn into; False: there is none
-    "Say what the bars and curves of the first panel are."
-    handles = [handle for ax in fig.axes for handle in ax.get_legend_handles_labels()[0]]
-    look = dict(handles=handles, fontsize=8, frameon=False)
-    if room: room.legend(loc="center", title="in the first panel", **look)
-    else: fig.legend(loc="outside lower left", ncols=4, **look)
-
-
 def _draw_counts(ax, counts: pd.DataFrame):
     "Who is taken for whom."
     ax.grid(False)
@@ -91,6 +83,14 @@ def _draw_counts(ax, counts: pd.DataFrame):
     ax.set_xticks(np.arange(counts.shape[1]) + .5, [in_figure(n) for n in counts], rotation=40, ha="right", fontsize=8)
     ax.set_yticks(np.arange(len(counts)) + .5, [in_figure(n) for n in counts.index], fontsize=8)
     ax.set(ylim=(len(counts), 0), xlabel="said at this threshold", ylabel="true class")
+
+# %% ../../nbs/explore/05_threshold.ipynb #b41d0005
+def _explain(fig: Figure, room):  # room: a panel that nothing is drawn into; False: there is none
+    "Say what the bars and curves of the first panel are."
+    handles = [handle for ax in fig.axes for handle in ax.get_legend_handles_labels()[0]]
+    look = dict(handles=handles, fontsize=8, frameon=False)
+    if room: room.legend(loc="center", title="in the first panel", **look)
+    else: fig.legend(loc="outside lower left", ncols=4, **look)
 
 # %% ../../nbs/explore/05_threshold.ipynb #0ead0f03
 TRADES = {"ROC": "dash", "OSCR": "solid"}
