@@ -82,7 +82,7 @@ def colour_values(
     more = {"class": classes, "confidence": run.confidence()[1], "weight": [np.nan]*n}.get(colour, ["source"]*n)
     return pd.concat([values, pd.Series(more)], ignore_index=True)
 
-
+# %% ../../nbs/explore/06_map.ipynb #b41d0006
 _OUTCOMES = dict(zip(OUTCOMES, (  # colour, and what a legend says
     (KNOWN, "known: right"), ("#56B4E9", "known: taken for another"), (GREY, "known: rejected"),
     (UNKNOWN, "unknown: accepted"), ("#F2B872", "unknown: rejected"))))
