@@ -12,35 +12,52 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import Patch
 
 from moosa.data.settings import open_set_split
 from moosa.evaluation.openset import Predictions
 from moosa.methods.catalogue import METHODS
+from moosa.results.alternatives import SCORED, plot_hos_curves, plot_rescored
 from moosa.results.compare import plot_comparisons
 from moosa.results.critical import plot_by_task, plot_critical
 from moosa.results.grid_figures import make_figures
 from moosa.results.ranking import plot_differences, ranked
 from moosa.results.histories import plot_histories
 from moosa.results.run_figures import plot_confusion, plot_setting
-from moosa.results.style import PAGE, method_colour, new_figure, save_figure, styles
+from moosa.results.style import MOST, PAGE, method_colour, new_figure, save_figure, styles
 from moosa.results.tables import made_up_results, make_tables
 
 MANY = ("erm", "erm-heads", "erm-entmin", "rna-net", "mixup", "coral", "mmd", "cmrf", "simmmdg", "jat", "nel", "moosa",
         "moosa+outliers")
+SCORES = ("max_softmax", "class_rank", "energy", "entropy", "kl_matching", "knn", "mahalanobis", "max_logit",
+          "normalised", "react", "temperature", "ensemble")
+RULES = [("zero", "image"), ("zero", "speech"), ("drop", "image"), ("translate", "speech")]
 GRIDS = {"few": (("erm", "moosa"), 3), "many": (MANY, 9), "long": ((*MANY[:3], "moosa+balance, lr=0.0001"), 4)}
 
 
 def results_of(cases: tuple[str, ...], tasks: int) -> pd.DataFrame:
     "A grid of that size, and numbers from nowhere."
     names = tuple(f"subjects-{i}-{i + 1}" for i in range(tasks))
-    return pd.concat([made_up_results(case, level=.4 + .02*i, tasks=names, seeds=5) for i, case in enumerate(cases)])
+    return pd.concat([made_up_results(case, level=.4 + .02*i, tasks=names, seeds=5, rules=RULES)
+                      for i, case in enumerate(cases)])
+
+
+def rescored_of(results: pd.DataFrame) -> pd.DataFrame:
+    "The same cells by all scores, and HOS by the share rejected."
+    cells = results.drop_duplicates("run")[["case", "task", "seed", "data"]]
+    numbers = [(group, number, .5) for _, group, number in SCORED]
+    numbers += [("HOS by share rejected", str(x/10), .05*x*(10 - x)/5) for x in range(11)]
+    return pd.concat([cells.assign(score=score, group=group, number=number, value=value + .01*i)
+                      for i, score in enumerate(SCORES) for group, number, value in numbers])
 
 
 @pytest.fixture(scope="module", params=GRIDS)
 def figures(request):
     results = results_of(*GRIDS[request.param])
     more = {"differences": plot_differences(results, ranked(results)), "critical": plot_critical(results),
-            "by-task": plot_by_task(results), "comparisons": plot_comparisons(results)}
+            "by-task": plot_by_task(results), "comparisons": plot_comparisons(results),
+            "scores": plot_rescored(rescored_of(results)), "hos-curves": plot_hos_curves(rescored_of(results))}
     yield {name: figure for name, figure in {**make_figures(results), **more}.items() if figure}
     plt.close("all")
 
@@ -94,6 +111,16 @@ def test_a_page_has_room_and_all_can_be_read(figures):
         texts = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
         small = {text.get_text() for text in texts if text.get_fontsize() < 6.5}
         assert not small, (name, small)
+
+
+def test_no_panel_has_more_bars_or_colours_than_can_be_told_apart(figures):
+    "What a legend names: markers of tasks and rules aside, up to eight cases, and one entry for the others."
+    assert {"hos", "accuracy", "trade", "missing", "scores", "hos-curves"} <= set(figures)
+    for name, figure in figures.items():
+        colours = [handle for legend in figure.legends for handle in legend.legend_handles if isinstance(handle, Patch)]
+        assert len(colours) <= MOST, name
+        bars = [{to_hex(patch.get_edgecolor()) for patch in ax.patches if patch.get_fill()} for ax in figure.axes]
+        assert max(map(len, bars), default=0) <= MOST, name
 
 
 @pytest.mark.parametrize("known", [3, 12, 60, 130])

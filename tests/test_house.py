@@ -41,6 +41,27 @@ def test_metadata_is_written_once():
     assert citation["keywords"] == meta["keywords"].split() and citation["authors"] == [{"name": meta["author"]}]
 
 
+def test_the_changelog_can_be_read_through():
+    "Each round has a short heading, its entries stand by kind, and no line is a wall."
+    _, *rounds = re.split(r"(?m)^## ", (ROOT/"CHANGELOG.md").read_text())
+    kinds = ["Added", "Changed numbers", "Changed", "Mended"]
+    for text in rounds:
+        heading, *lines = text.splitlines()
+        found = [line.removeprefix("### ") for line in lines if line.startswith("#")]
+        assert len(heading) <= 60 and found and found == [kind for kind in kinds if kind in found], heading
+        assert max(map(len, lines)) <= 160, heading
+
+
+def test_executed_pages_do_not_open_with_their_parameters():
+    "What papermill wrote into a page opens on a click, in JupyterLab and on the site."
+    pages = sorted((ROOT/"figures").glob("*/*.ipynb"))
+    cells = [(page, cell) for page in pages for cell in json.loads(page.read_text())["cells"]]
+    given = [(page, cell) for page, cell in cells
+             if {"parameters", "injected-parameters"} & {*cell["metadata"].get("tags", [])}]
+    assert len(given) >= len(pages)
+    assert not [page for page, cell in given if not cell["metadata"].get("jupyter", {}).get("source_hidden")]
+
+
 def test_installed_metadata_comes_from_settings():
     from importlib.metadata import distribution
 

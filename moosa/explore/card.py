@@ -23,7 +23,7 @@ from ..core import InputError
 from .media import Part, player_of
 from .run_clips import RunClips
 from .views import View
-from ..results.style import KNOWN, PAGE, UNKNOWN, title, wrapped
+from ..results.style import KNOWN, PAGE, UNKNOWN, house_style, title, wrapped
 from ..words import in_figure, in_html, short
 
 # %% ../../nbs/explore/08_card.ipynb #dfb7ec0b
@@ -207,7 +207,10 @@ def draw_heads(ax, heads: pd.DataFrame):  # of `heads_said`
     told = [f"{in_figure(row.Index, 16)}: {in_figure(row.said, 20)}\n{'right' if row.right else 'wrong'}, "
             f"p {row.confidence:.3f}" for row in heads.itertuples()]
     ax.set_yticks(range(len(heads)), told, fontsize=7)
-    ax.set(ylim=(max(len(heads), 3) - .5, -.5), xlim=(0, 1), xlabel="entropy weight")
+    ax.set(ylim=(max(len(heads), 3) - .5, -.5), xlim=(0, 1))
+    ax.set_xlabel("entropy weight", fontsize=9)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.grid(False, axis="y")
     title(ax, "What each head said")
 
 
@@ -230,10 +233,10 @@ def draw_card(
     above, middle, below = figure.subfigures(3, 1, height_ratios=(1.3, 1, 1))
     figure.suptitle(f"{wrapped(view.clip, 90)}\n{wrapped(card_title(run, place), 90)}", fontsize=9)
     draw_stills(above, stills)
-    axes = [*middle.subplots(1, 2), below.subplots()]
+    with house_style(): axes = [*middle.subplots(1, 2), below.subplots()]
     draw_heads(axes[0], heads_said(run, place))
     near = [f"{row.likeness:.3f}  {row[2]}  ({short(row.clip, 30)})" for row in view.nearest(place).itertuples()]
-    write_lines(axes[2], "Nearest source clips", near or [view.lacks])
+    write_lines(axes[2], "Nearest source clips: likeness (up to 1), class, name", near or [view.lacks])
     without = [f"{row.without} ({row.rule}): {row.said}, p {row.confidence:.3f}" + ", as before"*row.same
                for row in without_each(run, place).itertuples()]
     write_lines(axes[1], "Without each modality", without)

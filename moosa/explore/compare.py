@@ -19,7 +19,7 @@ from ..core import InputError, one_of
 from .at_threshold import Axis
 from .pair import CASES, Pair, said_of, verdict
 from .run_clips import RunClips
-from .views import View, html_table, plotly_graphs
+from .views import View, html_table, moving_figure
 from ..results.style import GREY, KNOWN, UNKNOWN, panels_on_page, wrapped
 from ..runs.record import read_history
 from ..words import one_line
@@ -107,8 +107,7 @@ def plot_pair(pair: Pair) -> Figure:
 # %% ../../nbs/explore/12_compare.ipynb #d0b5e08d
 def scatter_figure(pair: Pair):  # a plotly FigureWidget; its traces are CASES, and each has a place for every clip
     "Return a place for the confidences of both runs, with lines at their thresholds."
-    go = plotly_graphs()
-    fig, told = go.FigureWidget(), [escape(one_line(clip)) for clip in pair.clips]
+    fig, told = moving_figure(), [escape(one_line(clip)) for clip in pair.clips]
     for case, symbol in zip(CASES, ("circle", "triangle-up", "triangle-down", "x")):
         fig.add_scattergl(x=[], y=[], mode="markers", text=told, hoverinfo="text+name", name=case,
                           marker=dict(size=7, color=COLOUR_OF[case], symbol=symbol))
@@ -175,7 +174,7 @@ class Histories:
         self.draw()
 
     def _empty(self):
-        fig = plotly_graphs().FigureWidget()
+        fig = moving_figure()
         for side in self.found:
             colour, line = LINE_OF[side]
             fig.add_scatter(x=[], y=[], name=side, line=dict(color=colour, dash="solid" if line == "-" else "dash"))

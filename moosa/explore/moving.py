@@ -44,6 +44,9 @@ def played(
     return ipywidgets.VBox([ipywidgets.HBox([play, slider]), picture])
 
 # %% ../../nbs/explore/20_moving.ipynb #7f042287
+_LEAST = .55  # of a moment's size, so that its words have room; then they stand in rows
+
+
 class Moving:
     "A picture of what a value does, for each of several values."
 
@@ -66,9 +69,12 @@ class Moving:
         "Return the strip."
         chosen = np.linspace(0, len(self.values) - 1, self.moments).round().astype(int)
         width, height = self.size
-        share = min(.72, PAGE/(width*len(chosen)))  # of a moment's size
-        fig, axes = new_figure(1, len(chosen), (share*width*len(chosen), share*height), squeeze=False)
-        for ax, i in zip(axes[0], chosen): self._moment(ax, self.values[i])
+        columns = max(1, min(len(chosen), int(PAGE//(_LEAST*width))))
+        rows = -(-len(chosen)//columns)
+        share = min(.72, PAGE/(width*columns))  # of a moment's size
+        fig, axes = new_figure(rows, columns, (share*width*columns, share*height*rows), squeeze=False)
+        for ax, i in zip(axes.flat, chosen): self._moment(ax, self.values[i])
+        for ax in axes.flat[len(chosen):]: ax.set_axis_off()
         return fig
 
     def _moment(self, ax: Axes, value):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ..core import InputError, one_of
 from .run_clips import RunClips
-from .views import View, plotly_graphs
+from .views import View, moving_figure, plotly_graphs
 from ..pretext.jigsaw import cut, sample_permutations
 from ..pretext.translation import draw_masks
 from ..results.style import COLOURS, PAGE, UNKNOWN, new_figure, title, wrapped
@@ -138,7 +138,7 @@ def jigsaw_figure(
     colours: Sequence[str],  # of each part
 ):  # a plotly FigureWidget: two strips, then a lane for each part; annotations name the parts of both
     "Return `plot_jigsaw` for a browser; `move_parts` puts the parts of the lower strip in their places."
-    fig, count = plotly_graphs().FigureWidget(layout_template="plotly_white"), len(colours)
+    fig, count = moving_figure(layout_template="plotly_white"), len(colours)
     for y, (_, parts) in zip((1, 0), strips):
         fig.add_heatmap(**strip_data(parts), y=[y - .17, y + .17], colorscale="PRGn", zmin=-1, zmax=1, showscale=False,
                         hoverinfo="skip")
@@ -261,10 +261,10 @@ def plot_masking(
 
 def masking_figure(modalities: Sequence[str]):  # a plotly FigureWidget, a trace for each modality, yet empty
     "Return `plot_masking` for a browser; what is hidden is a hole, through which the ground is seen."
-    go = plotly_graphs()
+    plotly_graphs()  # says what is missing
     from plotly.subplots import make_subplots
 
-    fig = go.FigureWidget(make_subplots(len(modalities), 1, vertical_spacing=.08))
+    fig = moving_figure(make_subplots(len(modalities), 1, vertical_spacing=.08))
     for i, m in enumerate(modalities, 1):
         fig.add_heatmap(row=i, col=1, y=["what is seen", html.escape(f"{m}, whole")], colorscale="PRGn", zmin=-1,
                         zmax=1, showscale=False)

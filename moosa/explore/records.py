@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ..core import InputError
 from .grid_records import LABELS, GridRecords
-from .views import View, html_table, plotly_graphs
+from .views import View, html_table, moving_figure, plotly_graphs
 from ..results.style import MARKERS, PAGE, new_figure, styles, title
 from ..words import in_figure, in_html
 
@@ -114,7 +114,7 @@ def coordinates(records: GridRecords):  # a plotly FigureWidget
     steps = [(i/len(shades), (i + 1)/len(shades)) for i in range(len(shades))]
     scale = [[place, shade] for shade, step in zip(shades, steps) for place in step]
     line = dict(color=codes, colorscale=scale, cmin=-.5, cmax=len(shades) - .5)
-    fig = go.FigureWidget(go.Parcoords(line=line, dimensions=axes, labelangle=-20, unselected_line_opacity=.06))
+    fig = moving_figure(go.Parcoords(line=line, dimensions=axes, labelangle=-20, unselected_line_opacity=.06))
     high = max(340, 60 + 16*table["case"].nunique())
     fig.update_layout(width=max(760, 120*len(axes)), height=high, margin=dict(l=130, r=90, t=80, b=20))
     return fig

@@ -18,7 +18,7 @@ from ..evaluation.scores import SCORES
 from .at_threshold import (GROUPS, Axis, big_numbers, clips_in_bar, clips_in_cell, confusion_at, curve_of,
                                         grouped, row_names, trade_now, trades)
 from .run_clips import RunClips
-from .views import View, plotly_graphs
+from .views import View, moving_figure
 from ..results.style import GREY, KNOWN, panels_on_page, wrapped
 from ..words import in_figure
 
@@ -27,8 +27,10 @@ def plot_threshold(run: RunClips) -> Figure:
     "Draw histogram, curves, and who is taken for whom, at the run's threshold."
     axis, counts = Axis(np.concatenate(run.confidence())), confusion_at(run)
     fig, axes = panels_on_page(3 if run.target.open_set else 2, 3.4, 2.6 + .12*len(counts))
+    fig.get_layout_engine().set(w_pad=.12)
     panels = axes.flat
     _draw_curves(panels[0], run, axis)
+    _explain(fig, axes.size == 4 and panels[3])
     _draw_counts(panels[1], counts.set_axis(row_names(run)))
     if run.target.open_set: _draw_trade(panels[2], run)
     place = float(axis.place(run.threshold))
@@ -52,7 +54,7 @@ def _draw_curves(ax, run: RunClips, axis: Axis):
         style = dict(histtype="step") if name == "source validation" else dict(alpha=.5)
         shares = np.full(len(values), 1/len(values))
         ax.hist(axis.place(values), edges, weights=shares, color=GROUPS[name], label=f"{name} ({len(values)})", **style)
-    ax.set(xlabel=f"{run.score}" + (" (probability)" if axis.counts_nines else ""), ylabel="share of clips")
+    ax.set(xlabel=f"how known: {run.score}" + (" (probability)" if axis.counts_nines else ""), ylabel="share of clips")
     above = ax.twinx()
     if run.target.open_set:
         curve = curve_of(run).iloc[:-1]
@@ -67,8 +69,6 @@ def _draw_curves(ax, run: RunClips, axis: Axis):
     ax.set_ylim(0, ax.get_ylim()[1]*room_above(run))
     above.set(ylim=(0, 1.02*room_above(run)), ylabel="OS*, UNK, HOS", yticks=SHARES)
     if axis.ticks: ax.set_xticks(list(axis.ticks), list(axis.ticks.values()), fontsize=7, rotation=40, ha="right")
-    handles = [h for a in (ax, above) for h in a.get_legend_handles_labels()[0]]
-    ax.figure.legend(handles, [h.get_label() for h in handles], fontsize=7, loc="outside lower left", ncols=4)
 
 
 def _draw_counts(ax, counts: pd.DataFrame):
@@ -84,23 +84,32 @@ def _draw_counts(ax, counts: pd.DataFrame):
     ax.set_yticks(np.arange(len(counts)) + .5, [in_figure(n) for n in counts.index], fontsize=8)
     ax.set(ylim=(len(counts), 0), xlabel="said at this threshold", ylabel="true class")
 
+# %% ../../nbs/explore/05_threshold.ipynb #b41d0005
+def _explain(fig: Figure, room):  # room: a panel that nothing is drawn into; False: there is none
+    "Say what the bars and curves of the first panel are."
+    handles = [handle for ax in fig.axes for handle in ax.get_legend_handles_labels()[0]]
+    look = dict(handles=handles, fontsize=8, frameon=False)
+    if room: room.legend(loc="center", title="in the first panel", **look)
+    else: fig.legend(loc="outside lower left", ncols=4, **look)
+
 # %% ../../nbs/explore/05_threshold.ipynb #0ead0f03
 TRADES = {"ROC": "dash", "OSCR": "solid"}
+_TRADED = {"ROC": "accepted (ROC)", "OSCR": "accepted and right (OSCR)"}
 
 
 def _draw_trade(ax, run: RunClips):
     "What accepting more costs, and where the threshold lies."
     now = trade_now(run)
     for name, (x, y) in trades(run).items():
-        ax.plot(x, y, "k--" if TRADES[name] == "dash" else "k-", lw=1.2, label=name)
+        ax.plot(x, y, "k--" if TRADES[name] == "dash" else "k-", lw=1.2, label=_TRADED[name])
         ax.plot(*now[name], "o", color=KNOWN)
-    ax.set(xlim=(-.02, 1.02), ylim=(0, 1.02), xlabel="unknown clips accepted", ylabel="known clips accepted")
-    ax.legend(fontsize=7, loc="lower right", title="OSCR: and right", title_fontsize=7)
+    ax.set(xlim=(-.02, 1.02), ylim=(0, 1.02), xlabel="unknown clips accepted", ylabel="known clips")
+    ax.legend(fontsize=8, loc="lower right", frameon=False)
 
 # %% ../../nbs/explore/05_threshold.ipynb #0ead0f21
 def trade_figure(run: RunClips):  # a plotly FigureWidget: two curves, and the point on each
     "Return what accepting more costs."
-    fig = plotly_graphs().FigureWidget()
+    fig = moving_figure()
     for name, (x, y) in trades(run).items():
         fig.add_scatter(x=x, y=y, name=name, mode="lines", line=dict(color="black", dash=TRADES[name], width=1.2))
     fig.add_scatter(x=[], y=[], name="this threshold", mode="markers", marker=dict(color=KNOWN, size=10))
@@ -119,8 +128,7 @@ def point_out(figure, run: RunClips):  # figure: of `trade_figure`
 # %% ../../nbs/explore/05_threshold.ipynb #25b6e9a3
 def curves_figure(run: RunClips, axis: Axis):  # a plotly FigureWidget
     "Return histogram and curves over one axis, with a line at the threshold and a place for selected clips."
-    go = plotly_graphs()
-    fig = go.FigureWidget()
+    fig = moving_figure()
     edges, highest, room = np.linspace(axis.low, axis.high + 1e-9, 41), 0., room_above(run)
     for name, values in grouped(run).items():
         counts = np.histogram(axis.place(values), edges)[0]/len(values)
@@ -141,7 +149,8 @@ def curves_figure(run: RunClips, axis: Axis):  # a plotly FigureWidget
     fig.add_vline(x=float(axis.place(run.threshold)), line=dict(color="black", width=3))
     ticks = axis.ticks
     fig.update_layout(barmode="overlay", width=640, height=60 + int(14/ROW), margin=dict(l=50, r=50, t=20, b=40),
-                      xaxis=dict(title=run.score, tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None),
+                      xaxis=dict(title=f"how known: {run.score}", tickvals=list(ticks) or None,
+                                 ticktext=list(ticks.values()) or None),
                       yaxis=dict(title="share of clips", range=[0, 1.05*highest*room]),
                       legend=dict(orientation="h", y=-.18, yanchor="top", font_size=10),
                       yaxis2=dict(overlaying="y", side="right", range=[0, 1.02*room], title="OS*, UNK, HOS",
@@ -156,9 +165,8 @@ def cell_texts(counts: np.ndarray) -> np.ndarray:  # of texts
 
 def matrix_figure(run: RunClips):  # a plotly FigureWidget
     "Return the confusion matrix, of which each cell can be clicked."
-    go = plotly_graphs()
     counts = confusion_at(run)
-    fig = go.FigureWidget()
+    fig = moving_figure()
     fig.add_heatmap(z=counts.to_numpy(), x=list(counts), y=list(counts.index), text=cell_texts(counts.to_numpy()),
                     texttemplate="%{text}", colorscale="Blues", showscale=False, xgap=1, ygap=1,
                     hovertemplate="%{y} said to be %{x}: %{z}<extra></extra>")

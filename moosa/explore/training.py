@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from ..core import InputError
 from .pretext_pictures import JigsawView, MaskingView, jigsaw_orders, mask_ratio_of
 from .run_clips import RunClips
-from .views import View, plotly_graphs
+from .views import View, moving_figure, plotly_graphs
 from ..places import StoreLike
 from ..results.histories import IN_PERCENT, history_panels, line_colours, plot_histories
 from ..runs.diff import find_folder
@@ -117,14 +117,14 @@ def panels_figure(
     histories: dict[str, pd.DataFrame],  # name -> history; the last one is solid, those before it dashed
 ):  # a plotly FigureWidget
     "Return the panels of `history_panels`; a trace per line of each run, in `lines_of`'s order."
-    go = plotly_graphs()
+    plotly_graphs()  # says what is missing
     from plotly.subplots import make_subplots
 
     panels = panels_of(histories)
     columns = max(1, min(4, len(panels)))
     rows = max(1, -(-len(panels)//columns))
-    fig = go.FigureWidget(make_subplots(rows, columns, subplot_titles=[html.escape(name) for name in panels],
-                                        vertical_spacing=.3/rows, horizontal_spacing=.22/columns))
+    fig = moving_figure(make_subplots(rows, columns, subplot_titles=[html.escape(name) for name in panels],
+                                      vertical_spacing=.3/rows, horizontal_spacing=.22/columns))
     last = list(histories)[-1]
     for run, i, panel, label, column in lines_of(histories):
         named = bool(label) and run == last

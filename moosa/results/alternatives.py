@@ -27,7 +27,7 @@ from ..evaluation.scores import SCORES, find_score
 from ..extractors.cache import code_hash
 from .cases import case_labels, data_label, task_labels
 from .compare import COMPARED
-from .style import PAGE, abreast, legend, mark_mean, new_figure, styles, title
+from .style import PAGE, PALE, draw_map, few_colours, legend, new_figure, title
 from .tables import NOTE, Column, cell_text, mean_and_se, whole_seeds
 from ..runs.held_out import domain_out_of
 from ..runs.predictions import sources_of
@@ -36,7 +36,7 @@ from ..runs.grid import Grid
 from ..runs.status import cell_status, known_status
 from ..runs.spec import spec_hash
 from ..runs.trained import spec_of
-from ..words import in_figure, in_markdown, markdown_table, without_folder
+from ..words import in_markdown, markdown_table, without_folder
 
 # %% ../../nbs/results/09_alternatives.ipynb #3a330a25
 ROOMS = (  # what the numbers come from
@@ -244,29 +244,34 @@ def scores_markdown(
 # %% ../../nbs/results/09_alternatives.ipynb #9d76686f
 def plot_rescored(
     rescored: pd.DataFrame,  # from `rescore_grid`
-    numbers: Sequence[Column] = (SCORED[0], SCORED[5]),
+    numbers: Sequence[Column] = (SCORED[0], SCORED[5]),  # of which more is better
 ) -> Figure:
-    "Return means of each case by each score, with standard errors. Hollow: not all seeds have every task."
-    cases, colours = list(rescored.case.unique()), styles(list(rescored.score.dropna().unique()))
-    step = min(.09, .8/max(len(colours), 1))  # the marks of a case keep apart from the next case's
-    size = (min(PAGE, 4.3*len(numbers) + 1.6), max(.34, .05*len(colours))*len(cases) + 1.3)
-    fig, axes = new_figure(1, len(numbers), size, sharey=True, squeeze=False)
-    for ax, (heading, group, number) in zip(axes.flat, numbers):
-        for j, case in enumerate(cases):
-            cells = rescored[rescored.case == case]
-            for i, (score, colour) in enumerate(colours.items()):
-                values, expected = mean_of_tasks(cells[cells.score == score], cells, group, number)
-                if values.empty: continue
-                y = abreast(j, i, len(colours), step)
-                error = values.sem() if len(values) > 1 else None
-                ax.errorbar(values.mean(), y, xerr=error, color=colour, capsize=0, lw=1)
-                mark_mean(ax, values.mean(), y, colour, whole=len(values) == expected, ms=4)
-        ax.set_xlabel("share")
+    """Return a map of each number: cases by scores, means over tasks and seeds, best on average first by the first
+    number. Bold: a case's best score. In brackets: not all seeds have every task."""
+    found = [_crossed(rescored, group, number) for _, group, number in numbers]
+    first, _ = found[0]
+    scores = first.mean().sort_values(ascending=False, kind="stable").index
+    cases = first.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    size = (min(PAGE, 3 + .45*len(scores)), (1.3 + .2*len(cases))*len(numbers))
+    fig, axes = new_figure(len(numbers), 1, size, squeeze=False)
+    for ax, (heading, _, _), (table, texts) in zip(axes.flat, numbers, found):
+        table, texts = (part.loc[cases, scores] for part in (table, texts))
+        draw_map(ax, table, texts=texts, bold=table.eq(table.max(axis=1), axis=0))
         title(ax, heading)
-    axes[0, 0].set_yticks(range(len(cases)), [in_figure(case) for case in cases])
-    axes[0, 0].invert_yaxis()
-    legend(fig, colours)
     return fig
+
+
+def _crossed(rescored: pd.DataFrame, group: str, number: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Return cases x scores: one number in percent, and in words."
+    scores = list(rescored.score.dropna().unique())
+    table = pd.DataFrame(index=rescored.case.unique(), columns=scores, dtype=float)
+    texts = table.astype(object)
+    for case, cells in rescored.groupby("case", sort=False):
+        for score, here in cells.groupby("score", sort=False):
+            values, expected = mean_of_tasks(here, cells, group, number)
+            table.loc[case, score] = mean = 100*values.mean()
+            texts.loc[case, score] = f"{mean:.0f}" if len(values) == expected else f"({mean:.0f})"
+    return table, texts
 
 # %% ../../nbs/results/09_alternatives.ipynb #57903d45
 def plot_hos_curves(
@@ -274,13 +279,15 @@ def plot_hos_curves(
     score: str = "max_softmax",
 ) -> Figure:
     """Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have all.
-    Cases that have no such seed are left out."""
+    Cases that have no such seed are left out, and of many only a few are named."""
     curves = {case: _mean_curve(cells, score) for case, cells in rescored.groupby("case", sort=False)}
     curves = {case: found for case, found in curves.items() if np.isfinite(found[1])} or curves
-    colours = styles(list(curves))
+    colours = few_colours(-pd.Series({case: area for case, (_, area, _) in curves.items()}))
     fig, axes = new_figure(1, 1, (PAGE, 3.2), squeeze=False)
     ax = axes[0, 0]
-    for case, (curve, _, _) in curves.items(): ax.plot(curve.index, curve, color=colours[case], lw=1.4)
+    for case, colour in colours.items():
+        curve, _, _ = curves[case]
+        ax.plot(curve.index, curve, color=colour, lw=.8 if colour is PALE else 1.4)
     ax.set(xlabel="share of target clips rejected", ylabel="HOS", xlim=(0, 1), ylim=(0, None))
     title(ax, f"HOS at every threshold ({score})")
     best_first = sorted(curves, key=lambda case: -np.nan_to_num(curves[case][1]))

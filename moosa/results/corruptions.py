@@ -21,7 +21,8 @@ from ..places import Store, StoreLike, open_store
 from .alternatives import crossed_table, mean_of_tasks, numbers_or_none
 from .cases import case_labels, data_label, task_labels
 from .ranking import CORRUPTED
-from .style import PAGE, abreast, legend, mark_mean, name_data, new_figure, styles, title
+from .style import (PAGE, abreast, few_colours, legend, mark_mean, name_data, new_figure, styles,
+                                 title)
 from .tables import Column, Table
 from ..runs.corrupt import METRICS, as_numbers, built_in_source, corrupt_run, read_rows_of, weights_of
 from ..runs.grid import Grid
@@ -253,18 +254,22 @@ def corruptions_table(
 def plot_grid(
     rows: pd.DataFrame,  # from `grid_rows`
 ) -> Figure:
-    "Return each metric by severity, a line per case and a panel per part; 0 is clean. Hollow: not all seeds are there."
+    """Return each metric by severity, a line per case and a panel per part; 0 is clean. Hollow: seeds are missing.
+
+    Of many cases a few are named, by their mean accuracy, and the others pale."""
     numbers = grid_numbers(rows)
     parts = list(numbers[numbers.group.fillna("").str.startswith("severity")].modality.unique())
     cases, groups = list(numbers.case.unique()), ["clean", *(f"severity {s}" for s in range(1, 6))]
     metrics = [m for m in METRICS if numbers.value[numbers.number == m].notna().any()]
-    colours, size = styles(cases), (min(PAGE, 2.8*len(parts) + 1.8), 2.1*len(metrics) + .4)
+    means = numbers.value.where((numbers.group == "mean") & (numbers.number == "accuracy"))
+    colours = few_colours(-means.groupby(numbers.case, sort=False).mean())
+    size = (min(PAGE, 2.8*len(parts) + 1.8), 2.1*len(metrics) + .4)
     fig, axes = new_figure(len(metrics), len(parts), size, sharex=True, sharey="row", squeeze=False)
     for i, metric in enumerate(metrics):
         for ax, part in zip(axes[i], parts):
-            for j, case in enumerate(cases):
-                cells = numbers[numbers.case == case]
-                _draw_case(ax, cells, cells[cells.modality == part], metric, groups, colours[case], j, len(cases))
+            for case, colour in colours.items():
+                cells, place = numbers[numbers.case == case], cases.index(case)
+                _draw_case(ax, cells, cells[cells.modality == part], metric, groups, colour, place, len(cases))
             if i == 0: title(ax, in_figure(part, 20))
         axes[i, 0].set_ylabel(metric)
     for ax in axes[-1]: ax.set(xlabel="severity", xticks=range(6))
