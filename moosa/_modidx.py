@@ -3419,6 +3419,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'moosa.results.findings.caveats': ('results/findings.html#caveats', 'moosa/results/findings.py'),
                                         'moosa.results.findings.holding': ('results/findings.html#holding', 'moosa/results/findings.py'),
                                         'moosa.results.findings.in_words': ('results/findings.html#in_words', 'moosa/results/findings.py'),
+                                        'moosa.results.findings.ranking': ('results/findings.html#ranking', 'moosa/results/findings.py'),
                                         'moosa.results.findings.report_outputs': ( 'results/findings.html#report_outputs',
                                                                                    'moosa/results/findings.py'),
                                         'moosa.results.findings.runs_done': ( 'results/findings.html#runs_done',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HONEST', 'ORACLE', 'AUROC', 'ACCURACY', 'HOLDS', 'TESTED', 'report_outputs', 'summary', 'table_of_report',
-           'value', 'best_first', 'verdicts', 'holding', 'in_words', 'runs_done', 'caveats']
+           'value', 'best_first', 'verdicts', 'holding', 'ranking', 'in_words', 'runs_done', 'caveats']
 
 # %% ../../nbs/results/20_findings.ipynb #04c6d8d0
 import json
@@ -128,6 +128,14 @@ def holding(
     rows = [(number, case.replace("\\", ""), how, than, float(points))
             for number, text in said.items() for case, how, than, points in HOLDS.findall(text)]
     return pd.DataFrame(rows, columns=["number", "case", "is", "than", "points"])
+
+# %% ../../nbs/results/20_findings.ipynb #f1a1c2d4
+def ranking(
+    grid: str,
+    folder: str | Path | None = None,  # that holds figures/; None: the project's
+) -> str:  # Markdown; '' of a report without one
+    "Return the ranked table of a grid's last report, as it was printed."
+    return next((text for text in report_outputs(grid, folder) if text.startswith("**All cases by ")), "")
 
 # %% ../../nbs/results/20_findings.ipynb #45701fce
 def in_words(
