@@ -105,7 +105,7 @@ MARKERS = "osD^vP<>X*hpd8"
 _FIRST = ("erm", "moosa")  # grey is what others are compared with
 _MORE = ("#332288", "#117733", "#882255", "#999933", "#44AA99", "#661100", "#6699CC", "#AA4499", "#B8860B", "#E7298A",
          "#66A61E", "#7570B3", "#1F4E79", "#B30000", "#4D4D00")  # for the methods beyond COLOURS
-_SHADES = (0.45, -0.4, 0.7)  # of the options: towards white, or black if negative
+_SHADES = (0.45, -0.4, -0.75)  # of the options: towards white, or black if negative; none is as pale as PALE
 
 
 def method_colour(
