@@ -3543,6 +3543,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'moosa/results/ranking.py'),
                                        'moosa.results.ranking.differences': ( 'results/ranking.html#differences',
                                                                               'moosa/results/ranking.py'),
+                                       'moosa.results.ranking.in_short': ('results/ranking.html#in_short', 'moosa/results/ranking.py'),
                                        'moosa.results.ranking.plot_differences': ( 'results/ranking.html#plot_differences',
                                                                                    'moosa/results/ranking.py'),
                                        'moosa.results.ranking.ranked': ('results/ranking.html#ranked', 'moosa/results/ranking.py'),

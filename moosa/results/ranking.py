@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_MISSING', 'CORRUPTED', 'RANKED', 'with_one_missing', 'columns_there', 'standing', 'ranked', 'answer',
-           'differences', 'plot_differences']
+           'in_short', 'differences', 'plot_differences']
 
 # %% ../../nbs/results/13_ranking.ipynb #5c24cb50
 import numpy as np
@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .compare import COMPARED, compare, paired, sentence
+from .compare import COMPARED, FEW_HELD, compare, paired, sentence
 from .style import PAGE, name_data, new_figure, title
 from .tables import Column, Table, number_exists, summarise, wide_table
 from ..words import in_figure, in_markdown
@@ -92,7 +92,8 @@ def answer(
     best, stands = table.wide.index[0], standing(results, group, number)
     first = f"By {heading}, **{in_markdown(best)}** comes first with {table.wide.loc[best, heading]} %. "
     pairs = paired(results, group, number)
-    against = sentence(compare(pairs, baseline=pairs.columns[0]), heading)
+    compared = compare(pairs, baseline=pairs.columns[0])
+    against = in_short(compared, heading) if compared.holds.sum() > FEW_HELD else sentence(compared, heading)
     return f"{first}{_as_good(stands)}\n\nAgainst {in_markdown(pairs.columns[0])}: {against}"
 
 
@@ -103,6 +104,19 @@ def _as_good(stands: pd.Series) -> str:  # from `standing`
     if as_good == 0: return f"All {others} others are behind."
     if as_good == others: return f"None of the {others} others can be told from it."
     return f"Of the {others} others, {as_good} cannot be told from it."
+
+# %% ../../nbs/results/13_ranking.ipynb #f2b3c4d5
+def in_short(
+    table: pd.DataFrame,  # from `compare`
+    what: str,  # the number, e.g. 'AUROC'
+) -> str:  # Markdown
+    "Say which differences hold, by how many points; intervals and p-values are left to the table."
+    made = table[table.n > 0].sort_values("difference", ascending=False, kind="stable")
+    held = made[made.holds].assign(said=lambda t: [f"{in_markdown(r.case)} ({100*abs(r.difference):.1f})"
+                                                   for r in t.itertuples()])
+    sides = {"Better": held[held.difference > 0].said, "Worse": held[held.difference <= 0].said}
+    parts = [f"{side}, by points: {', '.join(names)}." for side, names in sides.items() if len(names)]
+    return " ".join([f"**{what}**: of {len(made)} differences, {len(held)} hold.", *parts])
 
 # %% ../../nbs/results/13_ranking.ipynb #4a9bbb52
 def differences(
