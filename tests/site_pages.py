@@ -49,6 +49,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 
+LEFT = "net::ERR_ABORTED"  # the tab was sent to another page; what is not there is a 404, which the console names
+
+
 @contextmanager
 def opened(site: Path):
     "A function that opens a tab; its `site` is the site's address, its `problems` what went wrong in it."
@@ -64,7 +67,8 @@ def opened(site: Path):
             tab.site, tab.problems = f"http://127.0.0.1:{server.server_port}", []
             tab.on("console", lambda m: tab.problems.append(f"{tab.url}: {m.text}") if m.type == "error" else None)
             tab.on("pageerror", lambda e: tab.problems.append(f"{tab.url}: {e}"))
-            tab.on("requestfailed", lambda r: tab.problems.append(f"{tab.url}: {r.url} failed"))
+            tab.on("requestfailed", lambda r: None if r.failure == LEFT else tab.problems.append(
+                f"{tab.url}: {r.url} failed: {r.failure}"))
             return tab
 
         yield tab

@@ -142,12 +142,18 @@ def test_workers_die_with_their_parent(tmp_path, script):
     assert len(started) >= 2 and not alive
 
 
+def heed_signals():
+    "Whoever runs the tests by nohup, or in the background, has these ignored, by all that is started."
+    for ignored in (signal.SIGHUP, signal.SIGINT): signal.signal(ignored, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_jupyterlab_ends_with_the_command_that_opened_it(how, tmp_path):
     command = [MOOSA, "explore", "--no-browser", "--port", str(9100 + os.getpid() % 500)]
     with open(tmp_path/"log", "wb") as log:
         explore = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=tmp_path,
-                                   start_new_session=True, env={**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)})
+                                   start_new_session=True, env={**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path)},
+                                   preexec_fn=heed_signals)
     started = [psutil.Process(explore.pid)]
     try:
         end = time.time() + 120
