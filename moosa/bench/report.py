@@ -247,8 +247,8 @@ def plot_speed(result: Mapping) -> Figure:
         ax.annotate(f"{number(r['value'])} {short_unit(r)}", (max(x, 1, *ends), y), (7, 0), textcoords="offset points",
                     va="center", fontsize=8)
     ax.axvline(1, color="black", lw=1)
-    names = [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'} "
-             f"{r['goal_value']:g}]" for r in rows]
+    names = [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'}"
+             f"\N{NO-BREAK SPACE}{r['goal_value']:g}]" for r in rows]
     ax.set_yticks(range(len(rows)), [wrapped(name, 44) for name in names], fontsize=7)
     ax.set(xscale="log", xlabel="what was found, as a multiple of the goal")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
