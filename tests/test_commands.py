@@ -193,6 +193,9 @@ def test_runs_take_several_values_in_both_ways(monkeypatch, tmp_path):
         moosa("runs", "prune", *given, *where)
         assert pruned.pop()[0][1] == ("leftovers", "damaged")
     moosa("runs", "prune", "--only", ",", *where, fails="--only: no name was given")  # and nothing goes
+    for option in ("--domains", "--classes"):
+        moosa("ood", "3f2a", "--data", "av-digits", option, ",", *where, fails=f"{option}: no name was given")
+        moosa("ood", "3f2a", option, "a,b", *where, fails="it was not given")
     assert not pruned
 
 

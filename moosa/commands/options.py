@@ -105,9 +105,10 @@ def some_names(
 def asked_names(
     given: list[str] | None,  # as in `some_names`; None: the option was not given
     option: str,  # its name, for messages
+    known: Callable[[], Iterable[str]] = tuple,  # as in `some_names`
 ) -> tuple[str, ...]:  # each once; (): the option was not given
     "Return the names of an option that asks for some of what there is; raise `InputError` if it was given without one."
-    names = tuple(dict.fromkeys(some_names(given or []) or ()))
+    names = tuple(dict.fromkeys(some_names(given or [], known) or ()))
     if given and not names: raise InputError(f"{option}: no name was given. Name one or several, or leave it out.")
     return names
 

@@ -17,7 +17,7 @@ from ..places import Store
 from ..doors import in_full
 from .fields import fields_given, takes_fields
 from .options import (Again, AsJson, Contents, DataDir, Device, asked_names, data_named, print_rows,
-                                    runs_beginning, some_names)
+                                    runs_beginning)
 from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
@@ -165,10 +165,10 @@ def ood_command(
 
     place, far = find_folder(run, data_dir), {}
     scores = asked_names(score, "--score") or ("max_softmax",)
-    domains = some_names(domains or [], lambda: data_named(data, None).domains) or ()
-    classes = some_names(classes or [], lambda: data_named(data, None).classes) or ()
     if (domains or classes) and not data:
         raise InputError("--domains, --classes: they are of the data set that --data names; it was not given.")
+    domains = asked_names(domains, "--domains", lambda: data_named(data, None).domains)
+    classes = asked_names(classes, "--classes", lambda: data_named(data, None).classes)
     if data: far = ask_of(place, data, domains, classes, data_dir, device)
     table = ask_outside(place, far, [in_full(name, Path()) for name in scores])
     if as_json: return print(table.to_json(orient="records", indent=2))
