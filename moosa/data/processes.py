@@ -18,6 +18,7 @@ from ..core import InputError, later, safe_path
 
 # %% ../../nbs/data/07_processes.ipynb #cdf0a31f
 psutil = later("psutil")
+threadpoolctl = later("threadpoolctl")
 progress = later("tqdm.auto")
 
 # %% ../../nbs/data/07_processes.ipynb #150a993b
@@ -118,11 +119,9 @@ class ProcessDied(RuntimeError):
 
 def _serve(pipe, parent: int):
     "What a helper does: one item after the other, until nobody is at the other end."
-    import cv2
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops this process
     die_with(parent)  # whatever it is busy with
-    cv2.setNumThreads(1)
+    _on_one_thread()
     pipe.send("ready")
     while True:
         try: work, item = pipe.recv()
@@ -132,6 +131,15 @@ def _serve(pipe, parent: int):
         try: pipe.send(result)
         except OSError: return
         except Exception as e: pipe.send(RuntimeError(f"the result cannot be handed over: {e}"))
+
+# %% ../../nbs/data/07_processes.ipynb #30dae406
+def _on_one_thread():
+    "Have libraries compute on one thread: those that are loaded, and those that an item will load."
+    import cv2
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpoolctl.threadpool_limits(1)
+    cv2.setNumThreads(1)
 
 # %% ../../nbs/data/07_processes.ipynb #34cab0ad
 def _in_processes(work: Callable, items: Sequence, workers: int, bar) -> list:

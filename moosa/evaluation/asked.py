@@ -60,12 +60,13 @@ class Asking:
 # %% ../../nbs/evaluation/05_asked.ipynb #09a9d53d
 def call_with(
     fn: Callable,
+    asked: Collection[str],  # its parameters, as from `asked_for`
     offered: Mapping[str, object],  # name -> what is given to a parameter of that name
     what: str,  # the function, for messages: 'score mine'
     form: str,  # what it should be
 ):
     "Return what a function says of what it asks for; raise `InputError` with its file and line if it fails."
-    given = {name: offered[name] for name in asked_for(fn, offered, form)}
+    given = {name: offered[name] for name in asked}
     try: return fn(**given)
     except InputError: raise
     except Exception as e:

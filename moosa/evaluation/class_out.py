@@ -8,7 +8,7 @@ __all__ = ['QUANTILES', 'ClassOut', 'playable', 'confidence_without', 'classes_o
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #f7e6766d
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ import torch
 from .asked import Unfit
 from .openset import Predictions
 from .scores import find_score, held_out, opened_up, scores_of
-from .sources import Sources, at_last_layer, rows, without
+from .sources import Sources, at_last_layer, once, only_known, rows, without
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #87e5a45d
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ClassOut:
     confidence: torch.Tensor  # (N,) of all validation clips
     known: torch.Tensor  # (N,) bool: is the clip of another class?
     right: torch.Tensor  # (N,) bool: does the clip get its class, of the classes that are left?
+    kept: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # what was made of it, see `once`
 
 
 def playable(
@@ -44,10 +45,9 @@ def confidence_without(
     validation = sources.validation
     if "reference" not in find_score(name).needs: return scores_of(name, validation, sources)
     known = validation.labels < validation.num_known
-    reference = rows(validation, known)
-    scores = torch.empty(len(known), dtype=torch.double)
-    scores[~known] = scores_of(name, rows(validation, ~known), sources, reference).double()
-    scores[known] = held_out(name, replace(sources, validation=reference)).double()
+    others, scores = only_known(sources), torch.empty(len(known), dtype=torch.double)
+    scores[~known] = scores_of(name, rows(validation, ~known), sources, others.validation).double()
+    scores[known] = held_out(name, others).double()
     return scores
 
 
@@ -88,6 +88,7 @@ def hos_at(
     return 2*os_star*unk/np.where(both > 0, both, 1)
 
 
+@once
 def hos_by_quantile(
     out: ClassOut,
 ) -> np.ndarray:  # (len(QUANTILES),) 0..1

@@ -77,12 +77,11 @@ def gradnorm(
 
 # %% ../../nbs/evaluation/08_post_hoc.ipynb #59a66049
 def outside(
-    h: torch.Tensor,  # (N, H) of training clips, minus the origin
+    h: np.ndarray,  # (N, H) of training clips, minus the origin
     principal: int,  # dimensions of the principal space
-) -> torch.Tensor:  # (H, H - principal), columns at right angles, float64
+) -> np.ndarray:  # (H, H - principal), columns at right angles
     "Return the directions outside of the principal space."
-    h = h.double()
-    _, directions = torch.linalg.eigh(h.T @ h)  # eigenvalues ascend
+    _, directions = np.linalg.eigh(h.T @ h)  # eigenvalues ascend; NumPy makes half of a product with itself
     return directions[:, :h.shape[1] - principal]
 
 
@@ -100,12 +99,13 @@ def vim(
     if not 0 < principal < h.shape[1]:
         raise InputError(f"vim: {principal} principal dimensions; expected 1 to {h.shape[1] - 1}.")
     origin = -torch.linalg.pinv(last.weight) @ last.bias
-    directions = outside(known - origin, principal)
-    residual, usual = (((x - origin).double() @ directions).norm(dim=1) for x in (h, known))
-    if usual.mean() <= 1e-6*(known - origin).norm(dim=1).mean():
+    away, usual_away = ((x - origin).double().numpy() for x in (h, known))
+    directions = outside(usual_away, principal)
+    residual, usual = (np.linalg.norm(x @ directions, axis=1) for x in (away, usual_away))
+    if usual.mean() <= 1e-6*np.linalg.norm(usual_away, axis=1).mean():
         raise Unfit(f"vim: nothing of the training clips lies outside of {principal} dimensions; expected more clips.")
     alpha = last(known).max(dim=1).values.double().mean()/usual.mean()
-    return last(h).logsumexp(dim=1).double() - alpha*residual
+    return last(h).logsumexp(dim=1).double() - alpha*torch.from_numpy(residual)
 
 # %% ../../nbs/evaluation/08_post_hoc.ipynb #95035c2c
 def kl_matching(

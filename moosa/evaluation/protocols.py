@@ -140,7 +140,7 @@ class Evidence:
         if p.transductive:
             if self.unlabelled is None: raise Unfit(f"{protocol}: it is transductive, and no target clip is at hand.")
             offered["unlabelled"] = self.unlabelled
-        found = call_with(p.fn, offered, what, FORM)
+        found = call_with(p.fn, p.needs, offered, what, FORM)
         return check_threshold(found, lambda: f"{what} ({place_of(p.fn)})")
 
 

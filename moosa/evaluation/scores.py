@@ -6,10 +6,10 @@
 __all__ = ['TASKS', 'OFFERED', 'FORM', 'SCORES', 'PROBABILITIES', 'NOT_KEPT', 'NO_HEADS', 'largest_probability',
            'max_logit', 'energy', 'minus_entropy', 'agreement', 'weighted_agreement', 'ensemble', 'task_said',
            'by_translation', 'by_jigsaw', 'Score', 'find_score', 'opened_up', 'closed_again', 'lacking', 'available',
-           'check_embeddings', 'check_scores', 'having_each', 'scores_of', 'held_out', 'score', 'answers']
+           'check_embeddings', 'check_scores', 'having_each', 'scores_of', 'folds', 'held_out', 'score', 'answers']
 
 # %% ../../nbs/evaluation/09_scores.ipynb #46167546
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,12 @@ import torch
 
 from ..core import InputError
 from ..doors import check_name, load_guest, place_of
-from .asked import Asking, Unfit, call_with
+from .asked import Asking, Unfit, asked_for, call_with
 from .calibration import temperature_scaled, vector_scaled
 from .distances import folds_of, knn, knn_held_out, mahalanobis, mahalanobis_held_out
 from .openset import Predictions, max_softmax
 from .post_hoc import ash, class_rank, gradnorm, kl_matching, normalised, normalised_logits, react, vim
-from .sources import Sources, rows
+from .sources import Sources, once, rows
 from ..methods.entropy import entropy_weights
 
 # %% ../../nbs/evaluation/09_scores.ipynb #aaf327f9
@@ -268,20 +268,30 @@ def scores_of(
     unlabelled: Mapping[str, torch.Tensor] | None = None,  # modality -> (n, D) of the target; None: of sources
 ) -> torch.Tensor:  # (N,)
     "Return what a score says of some clips; their labels are not looked at."
-    fn = find_score(name).fn
-    found = _asked(name, fn, clips, sources, reference, unlabelled)
-    return check_scores(found, len(clips.fused), lambda: f"score {name} ({place_of(fn)})")
+    s = find_score(name)
+    found = _called(name, s.fn, s.needs, clips, sources, reference, unlabelled)
+    return check_scores(found, len(clips.fused), lambda: f"score {name} ({place_of(s.fn)})")
 
 
-def _asked(name: str, fn: Callable, clips: Predictions, sources: Sources, reference: Predictions | None,
-           unlabelled: Mapping[str, torch.Tensor] | None) -> object:
+def _called(name: str, fn: Callable, needs: Collection[str], clips: Predictions, sources: Sources,
+            reference: Predictions | None, unlabelled: Mapping[str, torch.Tensor] | None) -> object:
     present = {m: clips.having(m) for m in clips.logits or clips.embeddings}
     tasks = {"translation": task_said(clips, "translation"), "jigsaw": clips.pretext.get("jigsaw")}
     offered = dict(fused=clips.fused, logits=clips.voices, embeddings=clips.embeddings, present=present, **tasks,
                    head=sources.head, reference=reference, train=sources.train, unlabelled=unlabelled)
-    return call_with(fn, offered, f"score {name}", FORM)
+    return call_with(fn, needs, offered, f"score {name}", FORM)
 
 # %% ../../nbs/evaluation/09_scores.ipynb #f12b6872
+@once
+def folds(
+    sources: Sources,
+) -> list[tuple[torch.Tensor, Predictions, Predictions]]:  # (N,) bool, clips held out; these; the others
+    "Return the folds of the source validation clips."
+    validation = sources.validation
+    held = map(torch.from_numpy, folds_of(validation.labels.numpy(), validation.clips))
+    return [(out, rows(validation, out), rows(validation, ~out)) for out in held]
+
+
 def held_out(
     name: str,  # as for `find_score`
     sources: Sources,
@@ -291,8 +301,7 @@ def held_out(
     if "reference" not in s.needs: return scores_of(name, validation, sources)
     if s.held_out: return torch.from_numpy(s.held_out(validation, [None])[0])
     scores = torch.empty(len(validation.labels), dtype=torch.double)
-    for out in map(torch.from_numpy, folds_of(validation.labels.numpy(), validation.clips)):
-        scores[out] = scores_of(name, rows(validation, out), sources, rows(validation, ~out)).double()
+    for out, clips, reference in folds(sources): scores[out] = scores_of(name, clips, sources, reference).double()
     return scores
 
 # %% ../../nbs/evaluation/09_scores.ipynb #d4b2774f
@@ -315,4 +324,6 @@ def answers(
 ) -> torch.Tensor:  # (N, C) logits
     "Return logits of what clips of the target are taken for by a score: the fused head's, or answers of its own."
     own = find_score(name).answers
-    return _asked(name, own, target, sources, sources.validation, having_each(target)) if own else target.fused
+    if own is None: return target.fused
+    needs = asked_for(own, OFFERED, FORM)
+    return _called(name, own, needs, target, sources, sources.validation, having_each(target))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sources', 'once', 'rows', 'without_class', 'Columns', 'head_without', 'last_layer', 'at_last_layer',
-           'without', 'pretend', 'pretend_tasks', 'pretend_sources']
+           'without', 'only_known', 'pretend', 'pretend_tasks', 'pretend_sources']
 
 # %% ../../nbs/evaluation/06_sources.ipynb #d2f91fee
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +33,13 @@ class Sources:
 
 
 def once(
-    make: Callable,  # of sources, and perhaps more
+    make: Callable,  # of something with a dict `kept`, and perhaps more
 ) -> Callable:
-    "Keep what a function makes of sources with them: twenty scores ask for the same."
+    "Keep what a function makes of something with that: twenty scores, and protocols, ask for the same."
     @wraps(make)
-    def made(sources: Sources, *more):
-        if (key := (make, *more)) not in sources.kept: sources.kept[key] = make(sources, *more)
-        return sources.kept[key]
+    def made(of, *more):
+        if (key := (make, *more)) not in of.kept: of.kept[key] = make(of, *more)
+        return of.kept[key]
 
     return made
 
@@ -133,6 +133,15 @@ def without(
     if train is not None: train = without_class(rows(train, train.labels != left_out), left_out)
     if head is not None: head = head_without(head, left_out, num_known)
     return replace(sources, validation=without_class(sources.validation, left_out), train=train, head=head)
+
+
+@once
+def only_known(
+    sources: Sources,  # of which a class was left out
+) -> Sources:
+    "Return sources without the validation clips that play the unknown."
+    validation = sources.validation
+    return replace(sources, validation=rows(validation, validation.labels < validation.num_known))
 
 # %% ../../nbs/evaluation/06_sources.ipynb #6c01e45d
 def pretend(
