@@ -6,8 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 GRIDS ?= demo.yaml mini-hac.yaml adaptation.yaml
-# Test files at once, with one thread each.
-JOBS ?= 2
+# Test files at once, with one thread each; for two cores: a third of the time a test waits for what it has started.
+JOBS ?= 3
 # Empty: git and Jupyter stay as they are (make setup HOOKS=).
 HOOKS ?= yes
 # More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 9999 --ip 0.0.0.0"

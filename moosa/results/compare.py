@@ -224,14 +224,15 @@ def sentence(
 def _verdict(made: pd.DataFrame, alpha: float) -> str:
     if made.empty: return ": nothing to compare, no two cases have a number in the same cell."
     n, k = "–".join(str(x) for x in sorted({made.n.min(), made.n.max()})), len(made)
-    comparisons = f"{k} comparison{'s' * (k > 1)}"
+    comparisons = f"{k} comparison{'s'*(k > 1)}"
+    cells = "cells" if made.n.max() > 1 else "cell"
     if smallest_p(made.n.max())*k >= alpha:
-        return (f": {n} shared cells and {comparisons} are too few for the test: "
+        return (f": {n} shared {cells} and {comparisons} are too few for the test: "
                 "no difference could hold, however large.")
     some = made[made.holds].sort_values("difference", ascending=False, kind="stable")
     held = [_difference(r, brief=len(some) > FEW_HELD) for r in some.itertuples()]
-    if not held: return f": no difference holds ({comparisons}, n = {n} cells)."
-    return f" (n = {n} cells): {'; '.join(held)}.{_others(k - len(held))}"
+    if not held: return f": no difference holds ({comparisons}, n = {n} {cells})."
+    return f" (n = {n} {cells}): {'; '.join(held)}.{_others(k - len(held))}"
 
 # %% ../../nbs/results/07_compare.ipynb #e8a71933
 def _others(count: int) -> str:  # differences that do not hold
