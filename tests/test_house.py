@@ -62,6 +62,24 @@ def test_executed_pages_do_not_open_with_their_parameters():
     assert not [page for page, cell in given if not cell["metadata"].get("jupyter", {}).get("source_hidden")]
 
 
+LINK = re.compile(r"(?<!!)\[[^\[\]\n]*\]\(([^)\s#:/][^)\s#:]*)(?:#[^)\s]*)?\)")  # relative, in Markdown
+
+
+def test_links_of_what_is_committed_lead_to_files():
+    "As JupyterLab and a repository's page follow them: from where the notebook lies, that was executed or not."
+    dead, links = [], 0
+    where = ("nbs/**/*.ipynb", "figures/*/*.ipynb", "*.md", "data/*.md")
+    for path in [path for pattern in where for path in ROOT.glob(pattern)]:
+        said = path.read_text("utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(said)["cells"]
+            said = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        found = LINK.findall(said)
+        links += len(found)
+        dead += [f"{path.relative_to(ROOT)}: {link}" for link in found if not (path.parent/link).exists()]
+    assert links > 500 and not dead
+
+
 def test_installed_metadata_comes_from_settings():
     from importlib.metadata import distribution
 

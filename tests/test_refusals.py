@@ -56,3 +56,13 @@ def test_runs_are_listed_with_what_tells_them_apart(two_runs):
     rows = json.loads(call("list", "runs", "--json", "--data-dir", two_runs).stdout)
     assert {row["sources"] for row in rows} >= {"mnist+optdigits", "optdigits+mfeat"}
     assert {row["epochs"] for row in rows} == {"1"} and {row["why"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize("command, option, value", [
+    ("grid demo.yaml", "--workers", -1), ("grid demo.yaml --dry-run", "--workers", 0),
+    ("grid demo.yaml", "--attempts", 0), ("grid demo.yaml --dry-run", "--search", -1),
+    ("data check av-digits", "--workers", 0),
+    ("data check av-digits", "--sample", 0), ("data pack av-digits", "--workers", 0)])
+def test_numbers_out_of_range_are_refused_before_anything_begins(tmp_path, command, option, value):
+    said = refused(2, *command.split(), option, value, "--data-dir", tmp_path)
+    assert option in said and not list(tmp_path.iterdir())

@@ -52,10 +52,11 @@ def data_get(
 @data_app.command("check")
 def data_check(
     name: Annotated[str, typer.Argument(help="As in `moosa data list`, or the path of your own data.")],
-    sample: Annotated[int | None, typer.Option(help="Open this many clips, drawn at random. Default: all.")] = None,
+    sample: Annotated[int | None, typer.Option(
+        min=1, help="Open this many clips, drawn at random. Default: all.")] = None,
     modalities: Annotated[list[str] | None, typer.Option(
         help="Only these, e.g. video,audio; may be repeated. Default: all.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: as many as CPUs.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: as many as CPUs.")] = None,
     data_options: Annotated[list[str], typer.Option(
         help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = (),
     out: Annotated[Path | None, typer.Option(
@@ -108,7 +109,7 @@ def _own_check(name: str, data_dir: Path | None, out: TextIO) -> tuple[bool, lis
 # %% ../../nbs/commands/02_data.ipynb #aa6907d3
 Videos = Annotated[Path, typer.Argument(
     **PATH, help="A video, a folder of videos, or a folder DOMAIN/videos as HAC has.")]
-Processes = Annotated[int | None, typer.Option(help="Processes. Default: as many as CPUs.")]
+Processes = Annotated[int | None, typer.Option(min=1, help="Processes. Default: as many as CPUs.")]
 
 
 @data_app.command("make-flow")

@@ -87,7 +87,7 @@ EngineName = Annotated[str | None, typer.Option(help=(
 HeldOut = Annotated[bool, typer.Option("--held-out", help=(
     "Also the runs without one of the sources, which leave-one-domain-out needs: as many more for each as it has "
     "sources."))]
-Workers = Annotated[int | None, typer.Option(help=(
+Workers = Annotated[int | None, typer.Option(min=1, help=(
     "How many cells at once; on a Slurm cluster at most. Default: the GPUs that are named, or half the CPUs."))]
 Gpus = Annotated[list[str] | None, typer.Option(help="One cell on each of these, e.g. 0,1,2,3; may be repeated.")]
 Scheduler = Annotated[str | None, typer.Option(help=(
@@ -96,7 +96,7 @@ Slurm = Annotated[Path | None, typer.Option(**PATH, help=(
     "A YAML file that says what a Slurm job is like; see the tutorial on clusters. Needs pip install moosa[slurm]."))]
 TimeLimit = Annotated[float | None, typer.Option(help=(
     "Minutes that a cell may take; then it is stopped, and has failed."))]
-Attempts = Annotated[int, typer.Option(help=(
+Attempts = Annotated[int, typer.Option(min=1, help=(
     "How often a cell may lose its process before it is set aside as failed."))]
 
 # %% ../../nbs/commands/05_grids.ipynb #c9565857

@@ -85,7 +85,7 @@ Again = Annotated[bool, typer.Option("--again", help=(
 Contents = Annotated[bool, typer.Option("--contents", help=(
     "Read all data files and compare, and keep, their sha256. "
     "Default: above 256 MB per domain and modality, sizes and times of change count."))]
-Search = Annotated[int, typer.Option(help=(
+Search = Annotated[int, typer.Option(min=0, help=(
     "Each cell with this many draws of its hyper-parameters, the default first and the others drawn at random; "
     "the report chooses by source validation. For the benchmark's search, the file says search: benchmark-2026."))]
 

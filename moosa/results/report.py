@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import InputError, atomic_write
-from ..places import StoreLike, open_store, project_root
+from ..places import StoreLike, experiments_folder, open_store, project_root
 from ..data.dataset import hole_sentence
 from .cases import case_labels, task_labels
 from .literature import SAME_CLIPS, beside_literature, literature_table
 from .tables import Table, cells_of, collect_results
-from ..runs.notebook import without_iri_grammar
+from ..runs.notebook import lead_on, without_iri_grammar
 from ..runs.record import run_folder
 from ..runs.grid import Grid
 from ..runs.status import cell_status
@@ -175,13 +175,14 @@ def publish_notebook(
 ):
     """Copy a notebook without papermill's notes on paths and times, and without this machine's paths: those in the
     project begin there, of others the last part stays. Its parameters open on a click, so that a page begins with
-    what it is about. Raise `InputError` if it is damaged."""
+    what it is about; its links lead on from where it comes to lie. Raise `InputError` if it is damaged."""
     with without_iri_grammar(): import nbformat  # only needed here
 
     try: nb = nbformat.read(source, as_version=4)
     except (*_DAMAGED, nbformat.ValidationError) as e:
         what = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise InputError(f"notebook {source} is damaged: {what}.") from e
+    lead_on(nb.cells, [Path(source).parent, experiments_folder()], Path(target).parent)
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         for key in ("papermill", "execution"): cell.metadata.pop(key, None)

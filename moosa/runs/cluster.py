@@ -217,6 +217,7 @@ def choose_engine(
     slurm: str | Path | None = None,  # a YAML file
 ) -> Iterator[Engine]:  # for `run_grid`
     "Give the engine for a grid's cells while the block runs; raise `InputError` if what is asked for does not agree."
+    if workers is not None and workers < 1: raise InputError(f"workers: {workers}; expected 1 cell at once, or more.")
     places = [name for name, value in dict(gpus=gpus, scheduler=scheduler, slurm=slurm).items() if value]
     asked = [*places, "workers"] if workers else places
     engine = one_of("engine", engine or ("dask" if asked else "serial"), ["serial", "dask"])

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'LOST_RANK', 'PEER_GONE', 'LONGEST', 'COMMAND', 'NEEDED', 'without_iri_grammar',
-           'notebook_parameters', 'make_folder', 'execute_notebook', 'error_of', 'kernels', 'provided_by', 'compact',
-           'compact_pictures', 'Job', 'execute_run', 'main', 'execute_run_apart', 'on_worker']
+           'notebook_parameters', 'make_folder', 'execute_notebook', 'error_of', 'kernels', 'provided_by', 'lead_on',
+           'compact', 'finish_notebook', 'Job', 'execute_run', 'main', 'execute_run_apart', 'on_worker']
 
 # %% ../../nbs/runs/09_notebook.ipynb #c2a90aa4
 import base64
 import io
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..core import NO_ROOM, SAFE_PATH, InputError, RunFailed, atomic_write, environment, write_json
+from ..places import project_root
 from ..data.processes import die_with
 from .lock import Busy, hold
 from .process import (ALREADY, BUSY, EXIT, FAILED, LOST, Limits, Outcome, kills_by_memory, launch,
@@ -166,6 +168,29 @@ def provided_by(
     KernelProvisionerFactory.instance().provisioners["moosa"] = SimpleNamespace(load=lambda: Provided)
     return {"kernel_provisioner": {"provisioner_name": "moosa"}}
 
+# %% ../../nbs/runs/09_notebook.ipynb #4ebaee8d
+_LINK = re.compile(r"(?<!!)\[([^\[\]\n]*)\]\(([^)\s#:/][^)\s#:]*)(#[^)\s]*)?\)")  # relative, and no picture
+
+
+def lead_on(
+    cells: Sequence,  # of a notebook; changed in place
+    before: Sequence[Path],  # folders from which its links may lead; the first that has the file counts
+    now: Path,  # the folder in which the notebook lies
+):
+    "Have the links of Markdown cells lead where they led; those to files that are not there stay."
+    root, here = project_root().resolve(), now.resolve()
+
+    def moved(link: re.Match) -> str:
+        words, path, anchor = link.groups("")
+        found = next((folder.resolve()/path for folder in before if (folder/path).exists()), None)
+        if found is None: return link[0]
+        found = found.resolve()
+        if not (found.is_relative_to(root) and here.is_relative_to(root)): return words
+        return f"[{words}]({Path(os.path.relpath(found, here)).as_posix()}{anchor})"
+
+    for cell in cells:
+        if cell.cell_type == "markdown": cell.source = _LINK.sub(moved, cell.source)
+
 # %% ../../nbs/runs/09_notebook.ipynb #0850c30e
 def compact(
     picture: bytes,  # of a PNG
@@ -183,13 +208,15 @@ def compact(
     return min(picture, buffer.getvalue(), key=len)
 
 
-def compact_pictures(
+def finish_notebook(
     path: Path,  # an executed notebook
+    written_in: Path,  # folder of the notebook that was executed
 ):
-    "Write a notebook anew, with its figures in 256 colours."
+    "Write a notebook anew, with its figures in 256 colours, and links from where it lies."
     import nbformat
 
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
+    lead_on(notebook.cells, [written_in], path.parent)
     shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
     for data in shown:
         if "image/png" in data:
@@ -229,7 +256,7 @@ def execute_run(
             output = folder/job.notebook.name
             execute_notebook(job.notebook, output, job.parameters, folder/"kernel.log", spare, fold=True)
             if not done.exists(): raise RunFailed("the notebook ended without writing a record", output)
-            compact_pictures(output)
+            finish_notebook(output, job.notebook.parent)
         except RunFailed as e:
             write_json(folder/"error.json", {"error": str(e), "notebook": str(e.notebook)})
             raise
