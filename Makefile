@@ -22,7 +22,7 @@ reproduce: setup
 
 test: setup
 	$(BIN)/moosa data get av-digits
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20
 
 # What a developer runs between two edits: notebooks of short functions, and the tests of words, numbers and commands.
 # One notebook more: .venv/bin/python -m pytest tests/test_notebooks.py -k runs/02_spec

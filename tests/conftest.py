@@ -28,12 +28,13 @@ QUICK = ("test_openset.py", "test_golden.py", "test_golden_osda.py", "test_comma
          "test_compare.py")
 QUICK_NOTEBOOKS = ("core", "words", "pretext/", "methods/", "evaluation/openset", "data/settings", "runs/presets",
                    "runs/spec", "runs/lock")
-# Minutes each, so that they begin first: with two processes none of them is left alone at the end. One of the two is
-# through with the notebooks before the docs begin, which show what they have printed, and would execute the others.
-LONG = ("test_notebooks.py", "test_cli.py", "test_grids_run.py", "test_corruptions.py", "test_minihac.py",
-        "test_cache.py", "test_cluster.py", "test_parallel.py", "test_resume.py", "test_golden_e2e.py",
-        "test_methods.py", "test_docs.py", "test_settings.py", "test_stale.py", "test_wheel.py", "test_bench.py",
-        "test_front.py")
+# Minutes each, so that they begin first, and nobody is left alone with one at the end. Who has the notebooks is through
+# with them before the docs begin, which show what they have printed, and would execute the others.
+LONG = ("test_notebooks.py", "test_golden_e2e.py", "test_lab.py", "test_cli.py", "test_lookups.py", "test_minihac.py",
+        "test_keep_models.py", "test_cache.py", "test_grids_run.py", "test_corruptions.py", "test_explore_training.py",
+        "test_holes.py", "test_gpu_check.py", "test_wheel.py", "test_warm.py", "test_docs.py", "test_not_finite.py",
+        "test_methods.py", "test_explore_compare.py", "test_resume.py", "test_settings.py", "test_figures.py",
+        "test_front.py", "test_stale.py", "test_cluster.py", "test_epic.py", "test_parallel.py")
 MOOSA = str(Path(sys.executable).parent/"moosa")
 
 
