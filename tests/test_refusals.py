@@ -99,6 +99,12 @@ def test_a_port_that_nobody_can_open_is_refused(tmp_path, port):
     assert f"--port: {port}; expected 0, any that is free, or 1024 to 65535" in said
 
 
+@pytest.mark.parametrize("address", ["nobody", "tcp://nobody:99999", "abc://nobody:1", "tcp://nobody:x"])
+def test_an_address_that_no_scheduler_has_is_refused(tmp_path, address):
+    said = refused(2, "grid", "tiny.yaml", "--scheduler", address, "--data-dir", tmp_path)
+    assert f"scheduler: '{address}' is no address; expected HOST:PORT" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["oracle", "oracle-exact"])
 def test_an_oracle_cannot_be_chosen(two_runs, tmp_path, name):
     (tmp_path/"bad.yaml").write_text(SMALL.replace("epochs: 1", f"epochs: 1, protocol: {name}"))
