@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['GROUPS', 'FORMS', 'Guest', 'guest_named', 'declared_names', 'check_name', 'split_option', 'in_full',
-           'source_of', 'blamed_on', 'line_of', 'place_of', 'load_guest']
+__all__ = ['GROUPS', 'FORMS', 'SHOWN_ONLY', 'Guest', 'guest_named', 'declared_names', 'check_name', 'split_option',
+           'in_full', 'source_of', 'blamed_on', 'line_of', 'place_of', 'load_guest']
 
 # %% ../nbs/04_doors.ipynb #e4911413
 import importlib
@@ -75,6 +75,11 @@ def declared_names(
     return {point.name: point.value for point in metadata.entry_points(group=GROUPS[option])}
 
 # %% ../nbs/04_doors.ipynb #2da8733d
+# names that are shown, but nobody can choose: the option and the name -> why
+SHOWN_ONLY = {("protocol", name): "knows the target's labels: it is always reported, and cannot be chosen"
+              for name in ("oracle", "oracle-exact")}
+
+
 def check_name(
     option: str,  # a key of GROUPS
     name: str,
@@ -84,7 +89,11 @@ def check_name(
     built_in = list(built_in)
     if name in built_in: return None
     if guest := guest_named(option, name): return guest
-    try: one_of(option, name, [*built_in, *declared_names(option)])
+    names = [*built_in, *declared_names(option)]
+    if why := SHOWN_ONLY.get((option, name)):
+        raise InputError(f"{option}: {name} {why}. Expected one of: {', '.join(names)}. "
+                         f"Or a name of your own: {FORMS}.")
+    try: one_of(option, name, names)
     except InputError as e: raise InputError(f"{e} Or a name of your own: {FORMS}.") from None
 
 # %% ../nbs/04_doors.ipynb #5cf761a7

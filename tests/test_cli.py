@@ -59,6 +59,7 @@ def test_run_writes_everything(two_runs):
     parts = load_predictions(folder)  # every number can be had again from what is stored
     recomputed = json.loads(json.dumps(evaluate(parts["target"], parts["validation"])))
     assert recomputed == record["results"]
+    assert "](../" not in (folder/"split.ipynb").read_text()  # from outside of the project no link leads into it
     again = call("run", "--target", "mfeat", *QUICK, "--data-dir", two_runs)
     assert again.returncode == 0 and "done before" in again.stdout
 

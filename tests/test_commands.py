@@ -320,6 +320,7 @@ def test_study(monkeypatch, tmp_path):
     opened = called_with(monkeypatch, "os.execv")
     moosa("explore", "--no-browser", "--port", 8890)
     moosa("explore", "--browser")
+    moosa("explore", "--port", 99999, fails="expected 0, any that is free")
     moosa("explore", "zz", "--data-dir", tmp_path, fails="0 runs in")
     moosa("explore", place.name[:6], "--data-dir", tmp_path)
     assert "/lab/tree/explore.ipynb" in " ".join(opened[-1][0][1]) and str(place) in " ".join(opened[-1][0][1])

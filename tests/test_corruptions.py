@@ -104,6 +104,7 @@ def runs(two_runs, tmp_path_factory) -> Path:
     (folder/"corrupt.yaml").write_text(yaml.safe_dump({**content, "corruptions": asked}))
     done = call("corrupt", folder/"corrupt.yaml", "--data-dir", folder)
     assert done.returncode == 0 and "mCE" in done.stdout, done.stderr
+    assert f"next: `moosa report {folder/'corrupt.yaml'} --data-dir {folder}`" in done.stderr
     return folder
 
 

@@ -3,6 +3,7 @@ numbers for programs.
 """
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from conftest import call
 from typer.testing import CliRunner
 
 from moosa.cli import app
-from moosa.commands.examples import EXAMPLES
+from moosa.commands.examples import EXAMPLES, NEXT
 from moosa.commands.fields import PANELS
+from moosa.commands.listing import KINDS
 from moosa.runs.diff import HEADLINE
 from moosa.runs.record import run_folder, write_record
 from moosa.runs.resolve import resolve
@@ -53,6 +55,46 @@ def test_every_command_of_the_first_page_has_examples():
     for name in ("", "run", "record diff"):
         said = call(*name.split(), "--help", env={"COLUMNS": "100"}).stdout
         assert "Examples" in said and EXAMPLES[name][0][0] in said and "Next:" in said
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_each_command_says_its_own_next_step(name):
+    "And the commands in it are there."
+    said = " ".join(call(*name.split(), "--help", env={"COLUMNS": "300"}).stdout.replace("│", " ").split())
+    assert f"Next: {NEXT[name]}".replace("`", "") in said and len({*NEXT.values()}) == len(EXAMPLES)
+    for words in re.findall("`moosa ([^`]+)`", NEXT[name].replace("COMMAND", "run")):
+        assert not hasattr(command_of(words.split())[0], "commands"), words
+
+
+def test_commands_say_where_to_go_next(two_runs, tmp_path):
+    "In one line on standard error; and not beside what is for programs."
+    def hint(*words):
+        done = call(*words, "--data-dir", two_runs)
+        hints = [line for line in done.stderr.splitlines() if line.startswith("next: ")]
+        assert done.returncode == 0 and "next: " not in done.stdout and len(hints) <= 1, done.stderr
+        return hints[0].removeprefix("next: ") if hints else ""
+
+    grid, there = two_runs/"two.yaml", f"--data-dir {two_runs}"
+    (tmp_path/"more.yaml").write_text(grid.read_text().replace("mnist", "mnist, optdigits"))
+    run = next(path.name for path in sorted((two_runs/"runs").iterdir()) if (path/"record.json").exists())
+    target = json.loads((two_runs/"runs"/run/"record.json").read_text())["spec"]["target"]
+    again = hint("run", "--target", target, "--method", "erm", "--epochs", 1)
+    assert again == f"`moosa explore {run} {there}` looks at it in JupyterLab"
+    assert hint("status", grid).startswith(f"`moosa report {grid} {there}` makes")
+    assert hint("status", tmp_path/"more.yaml").startswith(f"`moosa grid {tmp_path}/more.yaml {there}` runs")
+    assert hint("status", grid, "--search", 2).startswith(f"`moosa grid {grid} --search 2 {there}` runs")
+    assert hint("plan", grid).startswith(f"`moosa grid {grid} {there}` runs it")
+    assert hint("rescore", grid, "--score", "energy").startswith(f"`moosa report {grid} {there}` shows")
+    assert hint("list", "runs").startswith(f"`moosa explore RUN {there}`")
+    assert hint("data", "get", "av-digits").startswith(f"`moosa data check av-digits {there}`")
+    for words in (("status", grid), ("plan", grid), ("list", "runs")): assert hint(*words, "--json") == ""
+
+
+def test_a_folder_without_runs_says_what_makes_one(tmp_path):
+    done = call("list", "runs", "--data-dir", tmp_path)
+    assert done.stdout == f"there are no runs in {tmp_path}/runs\n"
+    assert done.stderr.startswith(f"next: `moosa run --target mfeat --data-dir {tmp_path}` makes one")
+    assert call("list", "runs", "--json", "--data-dir", tmp_path).stderr == ""
 
 
 def test_the_first_page_says_the_exit_codes_and_they_are_so():
@@ -97,6 +139,18 @@ LISTS = {("list", "methods"): "name", ("list", "protocols"): "name", ("list", "s
 def test_lists_for_programs(words):
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert len(rows) >= 3 and all(LISTS[words] in row for row in rows)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "runs"])
+def test_a_line_tells_what_to_choose(kind):
+    "No two have the same line, none is but a name, and none cites a section that who reads it has not got."
+    rows = json.loads(CliRunner().invoke(app, ["list", kind, "--json"]).output)
+    lines = [row["about"] for row in rows]
+    assert len(set(lines)) == len(lines) and not [line for line in lines if "(ref" in line]
+    alone = [row for row in rows if row["about"].strip(" .").casefold() in (row["name"], row["name"].replace("-", "_"))]
+    assert not alone and min(len(line.split()) for line in lines) >= 3
+    paper = re.compile(r"\((.*\b(19|20)\d\d\b.*|ours|common practice)\)$")
+    if kind == "methods": assert all(map(paper.search, lines))
 
 
 def test_what_is_empty_is_an_empty_list(tmp_path):

@@ -55,7 +55,8 @@ def report(place, executed, capsys):
     def call(**options) -> bool:
         before = len(executed)
         commands.report_command(str(place/"two.yaml"), out=place/"out", data_dir=place, **options)
-        said = capsys.readouterr().out
+        said, hint = capsys.readouterr()
+        assert hint.startswith(f"next: `moosa explore {place/'two.yaml'} --data-dir {place}`")
         assert said.startswith("HOS") and str(place/"out") in said.splitlines()[-1]
         assert ("unchanged: " in said) == (len(executed) == before)
         return len(executed) > before

@@ -20,6 +20,7 @@ from nbdev.clean import clean_nb
 from export import export
 
 LONGEST_CELL = 60  # lines; prose and tests should stand between
+BY_HAND = ("__init__.py", "__main__.py")  # modules that no notebook exports
 EXPORTS = re.compile(r"^#\| ?exports?i?\b|nbdev_export\(\)", re.MULTILINE)
 
 
@@ -79,7 +80,7 @@ def drift(root: Path) -> list[str]:
         shutil.copytree(root/"nbs", copy_root/"nbs", ignore=shutil.ignore_patterns(".*"))
         for name in ("pyproject.toml", "settings.ini"): shutil.copy(root/name, copy_root)
         (copy_root/"moosa").mkdir()
-        shutil.copy(root/"moosa"/"__init__.py", copy_root/"moosa")
+        for name in BY_HAND: shutil.copy(root/"moosa"/name, copy_root/"moosa")
         if problem := export(copy_root): return [problem]
         here, fresh = modules(root/"moosa"), modules(copy_root/"moosa")
         differ = [m for m in here & fresh if not filecmp.cmp(root/"moosa"/m, copy_root/"moosa"/m, shallow=False)]

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .grids import data_of
-from .options import OWN_GRID, DataDir, Device, asked_names, grids_beginning
+from .options import OWN_GRID, DataDir, Device, asked_names, for_grid, grids_beginning, say_next, typed
 from ..core import InputError
 from ..data.corruptions import SEVERITIES, Wanted, check_severity, full_name
 from ..places import experiments_folder, open_store, user_path
@@ -101,5 +101,6 @@ def _corrupt_grid(name: str, cells, wanted: Wanted, device: str, data_dir: Path 
 
     rows = grid_rows(cells, data_dir, wanted, device=device)
     if not len(rows): raise InputError(f"corrupt: no run of {name} is done, or none could be tested; "
-                                       f"`moosa grid {name}` does them.")
+                                       f"`{typed(for_grid('grid', name), data_dir)}` does them.")
     print(plain_table(corruptions_table(rows).wide.reset_index()))
+    say_next(for_grid("report", name), data_dir, "shows these numbers, too")

@@ -56,7 +56,24 @@ EXAMPLES: Mapping[str, Examples] = {
     "record diff": (("moosa record diff RUN OTHER", "what was asked for, and ten numbers"),
                     ("moosa record diff RUN OTHER --all", "everything"),
                     ("moosa record diff RUN OTHER --json", "for programs"))}
-NEXT = "Next: `moosa COMMAND --help`; tutorials in JupyterLab: `make lab`; a study of your own: `moosa new`."
+
+# %% ../../nbs/commands/11_examples.ipynb #cc827150
+NEXT = {  # command -> what comes after it
+    "": "`moosa COMMAND --help`; tutorials in JupyterLab: `make lab`; a study of your own: `moosa new`.",
+    "run": "`moosa explore RUN` looks at it; `moosa ood RUN` and `moosa corrupt RUN` ask it more.",
+    "plan": "`moosa grid GRID` runs it.",
+    "grid": "`moosa status GRID` says how far it is, `moosa report GRID` makes its tables and figures.",
+    "status": "`moosa grid GRID` runs what is not done, `moosa report GRID` makes its tables and figures.",
+    "rescore": "`moosa report GRID` shows all that was computed, too.",
+    "corrupt": "of a grid, `moosa report GRID` shows them, too; of a run, `moosa explore RUN` looks at it.",
+    "report": "`moosa explore GRID.yaml` opens its records in JupyterLab; `moosa rescore GRID` asks other scores.",
+    "ood": "`moosa explore RUN` shows which clips these are.",
+    "new": "`cd FOLDER`, then `moosa grid --workers 2` and `moosa report`.",
+    "explore": "`moosa ood RUN` and `moosa corrupt RUN` ask a run more; `moosa list runs` names others.",
+    "list": "`moosa run --method NAME`; scores, protocols, extractors and data sets have an option each, too.",
+    "data check": "`moosa run --dataset NAME --target DOMAIN` trains on it.",
+    "record show": "`moosa record diff RUN OTHER` compares two, `moosa explore RUN` looks at the clips.",
+    "record diff": "`moosa explore RUN OTHER` compares them clip by clip."}
 CODES = ("Exit codes: 0 all is well, 1 something failed or was found, 2 bad input, 130 stopped; "
          "more in the docs, page `tutorials/commands`.")
 
@@ -68,4 +85,4 @@ def epilog(
     if command not in EXAMPLES: return None
     lines = [f"- `{typed}` : {about}" for typed, about in EXAMPLES[command]]
     codes = [] if command else ["", CODES]  # once, with the command that all others are part of
-    return "\n".join(["**Examples**", "", *lines, "", NEXT, *codes])
+    return "\n".join(["**Examples**", "", *lines, "", f"Next: {NEXT[command]}", *codes])

@@ -8,7 +8,6 @@ __all__ = ['Decoders', 'DryRun', 'EngineName', 'HeldOut', 'Workers', 'Gpus', 'Sc
 
 # %% ../../nbs/commands/05_grids.ipynb #08256a30
 import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,8 @@ from typing import Annotated
 import typer
 
 from ..bench.devices import DEVICES
-from .options import OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, asked_names
+from .options import (OWN_GRID, PATH, Again, Contents, DataDir, Device, GridName, Search, asked_names,
+                                    check_file, for_grid, say_next, typed)
 from ..core import InputError
 from ..places import Store, clone_folder, data_parameter, experiments_folder, project_root, study_data, study_folder
 from ..doors import in_full
@@ -64,8 +64,9 @@ def plan_command(
     data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     plan = plan_grid(cells, data_dir)
-    if as_json: print(json.dumps(numbers_of(plan, device, decoders), indent=2))
-    else: _print_plan(plan, cells, device, decoders, data_dir)
+    if as_json: return print(json.dumps(numbers_of(plan, device, decoders), indent=2))
+    _print_plan(plan, cells, device, decoders, data_dir)
+    say_next(for_grid("grid", grid, search), data_dir, "runs it")
 
 # %% ../../nbs/commands/05_grids.ipynb #2c434bab
 def _print_plan(plan, cells, device: str, decoders: int, data_dir: Path | None):
@@ -123,8 +124,7 @@ def _report_of(grid: str, name: str, search: int, data_dir: Path | None) -> str:
 
     root = study_folder(grid_path(grid).resolve().parent) or project_root()
     page = root/"figures"/in_file_name(name)/"report.ipynb"
-    command = f"moosa report {grid}" + (f" --search {search}" if search else "")
-    command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    command = typed(for_grid("report", grid, search), data_dir)
     return f"report: `{command}` makes {page}" + (" anew" if page.exists() else "")
 
 
@@ -141,7 +141,7 @@ def grid_command(
 
     from moosa.runs.status import status_rows
 
-    given, data_dir = data_dir, data_of(grid, data_dir)
+    data_dir = data_of(grid, data_dir)
     cells = _cells_of(grid, search, data_dir)
     if held_out:
         from moosa.runs.held_out import with_held_out
@@ -169,7 +169,7 @@ def grid_command(
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{n} {s}" for s, n in counts.most_common()))
     print(f"{len(cells.specs)} cells{_still_to_come(cells)}")
-    if not dry_run and counts["done"]: print(_report_of(grid, cells.name, search, given))
+    if not dry_run and counts["done"]: print(_report_of(grid, cells.name, search, data_dir))
     if not dry_run and counts["done"] < len(cells.specs): raise typer.Exit(1)
 
 # %% ../../nbs/commands/05_grids.ipynb #312f6a48
@@ -177,7 +177,7 @@ def status_command(
     grid: GridName = OWN_GRID,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     timeline: Annotated[Path | None, typer.Option(
-        **PATH, help="Also draw who was at which cell when, into this file (PNG or SVG).")] = None,
+        **PATH, help="Also draw who was at which cell when, into this file (.png or .svg).")] = None,
     search: Search = 0,
     data_dir: DataDir = None,
 ):
@@ -189,6 +189,7 @@ def status_command(
     from moosa.runs.status import overview
     from moosa.runs.whole import look_at
 
+    if timeline: check_file(timeline, "--timeline", (".png", ".svg"))
     data_dir = data_of(grid, data_dir)
     cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
     look_at(cells.specs, store)
@@ -197,17 +198,21 @@ def status_command(
         look_at(held_out.specs, store)
         seen["held_out"] = overview(held_out, store)
     if timeline: _draw_timeline(cells, grid, timeline, data_dir)
-    if as_json: print(json.dumps(seen, indent=2))
-    else: _print_status(seen)
+    if as_json: return print(json.dumps(seen, indent=2))
+    _print_status(seen)
+    if seen["done"] == seen["cells"]: command, about = "report", "makes its tables and figures"
+    else: command, about = "grid", "runs what is not done"
+    if not seen["running"]: say_next(for_grid(command, grid, search), data_dir, about)
 
 # %% ../../nbs/commands/05_grids.ipynb #56d1e8dd
 def _draw_timeline(cells, grid: str, file: Path, data_dir: Path | None):
     "Draw who was at which cell when; raise `InputError` if nobody was."
+    from moosa.results.style import write_figure
     from moosa.results.timeline import attempts_of, plot_timeline
 
     attempts = attempts_of(cells, data_dir)
     if not len(attempts): raise InputError(f"timeline: no cell of {grid} has been started.")
-    plot_timeline(attempts).savefig(file, dpi=150)
+    write_figure(plot_timeline(attempts), file)
 
 
 def _print_status(seen: dict):
@@ -249,16 +254,17 @@ def rescore_command(
     if cells.search and cells.search[0] == "benchmark-2026":
         raise InputError(f"rescore: {grid} asks for search: benchmark-2026, whose runs are not rescored. "
                          "Name those that you want in a grid without a search.")
-    data_dir, given = data_of(grid, data_dir), f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    data_dir = data_of(grid, data_dir)
     if lacking := lacks_held_out(cells, protocols, data_dir):
         raise InputError(f"rescore: {lacking} reads runs without one of the sources, and no run of {grid} has all of "
-                         f"them yet; `moosa grid {grid} --held-out{given}` does them.")
+                         f"them yet; `{typed(for_grid('grid', grid) + ' --held-out', data_dir)}` does them.")
     rescored = rescore_grid(cells, data_dir, scores=scores, protocols=protocols)
     if not len(rescored):
         store = Store(data_dir)
         done = any(known_status(spec, store)[0] == "done" for spec in cells.specs if spec.unknown)
         raise InputError(f"rescore: no run of {grid} could be scored so; the lines above say why." if done else
-                         f"rescore: no open-set run of {grid} is done; `moosa grid {grid}` does them.")
+                         f"rescore: no open-set run of {grid} is done; "
+                         f"`{typed(for_grid('grid', grid), data_dir)}` does them.")
     if protocols and not {*map(without_folder, protocols)} & {*rescored.group}:
         raise InputError(f"rescore: no run of {grid} has a threshold by {', '.join(protocols)}; the lines above say "
                          "why.")
@@ -266,6 +272,7 @@ def rescore_command(
     if rows := threshold_rows(shares_of_best(rescored)):
         print("\nBy the largest probability, means over cases:")
         print(plain_table(rows))
+    say_next(for_grid("report", grid), data_dir, "shows all that was computed, too")
 
 # %% ../../nbs/commands/05_grids.ipynb #87def82f
 def report_command(
@@ -286,7 +293,8 @@ def report_command(
     path, data_dir = grid_path(grid).resolve(), data_of(grid, data_dir)
     cells, store = _cells_of(grid, search, data_dir), Store(data_dir)
     if all(known_status(spec, store)[0] != "done" for spec in cells.specs):
-        raise InputError(f"report: no cell of {grid} is done; `moosa grid {grid}` does them.")
+        command = typed(for_grid("grid", grid, search), data_dir)
+        raise InputError(f"report: no cell of {grid} is done; `{command}` does them.")
     experiments = experiments_folder()
     root = study_folder(path.parent) or project_root()
     folder = (out or root/"figures"/in_file_name(cells.name)).resolve()
@@ -304,6 +312,8 @@ def report_command(
         if (folder/f"{table}.md").exists(): print((folder/f"{table}.md").read_text())
     print(f"{'unchanged: ' if unchanged else ''}tables and figures: {folder}")
     print(f"report: {folder/'report.ipynb'}")
+    if (ending := path.suffix) in (".yaml", ".yml"):  # by which `moosa explore` knows a grid
+        say_next(for_grid("explore", grid.removesuffix(ending) + ending), data_dir, "opens its records in JupyterLab")
 
 # %% ../../nbs/commands/05_grids.ipynb #3c0de5af
 def _make_report(cells, page: Path, folder: Path, parameters: dict, store: Store, source: str):

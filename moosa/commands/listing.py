@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, DataDir, print_rows
+from .options import AsJson, DataDir, check_given, print_rows, say_next
 from ..core import one_of
 from ..doors import declared_names
+from ..places import data_folder
 from ..sources import module_file
 
 # %% ../../nbs/commands/07_listing.ipynb #b987ea0b
@@ -35,15 +36,17 @@ def about_object(
     return re.split(r"; raise |\. It raises |\. It does not look ", line)[0].rstrip(".")
 
 
-def _row(name: str, about: str) -> dict[str, str]: return dict(name=name, about=about[:1].upper() + about[1:])
+def _row(name: str, about: str) -> dict[str, str]:
+    about = re.sub(r" \(ref [\d., ]+\)", "", about)  # who reads the docstring can follow it, who reads the list cannot
+    return dict(name=name, about=about[:1].upper() + about[1:])
 
 # %% ../../nbs/commands/07_listing.ipynb #00db496a
 def method_rows() -> list[dict[str, str]]:
     "Return the methods, and the options that go with any of them."
-    from moosa.methods.catalogue import METHODS, OPTIONS, PLAIN
+    from moosa.methods.catalogue import OPTIONS, PLAIN, about_method
 
-    rows = [_row(name, about_object(METHODS[name].factory)) for name in PLAIN]
-    return rows + [_row(f"METHOD+{name}", about_object(option.add)) for name, option in OPTIONS.items()]
+    rows = [_row(name, about_method(name)) for name in PLAIN]
+    return rows + [_row(f"METHOD+{name}", about_method(f"+{name}")) for name in OPTIONS]
 
 
 def extractor_rows() -> list[dict[str, str]]:
@@ -104,7 +107,6 @@ def undone(
 def run_rows(data_dir=None) -> list[dict[str, str]]:
     "Return the runs of a data folder: what each is, and how it stands."
     from moosa.core import InputError
-    from moosa.places import data_folder
     from moosa.words import short, without_folder
     from moosa.runs.process import noted_error
     from moosa.runs.record import read_record
@@ -134,13 +136,19 @@ def kinds_beginning(incomplete: str) -> list[str]:
 
 
 def list_command(
-    what: Annotated[str, typer.Argument(autocompletion=kinds_beginning, help=f"One of {', '.join(KINDS)}.")],
+    what: Annotated[str, typer.Argument(
+        autocompletion=kinds_beginning, show_default=False, help=f"One of {', '.join(KINDS)}.")] = "",
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
     "What there is, with a line each; where a name is expected, one of your own may stand: file.py:object."
+    check_given("list", what, KINDS)
     option, rows_of = KINDS[one_of("list", what, KINDS)]
     rows = rows_of() if option else rows_of(data_dir)
     for name, where in (declared_names(option) if option else {}).items():
         rows.append(_row(name, f"{about_object(where)} (of an installed package: {where})".strip()))
-    print_rows(rows, as_json, f"there are no {what}")
+    where = "" if option else f" in {data_folder(data_dir)/what}"
+    print_rows(rows, as_json, f"there are no {what}{where}")
+    if option or as_json: return
+    if rows: say_next("explore RUN", data_dir, "looks at one in JupyterLab")
+    else: say_next("run --target mfeat", data_dir, "makes one, of the data of `moosa data get av-digits`")

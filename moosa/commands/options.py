@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['PATH', 'DataDir', 'Device', 'GridName', 'OWN_GRID', 'AsJson', 'Again', 'Contents', 'Search',
            'grids_beginning', 'datasets_beginning', 'methods_beginning', 'targets_beginning', 'runs_beginning',
-           'some_names', 'asked_names', 'print_rows', 'key_values', 'data_named']
+           'some_names', 'asked_names', 'check_given', 'check_file', 'print_rows', 'typed', 'say_next', 'for_grid',
+           'key_values', 'data_named']
 
 # %% ../../nbs/commands/01_options.ipynb #a7ae8ed7
 import json
 import re
-from collections.abc import Callable, Iterable
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from glob import escape, glob
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +21,7 @@ from typing import Annotated
 import typer
 
 from ..core import InputError, brief, one_of
-from ..places import experiments_folder, user_path
+from ..places import data_folder, experiments_folder, user_path
 from ..training.shares import DEVICES
 from ..words import plain_table, read_words, split_names
 
@@ -112,6 +115,30 @@ def asked_names(
     if given and not names: raise InputError(f"{option}: no name was given. Name one or several, or leave it out.")
     return names
 
+# %% ../../nbs/commands/01_options.ipynb #c0a57a1d
+def check_given(
+    command: str,  # for the message, e.g. 'list'
+    given: str | Sequence[str] | None,  # what was named, if anything was
+    allowed: Iterable[str],  # names of what there is
+    more: str = "",  # what else may be named, e.g. ', or a path'
+):
+    "Raise `InputError`, with the names that are expected, unless one was given."
+    if not given: raise InputError(f"{command}: nothing was named. Expected one of: {', '.join(allowed)}{more}.")
+
+
+def check_file(
+    path: Path,  # of a file that will be written
+    option: str,  # its name, for messages
+    endings: Sequence[str],  # those that it may have, e.g. '.csv'
+):
+    "Raise `InputError` unless a path is one that a file of this kind can have."
+    found = f"ends in {path.suffix}" if path.suffix else "has no ending"
+    expected = f"expected a file that ends in {' or '.join(endings)}"
+    if path.suffix.lower() not in endings: raise InputError(f"{option}: {path} {found}; {expected}.")
+    if path.is_dir(): raise InputError(f"{option}: {path} is a folder; {expected}.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir(): raise InputError(f"{option}: {above} is a file; expected a folder for {path.name}.")
+
 # %% ../../nbs/commands/01_options.ipynb #99620b18
 def print_rows(
     rows: list[dict[str, object]],
@@ -122,6 +149,33 @@ def print_rows(
     if as_json: print(json.dumps(rows, indent=2, default=str))
     elif rows: print(plain_table(rows))
     elif nothing: print(nothing)
+
+# %% ../../nbs/commands/01_options.ipynb #c0a57a2a
+def typed(
+    words: str,  # of a command, without `moosa`
+    data_dir: Path | None,  # the data folder that it is for; None: the project's
+) -> str:
+    "Return a command as it would be typed here."
+    elsewhere = data_dir and data_folder(data_dir) != data_folder()
+    return f"moosa {words}" + (f" --data-dir {shlex.quote(str(data_dir))}" if elsewhere else "")
+
+
+def say_next(
+    words: str,  # as for `typed`
+    data_dir: Path | None,
+    about: str,  # what that does, behind the command
+):
+    "Say where to go next."
+    print(f"next: `{typed(words, data_dir)}` {about}", file=sys.stderr)
+
+# %% ../../nbs/commands/01_options.ipynb #c0a57a2c
+def for_grid(
+    command: str,
+    grid: str,  # as it was named
+    search: int = 0,  # draws of hyper-parameters; 0: none were asked for
+) -> str:  # as for `typed`
+    "Return the words of a command that is for the same grid."
+    return f"{command} {shlex.quote(grid)}" + (f" --search {search}" if search else "")
 
 # %% ../../nbs/commands/01_options.ipynb #8f5cfef2
 _NEXT_PAIR = re.compile(r""",(?=[^,=\[\]{}"']+=)""")  # before a pair: a comma within [0,1] is the value's

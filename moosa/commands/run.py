@@ -17,7 +17,7 @@ from ..places import Store
 from ..doors import in_full
 from .fields import fields_given, takes_fields
 from .options import (Again, AsJson, Contents, DataDir, Device, asked_names, data_named, print_rows,
-                                    runs_beginning)
+                                    runs_beginning, say_next)
 from ..words import in_label, plain_table
 
 # %% ../../nbs/commands/04_run.ipynb #e67a2e9b
@@ -45,6 +45,7 @@ def run_command(
     with bar, watch_epochs([(spec, "epoch")], data_dir, bar):
         folder, fresh = run(spec, Store(data_dir, contents), device, again=again)
     print_results(folder, fresh)
+    say_next(f"explore {folder.name}", data_dir, "looks at it in JupyterLab")
 
 # %% ../../nbs/commands/04_run.ipynb #16ea8192
 def print_results(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'GRID', 'README', 'COMMITTED', 'EXPLORE', 'KERNEL', 'SCRATCH', 'CHOOSE', 'OF_RUN', 'OF_TWO',
-           'OF_GRID', 'explore_notebook', 'new_command', 'scratch_notebook', 'runs_notebook', 'grid_notebook',
-           'notebook_of', 'explore_command']
+           'OF_GRID', 'PORTS', 'explore_notebook', 'new_command', 'scratch_notebook', 'runs_notebook', 'grid_notebook',
+           'notebook_of', 'check_port', 'explore_command']
 
 # %% ../../nbs/commands/06_study.ipynb #b08e806f
 import os
@@ -257,6 +257,17 @@ def notebook_of(
     folders = [find_folder(name, data_dir).resolve() for name in (run, other) if name]
     return runs_notebook(*folders)
 
+# %% ../../nbs/commands/06_study.ipynb #9061a7ed
+PORTS = range(1024, 65536)  # that any user may take
+
+
+def check_port(
+    port: int,  # 0: any that is free
+):
+    "Raise `InputError` unless a port can be taken."
+    if port and port not in PORTS:
+        raise InputError(f"--port: {port}; expected 0, any that is free, or {PORTS[0]} to {PORTS[-1]}.")
+
 # %% ../../nbs/commands/06_study.ipynb #d18ed9e2
 def explore_command(
     run: Annotated[str, typer.Argument(autocompletion=runs_beginning, help=(
@@ -265,12 +276,13 @@ def explore_command(
     other: Annotated[str, typer.Argument(autocompletion=runs_beginning, help=(
         "Another finished run of the same target, to compare it with."))] = "",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open one, or print the address.")] = True,
-    port: Annotated[int, typer.Option(help="The first to try.")] = 8888,
+    port: Annotated[int, typer.Option(help="The first to try; 0: any that is free.")] = 8888,
     data_dir: DataDir = None,
 ):
     ("Open JupyterLab at a run: its threshold, its map, its worst clips; at two runs, clip by clip; or at a grid's "
      "records: in a notebook in the run's folder, or in explore/ of the data folder. Without a run, at the study's "
      "explore.ipynb; outside of a study, at the project's folder.")
+    check_port(port)
     root = project_root()
     page = "explore.ipynb" if study_folder() and (root/"explore.ipynb").is_file() else ""
     if run:

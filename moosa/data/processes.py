@@ -31,7 +31,7 @@ def each(
 ) -> list:  # per item, in order: the result, or the exception that stopped it; `ProcessDied` if it kills its process
     "Call `work` for each item; one that fails does not stop the others."
     if workers is not None and workers < 1: raise InputError(f"workers: {workers}; expected 1 or more processes.")
-    silent = bool(os.environ.get("MOOSA_NO_PROGRESS"))
+    silent = len(items) == 0 or bool(os.environ.get("MOOSA_NO_PROGRESS"))  # of nothing there is no bar
     with progress.tqdm(total=len(items), desc=label, unit=unit, disable=silent) as bar:
         if workers != 1 and len(items) > 0: return _in_processes(work, items, min(workers or cpus(), len(items)), bar)
         results = []

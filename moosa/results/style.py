@@ -6,7 +6,7 @@
 __all__ = ['KNOWN', 'UNKNOWN', 'GREY', 'COLUMN', 'PAGE', 'SCRIPTS', 'COLOURS', 'MARKERS', 'MOST', 'PALE',
            'font_families', 'house_style', 'new_figure', 'title', 'panels_on_page', 'wrapped', 'method_colour',
            'styles', 'named_cases', 'few_colours', 'legend', 'legend_beside', 'mark_mean', 'abreast', 'name_data',
-           'draw_map', 'plus_minus', 'lacking_letters', 'save_figure']
+           'draw_map', 'plus_minus', 'lacking_letters', 'write_figure', 'save_figure']
 
 # %% ../../nbs/results/01_style.ipynb #0e9e912f
 import re
@@ -275,18 +275,26 @@ def lacking_letters() -> Iterator[None]:
     warnings.warn(f"figures: no font here has {' '.join(new[:8])}{' ...' if new[8:] else ''}; they are shown as "
                   "boxes. Install fonts with them, e.g. Debian's fonts-noto-cjk (Chinese, Japanese, Korean) or "
                   "fonts-noto-core, and remove matplotlib's list of fonts (fontlist-*.json in the folder that "
-                  "matplotlib.get_cachedir() names).", stacklevel=4)
+                  "matplotlib.get_cachedir() names).", stacklevel=5)
 
 # %% ../../nbs/results/01_style.ipynb #77fe6792
+def write_figure(
+    fig: Figure,
+    path: Path,  # ends in .png or .svg
+):
+    "Write a figure as its file's ending says; the same figure gives the same bytes."
+    kind = path.suffix[1:].lower()
+    quiet = {"Software": None} if kind == "png" else {"Date": None}
+    with lacking_letters(), plt.rc_context({"svg.hashsalt": "moosa"}), atomic_write(path, "wb") as f:
+        fig.savefig(f, format=kind, metadata=quiet, dpi=150, bbox_inches="tight")
+
+
 def save_figure(
     fig: Figure,
     folder: str | Path,  # e.g. figures/demo
     name: str,  # without suffix
 ) -> list[Path]:
-    "Write NAME.png and NAME.svg; the same figure gives the same bytes."
+    "Write NAME.png and NAME.svg."
     paths = [Path(folder)/f"{name}.{suffix}" for suffix in ("png", "svg")]
-    for path in paths:
-        quiet = {"Software": None} if path.suffix == ".png" else {"Date": None}
-        with lacking_letters(), plt.rc_context({"svg.hashsalt": "moosa"}), atomic_write(path, "wb") as f:
-            fig.savefig(f, format=path.suffix[1:], metadata=quiet, dpi=150, bbox_inches="tight")
+    for path in paths: write_figure(fig, path)
     return paths

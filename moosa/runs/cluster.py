@@ -8,11 +8,12 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['LOST_WORKERS', 'START_WITH', 'SLURM', 'dask_engine', 'outcome_of', 'set_aside', 'local_cluster',
            'check_gpus', 'workers_environment', 'own_keys', 'slurm_settings', 'seconds_of', 'slurm_cluster',
-           'choose_engine', 'dask_client']
+           'check_address', 'choose_engine', 'dask_client']
 
 # %% ../../nbs/runs/20_cluster.ipynb #5d740544
 import logging
 import os
+import re
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,6 +208,19 @@ def slurm_cluster(
     cluster.adapt(minimum=0, maximum=workers or 8)
     return cluster
 
+# %% ../../nbs/runs/20_cluster.ipynb #adde5500
+_ADDRESS = re.compile(r"((tcp|tls|ucx|wss?)://)?[^/]+:(?P<port>\d{1,5})/?")
+
+
+def check_address(
+    address: str,  # of a Dask scheduler, as somebody wrote it
+):
+    "Raise `InputError` unless a scheduler can have this address."
+    found = _ADDRESS.fullmatch(address)
+    if found and 1 <= int(found["port"]) <= 65535: return
+    raise InputError(f"scheduler: {brief(address)} is no address; expected HOST:PORT, e.g. tcp://10.0.0.1:8786, with a "
+                     "port of 1 to 65535.")
+
 # %% ../../nbs/runs/20_cluster.ipynb #a16861ed
 @contextmanager
 def choose_engine(
@@ -226,6 +240,7 @@ def choose_engine(
     if len(places) > 1: raise InputError(f"engine: {' and '.join(places)} were given; expected one of them.")
     if scheduler and workers:
         raise InputError("workers: the cluster at --scheduler has the workers that it has. Leave --workers out.")
+    if scheduler: check_address(scheduler)
     if engine == "serial": yield serial
     else:
         with dask_client(workers, gpus, scheduler, slurm) as client: yield dask_engine(client)

@@ -109,6 +109,9 @@ def grid_path(
     study = study_folder() or Path()
     for path in (user_path(name), study/user_path(name), folder/name, folder/f"{name}.yaml"):
         if os.path.isfile(path): return path  # False also for what can be no file's name
+    for path in (user_path(name), study/user_path(name)):
+        if not os.path.isdir(path): continue
+        raise InputError(f"grid: {path} is a folder; expected a YAML file, such as {path/'grid.yaml'}.")
     known = [p.name for p in sorted(folder.glob("*.yaml"))]
     if len(user_path(name).parts) > 1: raise InputError(f"grid: there is no file {user_path(name)}.")
     if str(name) != "grid.yaml": one_of("grid", str(name), known)
