@@ -76,7 +76,7 @@ def axes_of(
     data,  # what that returned, or the data set, opened
 ) -> dict[str, str]:  # modality -> sizes, a letter where one may be any; '...': any array. Of a guest's: none
     "Return the axes of one clip's data, as networks get it, where they are known before a clip is opened."
-    if not isinstance(data, folder_data.FolderData): return _AXES.get(name, {})
+    if name in _AXES or not os.path.exists(user_path(name)): return _AXES.get(name, {})
     return {m: _OF_FILES[kind] for m, kind in data.kinds.items()}
 
 # %% ../../nbs/data/31_catalogue.ipynb #c27fefdc
