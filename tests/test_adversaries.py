@@ -70,7 +70,7 @@ def test_on_the_command_line(data_dir):
     done = call(*asked, "--hyper", "late_fusion=true", env=dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
     done = call(*asked, "--hyper", "first_stage=1")
-    assert done.returncode == 2 and "first_stage is 1.0, expected a share of training" in done.stderr, done.stderr
+    assert done.returncode == 2 and "first_stage is 1, expected 0 to below 1" in done.stderr, done.stderr
 
 
 def test_records_from_before_keep_their_names():

@@ -9,6 +9,7 @@ import warnings
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,9 @@ from matplotlib.patches import Patch
 
 from moosa.data.settings import open_set_split
 from moosa.evaluation.openset import Predictions
+from moosa.explore.at_threshold import Axis
+from moosa.explore.run_clips import pretend_run
+from moosa.explore.threshold import curves_figure, plot_threshold
 from moosa.methods.catalogue import METHODS
 from moosa.results.alternatives import SCORED, plot_hos_curves, plot_rescored
 from moosa.results.compare import plot_comparisons
@@ -261,3 +265,39 @@ def test_broken_latex_is_found(broken, told):
 
     assert any(told in fault for fault in faults_of_latex(table(broken)) + faults_of_latex(broken))
     assert not faults_of_latex(table(r"a\_b & \textbf{50\%} \\"))
+
+
+@pytest.mark.parametrize("thresholds", [(0, .2, .4), (.6, .8, 1), (.5, .51, .52)])
+def test_names_of_protocols_are_read_beside_their_lines(thresholds, monkeypatch):
+    """In the view of a threshold, as a picture and as what moves: no line runs through a name, none lies on another,
+    and none leaves the panel, wherever the thresholds lie.
+    """
+    run = pretend_run()
+    axis = Axis(np.concatenate(run.confidence()))
+    places = [axis.low + share*(axis.high - axis.low) for share in thresholds]
+    names = dict(zip(("source-quantile", "leave-one-class-out", "oracle-exact"), map(axis.value, places)))
+    monkeypatch.setattr(run, "thresholds", lambda: names)
+    figure = plot_threshold(run)
+    figure.canvas.draw()
+    panel, above = figure.axes[0], next(ax for ax in figure.axes if len(ax.texts) == len(names))
+    assert {text.get_text().strip() for text in above.texts} == set(names)
+    boxes = [text.get_bbox_patch().get_window_extent() for text in above.texts]
+    assert not any(one.padded(-1).overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    for text, box in zip(above.texts, boxes):
+        assert text.get_bbox_patch().get_facecolor() == (1, 1, 1, 1)
+        assert panel.bbox.x0 <= box.x0 + 1 and box.x1 - 1 <= panel.bbox.x1
+        curves = [line.get_path().transformed(line.get_transform()) for line in above.lines]
+        assert not any(curve.intersects_bbox(box.padded(-1), filled=False) for curve in curves)
+    assert above.get_zorder() >= panel.get_zorder() and figure.axes.index(above)  # names over lines
+    plt.close(figure)
+
+    moving = curves_figure(run, axis)
+    plot = moving.layout.width - moving.layout.margin.l - moving.layout.margin.r
+    low, high = moving.layout.xaxis.range or (axis.low, axis.high)
+    for note, place in zip(moving.layout.annotations, places):
+        line, wide = plot*(place - low)/(high - low), 6*len(note.text)  # pixels
+        at = line + (note.xshift or 0)
+        first, last = (at, at + wide) if note.xanchor == "left" else (at - wide, at)
+        assert note.bgcolor == "white" and 0 <= first and last <= plot, (note.text, first, last)
+        assert not first <= line <= last  # its own line runs beside it; others behind it
+    assert len({note.yshift for note in moving.layout.annotations}) == len(names)

@@ -90,7 +90,8 @@ def test_holes_stop_a_run_until_something_is_said(own, spec):
     assert "--missing-in-training skip" in said and "zero" in said and "mask" in said and "tone: " in said, said
     assert "moosa data check" in said
     with pytest.raises(InputError, match="nothing was started.*lack a modality|lack a modality"): check_cells([spec()])
-    assert not open_experiment(spec(modalities=["spare"], extractors={"spare": "holed_nets:tone"})).holes  # all have it
+    spare = dict(modalities=["spare"], extractors={"spare": "holed_nets:tone"}, method="erm", hyper={})
+    assert not open_experiment(spec(**spare)).holes  # all have it
 
 
 @pytest.mark.parametrize("value", ["mask,zero", "masked", "", "none", True, 3])

@@ -1,12 +1,22 @@
 """What a newcomer typed, and what it said: names that are none, folders that are files, questions without an answer."""
 import json
+import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
-from conftest import call
+import torch
+from conftest import ROOT, call
 
 import moosa
+from moosa.core import InputError
+from moosa.data.dataset import DataSet
+from moosa.methods.catalogue import METHODS, OPTIONS, RANGES, hyper_of
+from moosa.methods.method import with_option
+from moosa.methods.own import method_of
+from moosa.runs.experiment import open_experiment
+from moosa.runs.given import spec_from
 from moosa.runs.grid import load_grid
 from moosa.runs.record import run_folder
 
@@ -151,3 +161,102 @@ def test_runs_are_listed_with_what_tells_them_apart(two_runs):
 def test_numbers_out_of_range_are_refused_before_anything_begins(tmp_path, command, option, value):
     said = refused(2, *command.split(), option, value, "--data-dir", tmp_path)
     assert option in said and not list(tmp_path.iterdir())
+
+
+# --- hyper-parameters, before anything is started ---------------------------------------------------------------------
+
+WITH = {name: next(method for method, found in METHODS.items() if hasattr((found.adapt_hyper or found.hyper)(), name))
+        for _, _, names in RANGES.values() for name in names}  # hyper-parameter -> a method that has it
+
+
+@pytest.mark.parametrize("name", WITH)
+def test_a_hyper_parameter_beyond_its_range_is_refused_while_a_spec_is_made(name):
+    setting = dict(setting="osda") if METHODS[WITH[name]].adapt_hyper else {}
+    with pytest.raises(InputError, match=f"hyper: {name} is -1, expected "):
+        spec_from(dict(target="mfeat", method=WITH[name], hyper={name: -1}, **setting))
+
+
+def test_run_and_grid_refuse_a_hyper_parameter_before_a_run_has_a_folder(tmp_path):
+    says = "hyper: mask_ratio is 7, expected 0 to below 1."
+    asked = ("run", "--target", "mfeat", "--hyper", "mask_ratio=7", "--data-dir", tmp_path)
+    assert refused(2, *asked).strip() == f"moosa: {says}"
+    (tmp_path/"bad.yaml").write_text("base: {hyper: {mask_ratio: 7}}\naxes: {target: [mfeat]}\n")
+    asked = ("grid", tmp_path/"bad.yaml", "--data-dir", tmp_path)
+    for dry in ((), ("--dry-run",)): assert says in refused(2, *asked, *dry)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize("asked, says", [
+    (dict(hyper=dict(jigsaw_num_splits=3)), "jigsaw_num_splits is 3, which does not divide the embedding of image"),
+    (dict(hyper=dict(jigsaw_num_splits=1, jigsaw_samples=3)), "2 parts have only 2! = 2"),
+    (dict(method="mm-sada", setting="osda", hyper=dict(late_fusion=True, target_filter_thr=.5)), "Leave one of them")])
+def test_hyper_parameters_that_do_not_go_together(asked, says):
+    with pytest.raises(InputError, match=re.escape(says)): spec_from(dict(target="mfeat") | asked)
+
+
+def test_a_method_of_one_s_own_calls_its_hyper_parameters_as_it_likes():
+    def loss(outputs, labels, temp=1., k=1): return outputs.fused.square().mean()/temp
+
+    plain, wide = method_of(loss), with_option(method_of(loss), "sam", OPTIONS["sam"])
+    assert hyper_of("mine", plain, dict(temp=-1., k=-3)).k == hyper_of("mine+sam", wide, dict(temp=-1., k=-3)).k == -3
+    with pytest.raises(InputError, match="sam_rho is 0, expected a number above 0"):
+        hyper_of("mine+sam", wide, dict(sam_rho=0))
+
+
+# --- extractors -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dataset, target, modality, name, shapes", [
+    ("av-digits", "mfeat", "speech", "slowfast", "(3, T, H, W), but speech gives data of shape (13, 40)"),
+    ("av-digits", "mfeat", "image", "small-speech", "(13, T), but image gives data of shape (1, 16, 16)"),
+    ("av-digits", "mfeat", "speech", "small-image", "(1, H, W), but speech gives"),
+    ("mini-hac", "human", "audio", "slowfast", "(3, T, H, W), but audio gives data of shape (1, 257, 1004)"),
+    ("mini-hac", "human", "video", "vggsound", "(1, H, W), but video gives data of shape (3, T, H, W)"),
+    ("hac", "human", "flow", "small-video", "(3, T, H, W), but flow gives data of shape (2, T, H, W)"),
+    ("utd-mhad", "subjects-1-2", "skeleton", "motor-cnn", "(1, T), but skeleton gives data of shape (60, 64)")])
+def test_an_extractor_is_asked_of_what_it_cannot_take(dataset, target, modality, name, shapes):
+    asked = dict(dataset=dataset, target=target, extractors={modality: name})
+    says = f"extractors: {name} takes data of shape {shapes}"
+    with pytest.raises(InputError, match=re.escape(says)): spec_from(asked)
+
+
+class Tones(DataSet):
+    "Somebody's data, of which nobody knows a shape before a clip was read."
+    name, classes, domains, modalities = "tones", ("low", "mid", "high"), ("a", "b"), ("wave",)
+    default_unknown = ("high",)
+
+    def __init__(self, data_dir=None, recipes=None):
+        rows = [(f"{d}{c}{i}", d, c, "validation" if i == 0 else "train") for d in "ab" for c in range(3)
+                for i in range(4)]
+        self.clips = pd.DataFrame(rows, columns=["clip", "domain", "class", "part"])
+
+    def load(self, clips, modalities, view=None): return {m: torch.zeros(len(clips), 2, 50) for m in modalities}
+
+
+@pytest.mark.parametrize("name", ["slowfast", "small-image", "small-speech", "motor-cnn"])
+def test_data_whose_shape_nobody_knows_are_looked_at_before_training(name, tmp_path):
+    asked = dict(dataset="test_refusals:Tones", target="b", method="erm", batch_size=2, extractors={"wave": name},
+                 weights="random")
+    with pytest.raises(InputError, match=rf"{name} takes data of shape \(.*, but wave gives data of shape \(2, 50\)"):
+        open_experiment(spec_from(asked), tmp_path)
+    fits = dict(asked, extractors={"wave": "small-series"})
+    assert open_experiment(spec_from(fits), tmp_path).shapes == {"wave": (2, 50)}
+
+
+# --- a run that failed ------------------------------------------------------------------------------------------------
+
+def test_a_loss_that_is_no_number_is_a_run_that_failed(data_dir):
+    """By its exit code, as the page of commands has it; in a sentence, without the name of an exception; and the list
+    of runs says which run it was."""
+    done = call("run", "--target", "mfeat", "--method", "erm", "--train-share", .1, "--epochs", 1, "--lr", 1e30,
+                "--seed", 5, "--data-dir", data_dir)
+    said = done.stderr.splitlines()
+    assert done.returncode == 1 and said[-2].startswith("moosa: the loss is nan in epoch 0"), done.stderr
+    assert said[-1].startswith("The notebook with the error: ") and not re.search("NotFinite|InputError", done.stderr)
+    page = json.loads((ROOT/"nbs"/"tutorials"/"commands.ipynb").read_text())
+    text = "".join(line for cell in page["cells"] for line in cell["source"])
+    rows = dict(re.findall(r"(?m)^\| (\d+) \| (.*) \|", text))
+    assert "a run (also by a loss that is no number" in rows["1"] and "unless it is a clip" in rows["2"]
+    (row,) = json.loads(call("list", "runs", "--json", "--data-dir", data_dir).stdout)
+    assert row["status"] == "failed" and row["why"].startswith("the loss is nan")
+    asked = ("dataset", "setting", "method", "target", "seed", "epochs", "sources")
+    assert [row[name] for name in asked] == ["av-digits", "osdg", "erm", "mfeat", "5", "1", "mnist+optdigits"]

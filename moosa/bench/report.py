@@ -250,7 +250,7 @@ def plot_speed(result: Mapping) -> Figure:
     names = [f"{r['what'].replace(', 128 permutations, batch 16', '')}  [{'≥' if r['at_least'] else '≤'}"
              f"\N{NO-BREAK SPACE}{r['goal_value']:g}]" for r in rows]
     ax.set_yticks(range(len(rows)), [wrapped(name, 44) for name in names], fontsize=7)
-    ax.set(xscale="log", xlabel="what was found, as a multiple of the goal")
+    ax.set(xscale="log", xlabel="found / goal [≥], goal / found [≤]; right of 1: met")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if round(x/10**np.floor(np.log10(x))) in (2, 5) else "")
     ax.tick_params(which="both", axis="x", labelsize=8)

@@ -108,6 +108,7 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
     "Return the runs of a data folder: what each is, and how it stands."
     from moosa.core import InputError
     from moosa.words import short, without_folder
+    from moosa.runs.notebook import given_parameters
     from moosa.runs.process import noted_error
     from moosa.runs.record import read_record
 
@@ -116,9 +117,9 @@ def run_rows(data_dir=None) -> list[dict[str, str]]:
         try: record = read_record(place)
         except InputError: record, status = None, "damaged"
         else: status = "done" if record else undone(place)
-        spec = record["spec"] if record else {}
+        spec = record["spec"] if record else given_parameters(place)
         shown = {name: str(spec.get(name, "")) for name in ("dataset", "setting", "method", "target", "seed", "epochs")}
-        shown |= dict(method=without_folder(shown["method"]), sources="+".join(spec.get("sources", ())))
+        shown |= dict(method=without_folder(shown["method"]), sources="+".join(map(str, spec.get("sources") or ())))
         why = short(str(noted_error(place).get("error", "")), 60) if status == "failed" else ""
         rows.append(dict(run=place.name, status=status) | shown | dict(why=why))
     return rows

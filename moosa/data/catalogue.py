@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['DATASETS', 'dataset_rows', 'dataset_table', 'dataset_class', 'create_dataset', 'absence_of']
+__all__ = ['DATASETS', 'dataset_rows', 'dataset_table', 'dataset_class', 'axes_of', 'create_dataset', 'absence_of']
 
 # %% ../../nbs/data/31_catalogue.ipynb #9e077556
 import os
@@ -18,6 +18,7 @@ from ..places import user_path
 from ..doors import check_name, load_guest
 from . import digits, epic, epic_clips, folder as folder_data, hac, hust, minihac, sentiment, utd
 from .dataset import DataSet
+from .media import ArrayFile, FlowFiles, PictureFile, SoundFile, VideoFile
 
 # %% ../../nbs/data/31_catalogue.ipynb #a6e6b731
 pd = later("pandas")
@@ -59,6 +60,24 @@ def _guest_class(guest) -> type[DataSet]:
     if isinstance(found, type) and issubclass(found, DataSet) and found.classes and found.domains: return found
     raise InputError(f"{guest.where}: it is {brief(found)}; expected a class that derives from "
                      "moosa.data.dataset.DataSet, with `classes`, `domains` and `modalities`.")
+
+# %% ../../nbs/data/31_catalogue.ipynb #2c857991
+_FILMS = dict(video="3, T, H, W", audio="1, 257, 1004", flow="2, T, H, W")
+_AXES = {"av-digits": dict(image="1, 16, 16", speech="13, 40"), "mini-hac": _FILMS, "hac": _FILMS, "epic": _FILMS,
+         "epic-clips": _FILMS, "hust-motor": dict(vibration="1, T", acoustic="1, T"),
+         **dict.fromkeys(("sentiment", "sentiment-2"), dict(text="T, D", audio="T, D", vision="T, D")),
+         "utd-mhad": dict(skeleton="60, 64", inertial="6, 128")}
+_OF_FILES = {VideoFile: _FILMS["video"], FlowFiles: _FILMS["flow"], SoundFile: _FILMS["audio"],
+             PictureFile: "C, H, W", ArrayFile: "..."}
+
+
+def axes_of(
+    name: str,  # as for `dataset_class`
+    data,  # what that returned, or the data set, opened
+) -> dict[str, str]:  # modality -> sizes, a letter where one may be any; '...': any array. Of a guest's: none
+    "Return the axes of one clip's data, as networks get it, where they are known before a clip is opened."
+    if name in _AXES or not os.path.exists(user_path(name)): return _AXES.get(name, {})
+    return {m: _OF_FILES[kind] for m, kind in data.kinds.items()}
 
 # %% ../../nbs/data/31_catalogue.ipynb #c27fefdc
 def create_dataset(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'open_experiment', 'seen_dataset', 'array_recipes', 'wants_shape', 'shapes_of',
-           'build_extractors', 'extractor_options', 'build_learner', 'train', 'checkpoint_of', 'train_together',
-           'extractors_record', 'trained_parts', 'memory_record', 'stored_state']
+           'doubtful_shapes', 'build_extractors', 'extractor_options', 'build_learner', 'train', 'checkpoint_of',
+           'train_together', 'extractors_record', 'trained_parts', 'memory_record', 'stored_state']
 
 # %% ../../nbs/runs/14_experiment.ipynb #6a8606ee
 import os
@@ -21,13 +21,13 @@ import moosa
 from ..core import InputError, random_state, seed_everything, set_random_state
 from ..places import StoreLike, open_store
 from ..data.doctor import check_before, playable
-from ..data.catalogue import dataset_class
+from ..data.catalogue import axes_of, dataset_class
 from ..data.film_packs import with_packs
 from ..data.loader import ClipList, Pairs
 from ..data.settings import AdaptationSplit, Split, split_classes
 from ..data.twins import check_apart
 from ..data.views import ArrayRecipe
-from ..extractors.entries import backbone_of, check_extractor
+from ..extractors.entries import ANY, backbone_of, check_extractor, check_fit
 from ..extractors.features import FrozenFeatures, precompute, wanted_shards
 from ..extractors.fitted import fitted, recipe_record
 from ..extractors.registry import create_extractor, is_drawn, needs_shape, takes_shape
@@ -177,10 +177,24 @@ def shapes_of(
     dataset,
     split: Split,
 ) -> dict[str, tuple[int, ...]]:  # modality -> shape; only of those that `wants_shape` names
-    "Return the shape of one clip, by loading the first that is trained on."
-    if not (wanted := wants_shape(spec)): return {}
+    """Return the shape of one clip, by loading the first that is trained on; raise `InputError` if a network of
+    another shape is asked for."""
+    told, doubtful = wants_shape(spec), doubtful_shapes(spec, dataset)
+    wanted = [m for m in spec.modalities if m in told or m in doubtful]
+    if not wanted: return {}
     found = ClipList(dataset, split.train.iloc[:1], wanted).load([0])
-    return {m: tuple(x.shape[1:]) for m, x in found.items()}
+    for m in doubtful: check_fit(spec.extractors[m], m, ", ".join(map(str, getattr(found[m], "shape", ())[1:])))
+    return {m: tuple(found[m].shape[1:]) for m in told}
+
+
+def doubtful_shapes(
+    spec: Spec,  # resolved
+    dataset,
+) -> list[str]:  # modalities
+    "Return whose data a built-in network may not fit, which nobody knows before a clip was read."
+    axes, told = axes_of(spec.dataset, dataset), wants_shape(spec)
+    entries = {m: check_extractor(name) for m, name in spec.extractors.items() if m not in told}
+    return [m for m, entry in entries.items() if entry and entry.takes != ANY and axes.get(m, ANY) == ANY]
 
 # %% ../../nbs/runs/14_experiment.ipynb #082bdeeb
 def build_extractors(

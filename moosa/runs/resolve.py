@@ -6,7 +6,7 @@
 __all__ = ['PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBERS', 'resolve', 'check_judges',
            'judged_by', 'shown_by', 'check_choices', 'resolve_modalities', 'resolve_setting', 'in_domain_sources',
            'resolve_unknown', 'resolve_shown', 'resolve_features', 'resolve_clips', 'resolve_extractors',
-           'resolve_stems', 'resolve_options', 'resolve_hyper', 'resolve_missing', 'resolve_numbers',
+           'resolve_stems', 'resolve_options', 'resolve_hyper', 'check_parts', 'resolve_missing', 'resolve_numbers',
            'has_random_views', 'differs_from_live']
 
 # %% ../../nbs/runs/03_resolve.ipynb #87f34d38
@@ -17,13 +17,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..core import InputError, brief, one_of, stable_hash
-from ..data.catalogue import dataset_class
+from ..data.catalogue import axes_of, dataset_class
 from ..doors import check_name, split_option
 from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown, labels_shown, split_classes
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
-                                       Entry, backbone_of, check_extractor, tail_start)
+                                       Entry, backbone_of, check_extractor, check_fit, tail_start)
 from ..evaluation.rules import check_rules, which_rules
-from ..methods.catalogue import LARGEST, check_method, make_hyper
+from ..methods.catalogue import LARGEST, check_method, check_orders, make_hyper
 from ..methods.method import Method, Shown, check_needs, expect_open_class
 from .guests import resolve_own, with_full_names
 from .spec import LATER, Spec, fields_of
@@ -46,6 +46,8 @@ def resolve(
     preset = {**PRESET, **data.preset}
     names = resolve_extractors(spec.extractors, spec.modalities, preset.get("extractors", {}))
     spec = replace(spec, extractors=names)
+    axes = axes_of(spec.dataset, data)
+    for m, name in names.items(): check_fit(name, m, axes.get(m, ""))
     spec = replace(spec, **resolve_stems(spec, preset))
     spec = replace(spec, **{name: preset[name] for name in PRESET if getattr(spec, name) is None})
     of_method = preset.get("hyper", {}).get(split_option(spec.method)[0], {})
@@ -53,6 +55,7 @@ def resolve(
     spec = replace(spec, hyper=hyper,
                    data_options=resolve_options(spec.data_options, data.options),
                    missing=resolve_missing(spec, hyper, len(spec.modalities)))
+    check_parts(spec)
     check_choices(spec)
     spec = resolve_numbers(replace(spec, **resolve_features(spec)))
     check_judges(spec)
@@ -276,12 +279,25 @@ def resolve_hyper(
     "Return all hyper-parameters of a method; of a guest's, which is not imported here, those that were given."
     if check_method(method) is None: return dict(given)
     hyper = asdict(make_hyper(method, {**preset, **given}, setting))
-    if "jigsaw_samples" in hyper and "jigsaw_samples" not in given:
-        parts = min(modalities*hyper["jigsaw_num_splits"], 20)  # 20! orders are more than anybody asks for
-        hyper["jigsaw_samples"] = min(hyper["jigsaw_samples"], math.factorial(parts))
+    if "jigsaw_samples" in hyper:
+        parts = modalities*hyper["jigsaw_num_splits"]
+        if "jigsaw_samples" in given: check_orders(hyper["jigsaw_samples"], parts)
+        hyper["jigsaw_samples"] = min(hyper["jigsaw_samples"], math.factorial(min(parts, 20)))  # 20! are enough
     return hyper
 
 
+def check_parts(
+    spec: Spec,  # with its extractors and hyper-parameters
+):
+    "Raise `InputError` if a method cuts an embedding whose length is known into parts that cannot be equal."
+    splits = spec.hyper.get("jigsaw_num_splits", 1) if check_method(spec.method) else 1
+    for m, name in spec.extractors.items():
+        entry = check_extractor(name)
+        if entry is None or not entry.dim % splits: continue
+        raise InputError(f"hyper: jigsaw_num_splits is {splits}, which does not divide the embedding of {m} by {name} "
+                         f"({entry.dim} numbers) into equal parts.")
+
+# %% ../../nbs/runs/03_resolve.ipynb #827c9a90
 def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, ...]:
     "Return how the test does without a modality; with a guest's method, unless it is said, by zeros."
     method = check_method(spec.method)

@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from ..core import InputError, brief
+from ..core import InputError, NotFinite, brief
 from ..data.loader import Batch, ClipList, Pairs, eval_batches, named, train_batches
 from ..doors import blamed_on
 from ..evaluation.openset import Predictions, check_logits, join_predictions
@@ -210,15 +210,15 @@ def check_finite(
     outputs: Outputs,  # of the batch
     clips: Sequence[str],  # names of the batch's clips that are this process's
 ):
-    "Raise `InputError` before a NaN reaches the weights: it names the term and, if it is some clips' fault, the clips."
+    "Raise `NotFinite` before a NaN reaches the weights: it names the term and, if it is some clips' fault, the clips."
     if torch.isfinite(loss): return
     values = ", ".join(f"{name}={v.item():.4g}" for name, v in terms.items())
     bad = ~torch.isfinite(outputs.fused).all(dim=1).cpu()
     some = len(bad) == len(clips) and bad.any() and not bad.all()  # of all clips, the weights are at fault
     guilty = f" with logits that are not finite for {named(clips, bad)}" if some else ""
-    raise InputError(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}){guilty}. "
-                     "The weights were not touched by it, and the checkpoint of the last whole epoch is kept. "
-                     "Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
+    raise NotFinite(f"the loss is {loss.item()} in epoch {epoch}, step {step} ({values}){guilty}. "
+                    "The weights were not touched by it, and the checkpoint of the last whole epoch is kept. "
+                    "Lower lr or the weight of the term that is not finite, or look for bad values in the data.")
 
 # %% ../../nbs/training/04_trainer.ipynb #dd05ec02
 def accuracy_and_loss(
@@ -252,7 +252,7 @@ def predict(
     config: TrainConfig,  # batch_size and workers count here
     with_embeddings: bool = False,  # keep these too
 ) -> Predictions:  # on the CPU, float32
-    """Return the logits of all heads for all clips, in order; raise `InputError` if one is not finite.
+    """Return the logits of all heads for all clips, in order; raise `NotFinite` if one is not finite.
 
     Several processes share the clips, and each of them gets the predictions of all."""
     learner.eval()
@@ -265,7 +265,8 @@ def predict(
         parts = [None]*ranks()
         distributed.all_gather_object(parts, predictions)
         predictions = join_predictions(parts)
-    check_logits(predictions)
+    try: check_logits(predictions)
+    except InputError as e: raise NotFinite(str(e)) from None
     return predictions
 
 
