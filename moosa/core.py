@@ -58,7 +58,7 @@ class InputError(ValueError):
 class NotFinite(InputError):
     "NaN or infinity came of computing: the message says where, and what to look at."
 
-
+# %% ../nbs/00_core.ipynb #c6e01d29
 class RunFailed(RuntimeError):
     "A notebook stopped with an error."
 
