@@ -176,6 +176,11 @@ def test_listings_are_the_source_and_stand_once(pages):
         assert not names, module
 
 
+def test_every_report_that_is_committed_is_a_page():
+    reports = {path.relative_to(ROOT/"figures").as_posix() for path in ROOT.glob("figures/*/report.ipynb")}
+    assert len(reports) > 20 and reports <= set(executed.EXECUTED.values())
+
+
 def test_folded_sections_can_be_cited(pages):
     report = pages[SITE/"experiments"/"methods_report.html"]
     folded = re.findall(r'<summary>\s*<h\d id="([\w-]+)"', report.text)
