@@ -3566,6 +3566,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'moosa.results.per_run.per_run': ('results/per_run.html#per_run', 'moosa/results/per_run.py'),
                                        'moosa.results.per_run.read_runs': ('results/per_run.html#read_runs', 'moosa/results/per_run.py')},
             'moosa.results.ranking': { 'moosa.results.ranking._as_good': ('results/ranking.html#_as_good', 'moosa/results/ranking.py'),
+                                       'moosa.results.ranking._compared': ('results/ranking.html#_compared', 'moosa/results/ranking.py'),
                                        'moosa.results.ranking.answer': ('results/ranking.html#answer', 'moosa/results/ranking.py'),
                                        'moosa.results.ranking.columns_there': ( 'results/ranking.html#columns_there',
                                                                                 'moosa/results/ranking.py'),

@@ -98,8 +98,16 @@ def answer(
 
 
 def _as_good(stands: pd.Series) -> str:  # from `standing`
-    "A sentence about how many cases are as good as the best."
+    "Sentences about how many cases are as good as the best, and how many have no cell in common with it."
+    apart = int((stands == "").sum())
+    if not apart: return _compared(stands)
+    share = "1 case shares" if apart == 1 else f"{apart} cases share"
+    return f"{share} no cell with it, and cannot be compared. {_compared(stands)}".rstrip()
+
+
+def _compared(stands: pd.Series) -> str:  # from `standing`; '' where nothing can be compared
     as_good, others = int((stands == "as good").sum()), int(stands.isin(["as good", "worse"]).sum())
+    if others == 0: return ""
     if others == 1: return "The other cannot be told from it." if as_good else "The other is behind."
     if as_good == 0: return f"All {others} others are behind."
     if as_good == others: return f"None of the {others} others can be told from it."
