@@ -96,7 +96,7 @@ def answer(
     against = in_short(compared, heading) if compared.holds.sum() > FEW_HELD else sentence(compared, heading)
     return f"{first}{_as_good(stands)}\n\nAgainst {in_markdown(pairs.columns[0])}: {against}"
 
-
+# %% ../../nbs/results/13_ranking.ipynb #fe6b1aae
 def _as_good(stands: pd.Series) -> str:  # from `standing`
     "Sentences about how many cases are as good as the best, and how many have no cell in common with it."
     apart = int((stands == "").sum())
