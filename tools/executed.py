@@ -24,6 +24,7 @@ from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, BUILD = ROOT/"nbs", ROOT/"build"/"docs"
+LONG = ("tutorials/", "runs/", "explore/")  # pages that take longest begin first, so that none is waited for at the end
 RAN = ROOT/"build"/"executed"  # notebooks as they were executed, here or by tests/test_notebooks.py
 SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")
 REPORTS = ("mini-hac", "adaptation", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source",
@@ -156,7 +157,7 @@ def execute(paths: list[str]) -> dict[str, Path]:  # path -> its page, a finishe
     os.environ.update(MOOSA_NO_PROGRESS="1", OMP_NUM_THREADS="1")
     pages, jobs = {}, {}
     with workers(2) as pool:
-        for path in paths:
+        for path in sorted(paths, key=lambda path: not path.startswith(LONG)):
             staged = stage(path)
             pages[path] = BUILD/"cache"/page_name(path, staged)
             if not pages[path].exists(): jobs[path] = pool.submit(make_page, staged, pages[path])
