@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pandas as pd
 import pytest
@@ -12,8 +13,8 @@ from conftest import ROOT, call
 import moosa
 from moosa.core import InputError
 from moosa.data.dataset import DataSet
-from moosa.methods.catalogue import METHODS, OPTIONS, RANGES, hyper_of
-from moosa.methods.method import with_option
+from moosa.methods.catalogue import METHODS, OPTIONS
+from moosa.methods.method import hyper_of, with_option
 from moosa.methods.own import method_of
 from moosa.runs.experiment import open_experiment
 from moosa.runs.given import spec_from
@@ -165,8 +166,11 @@ def test_numbers_out_of_range_are_refused_before_anything_begins(tmp_path, comma
 
 # --- hyper-parameters, before anything is started ---------------------------------------------------------------------
 
-WITH = {name: next(method for method, found in METHODS.items() if hasattr((found.adapt_hyper or found.hyper)(), name))
-        for _, _, names in RANGES.values() for name in names}  # hyper-parameter -> a method that has it
+WITH = {f.name: name for name, method in METHODS.items() for f in fields(method.adapt_hyper or method.hyper)
+        if "allowed" in f.metadata}  # hyper-parameter -> a method that has it
+
+
+def test_ranges_are_those_of_fields(): assert len(WITH) > 30
 
 
 @pytest.mark.parametrize("name", WITH)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
-from .catalogue import MmSadaHyper, check_together
+from .catalogue import MmSadaHyper
 from .dann import DomainAdversary
 from .erm import FusedCE
 from .method import expect_several, gate
@@ -75,7 +75,6 @@ def mm_sada(
 ) -> Objective:
     "Return MM-SADA; raise `InputError` for a single modality. It raises one, too, without target clips."
     expect_several(dims, "mm-sada compares modalities")
-    check_together(hyper)
     domains = DomainAdversary(dims, lambda o: o.seen, hyper.domain_ramp, hyper.first_stage)
     classification = LateCE() if hyper.late_fusion else FusedCE()
     terms = dict(classification=classification, domains=domains, correspondence=Correspondence(dims))

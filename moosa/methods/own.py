@@ -17,8 +17,8 @@ import torch
 
 from ..core import InputError, brief, one_of
 from ..doors import Guest, blamed_on, check_name, load_guest, place_of, split_option
-from .catalogue import OPTIONS, PLAIN, check_method, hyper_of
-from .method import NEEDS, Method, with_option
+from .catalogue import OPTIONS, PLAIN, check_method
+from .method import NEEDS, Method, hyper_of, with_option
 from .model import Outputs
 from .objectives import Hooks, Objective, Term
 

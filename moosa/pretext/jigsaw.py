@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import InputError
+from .orders import check_orders
 
 # %% ../../nbs/pretext/02_jigsaw.ipynb #1f442914
 def unrank_permutation(
@@ -39,12 +40,9 @@ def sample_permutations(
     seed: int,  # the run's
 ) -> list[tuple[int, ...]]:  # K different permutations of 0..P-1
     "Return K of the P! permutations, drawn at random (ref 4.4); raise `InputError` if there are not so many."
-    total = math.factorial(parts)
     if count < 1: raise InputError(f"jigsaw_samples: {count} given; at least 1 is needed.")
-    if count > total:
-        raise InputError(f"jigsaw_samples: {count} permutations were asked for, but {parts} parts have only "
-                         f"{parts}! = {total}. Lower jigsaw_samples or raise jigsaw_num_splits.")
-    return [unrank_permutation(i, parts) for i in _sample_below(random.Random(seed), total, count)]
+    check_orders(count, parts)
+    return [unrank_permutation(i, parts) for i in _sample_below(random.Random(seed), math.factorial(parts), count)]
 
 
 def _sample_below(rng: random.Random, total: int, count: int) -> list[int]:

@@ -10,7 +10,6 @@ __all__ = ['PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBER
            'has_random_views', 'differs_from_live']
 
 # %% ../../nbs/runs/03_resolve.ipynb #87f34d38
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,8 +22,9 @@ from ..data.settings import SETTINGS, ClassSplit, choose_domains, choose_unknown
 from ..extractors.entries import (AUDIO_TAILS, AUTO, DEFAULT_EXTRACTOR, DTYPES, FROZEN_BN, STEM_DTYPES, WEIGHTS,
                                        Entry, backbone_of, check_extractor, check_fit, tail_start)
 from ..evaluation.rules import check_rules, which_rules
-from ..methods.catalogue import LARGEST, check_method, check_orders, make_hyper
-from ..methods.method import Method, Shown, check_needs, expect_open_class
+from ..methods.catalogue import check_method, make_hyper
+from ..methods.method import LARGEST, Method, Shown, check_needs, expect_open_class
+from ..pretext.orders import check_orders, orders_of
 from .guests import resolve_own, with_full_names
 from .spec import LATER, Spec, fields_of
 from ..training.shares import PRECISIONS
@@ -282,7 +282,7 @@ def resolve_hyper(
     if "jigsaw_samples" in hyper:
         parts = modalities*hyper["jigsaw_num_splits"]
         if "jigsaw_samples" in given: check_orders(hyper["jigsaw_samples"], parts)
-        hyper["jigsaw_samples"] = min(hyper["jigsaw_samples"], math.factorial(min(parts, 20)))  # 20! are enough
+        hyper["jigsaw_samples"] = min(hyper["jigsaw_samples"], orders_of(parts))
     return hyper
 
 
