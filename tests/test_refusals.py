@@ -56,6 +56,26 @@ def test_scores_and_protocols_are_looked_up_before_a_grid_begins(tmp_path, field
     assert f"{field}: '{name}' is not known" in said and meant in said
 
 
+@pytest.mark.parametrize("asked, says", [
+    (dict(score="agreement"), "score: agreement asks for the heads of single modalities, but erm trains none"),
+    (dict(score="translation", method="erm-heads"), "asks for the task of translation, but erm-heads trains none"),
+    (dict(score="translation", method="moosa", modalities=["speech"]), "several modalities, but there is only speech"),
+    (dict(score="jigsaw", method="moosa-x"), "asks for the task of jigsaw, but moosa-x trains none"),
+    (dict(score="jigsaw", method="moosa", hyper=dict(jigsaw_ratio=0)), "task of jigsaw, but moosa trains none")])
+def test_a_score_that_a_run_cannot_have_is_refused_before_it_begins(tmp_path, asked, says):
+    with pytest.raises(InputError, match=says): spec_from(dict(target="mfeat", method="erm") | asked)
+    (tmp_path/"bad.yaml").write_text(json.dumps(dict(base=dict(method="erm") | asked, axes=dict(target=["mfeat"]))))
+    assert says in refused(2, "grid", tmp_path/"bad.yaml", "--dry-run", "--data-dir", tmp_path)
+
+
+def test_a_score_of_one_s_own_is_asked_what_it_needs_before_its_run_begins(tmp_path, data_dir):
+    (tmp_path/"own.py").write_text("def loudest(logits): return max(logits.values())\n")
+    said = refused(2, "run", "--target", "mfeat", "--method", "erm", "--score", f"{tmp_path/'own.py'}:loudest",
+                   "--data-dir", data_dir)
+    assert "loudest asks for the heads of single modalities, but erm trains none" in said
+    assert not (data_dir/"runs").exists()
+
+
 def test_rescore_says_that_runs_are_there_but_cannot_be_scored(two_runs, tmp_path):
     (tmp_path/"own.py").write_text("def boom(fused): raise ValueError('no')\n")
     said = refused(2, "rescore", two_runs/"two.yaml", "--score", f"{tmp_path/'own.py'}:boom", "--data-dir", two_runs)

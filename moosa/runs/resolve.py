@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESET', 'PAIRINGS', 'CHOICES', 'NEEDS_STEADY', 'TAILS_TOO', 'NUMBERS', 'resolve', 'check_judges',
-           'judged_by', 'shown_by', 'check_choices', 'resolve_modalities', 'resolve_setting', 'in_domain_sources',
-           'resolve_unknown', 'resolve_shown', 'resolve_features', 'resolve_clips', 'resolve_extractors',
-           'resolve_stems', 'resolve_options', 'resolve_hyper', 'check_parts', 'resolve_missing', 'resolve_numbers',
-           'has_random_views', 'differs_from_live']
+           'check_judged', 'judged_by', 'shown_by', 'check_choices', 'resolve_modalities', 'resolve_setting',
+           'in_domain_sources', 'resolve_unknown', 'resolve_shown', 'resolve_features', 'resolve_clips',
+           'resolve_extractors', 'resolve_stems', 'resolve_options', 'resolve_hyper', 'check_parts', 'resolve_missing',
+           'resolve_numbers', 'has_random_views', 'differs_from_live']
 
 # %% ../../nbs/runs/03_resolve.ipynb #87f34d38
 import re
@@ -62,7 +62,7 @@ def resolve(
     if method := check_method(spec.method):
         check_needs(spec.method, method, shown_by(spec, method))
         spec = replace(spec, **judged_by(spec, method))
-        expect_open_class(method, spec.method, spec.score, spec.protocol)
+        check_judged(spec, method)
     return spec
 
 # %% ../../nbs/runs/03_resolve.ipynb #3e501e01
@@ -76,6 +76,18 @@ def check_judges(
 
     check_name("score", spec.score, SCORES)
     check_name("protocol", spec.protocol, PROTOCOLS)
+
+# %% ../../nbs/runs/03_resolve.ipynb #c0de9b01
+def check_judged(
+    spec: Spec,  # resolved
+    method: Method,  # of the spec
+):
+    "Raise `InputError` if a run will not have what its score or protocol asks for."
+    expect_open_class(method, spec.method, spec.score, spec.protocol)
+    if not spec.unknown or spec.score in (LATER["score"], method.score): return
+    from moosa.evaluation.scores import SCORES, expect_score
+
+    if spec.score in SCORES: expect_score(spec.score, method, spec.method, spec.hyper, spec.modalities)
 
 # %% ../../nbs/runs/03_resolve.ipynb #5711a004
 def judged_by(

@@ -28,7 +28,7 @@ def check_guests(
     for name in spec.extractors.values(): find_extractor(name)
     if not spec.own and all(getattr(spec, name) == LATER[name] for name in ("score", "protocol")): return
     from moosa.evaluation.protocols import find_protocol  # here: they need torch, and what is built in does not
-    from moosa.evaluation.scores import find_score
+    from moosa.evaluation.scores import expect_score, find_score
     from moosa.methods.own import find_hyper, find_method
     from moosa.training.callbacks import find_callback
 
@@ -39,6 +39,7 @@ def check_guests(
                          f"moosa grid GRID --held-out, and moosa rescore GRID --protocol {spec.protocol}.")
     method, hyper = find_method(spec.method), find_hyper(spec.method, spec.hyper, spec.setting)
     expect_open_class(method, spec.method, spec.score, spec.protocol)
+    if spec.unknown: expect_score(spec.score, method, spec.method, asdict(hyper), spec.modalities)
     translates = method.translates and getattr(hyper, "alpha_trans", 1) != 0
     check_rules(spec.method, spec.missing, method.trains_heads, translates, len(spec.modalities))
 
