@@ -210,6 +210,13 @@ def test_run_and_grid_refuse_a_hyper_parameter_before_a_run_has_a_folder(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
+def test_a_grid_with_batches_larger_than_its_lists_does_not_begin(data_dir, tmp_path):
+    (tmp_path/"big.yaml").write_text(SMALL.replace("[mfeat]}", "[mfeat], batch_size: [16, 5000]}"))
+    said = refused(2, "grid", tmp_path/"big.yaml", "--data-dir", data_dir)
+    assert "batch_size: 5000 is more than the 1280 training clips" in said and "(1 of 2)" in said, said
+    assert not (data_dir/"runs").exists()
+
+
 @pytest.mark.parametrize("asked, says", [
     (dict(hyper=dict(jigsaw_num_splits=3)), "jigsaw_num_splits is 3, which does not divide the embedding of image"),
     (dict(hyper=dict(jigsaw_num_splits=1, jigsaw_samples=3)), "2 parts have only 2! = 2"),

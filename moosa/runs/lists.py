@@ -58,10 +58,13 @@ def make_split(
     spec: Spec,  # resolved
     dataset: DataSet,
 ) -> Split:
-    """Return the lists of a spec; raise `InputError` where they cannot be made, or if a clip lacks a modality and the
-    spec does not say what to do with it. No clip is opened."""
+    """Return the lists of a spec; raise `InputError` where they cannot be made, if a batch is more than there is, or if a
+    clip lacks a modality and the spec does not say what to do with it. No clip is opened."""
     split = split_of(spec, without_holes(spec, dataset))
     if spec.missing_in_training == "stop": check_whole(spec, dataset, tables_of(split))
+    longest = max(len(split.train), len(getattr(split, "unlabelled", ())))  # in adaptation, pairs: the longer list
+    if spec.batch_size > longest:
+        raise InputError(f"batch_size: {spec.batch_size} is more than the {longest} training clips.")
     return split
 
 
@@ -149,9 +152,9 @@ def _absent_data(specs: Sequence[Spec], store: Store, label: Callable) -> dict[s
     return reasons
 
 # %% ../../nbs/runs/13_lists.ipynb #b84b7baf
-# fields that lists are made of; and the seed, where it draws a share of them
+# fields that lists are made of, or held to; and the seed, where it draws a share of them
 LISTED = ("dataset", "data_options", "setting", "modalities", "sources", "target", "unknown", "source_classes",
-          "target_classes", "train_share", "missing_in_training")
+          "target_classes", "train_share", "missing_in_training", "batch_size")
 
 
 def _impossible_lists(specs: Sequence[Spec], store: Store, label: Callable) -> dict[str, list[str]]:  # reason -> cells
