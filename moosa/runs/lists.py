@@ -58,8 +58,8 @@ def make_split(
     spec: Spec,  # resolved
     dataset: DataSet,
 ) -> Split:
-    """Return the lists of a spec; raise `InputError` where they cannot be made, if a batch is more than there is, or if a
-    clip lacks a modality and the spec does not say what to do with it. No clip is opened."""
+    """Return the lists of a spec; raise `InputError` where they cannot be made, if a batch is more than there is, or if
+    a clip lacks a modality and the spec does not say what to do with it. No clip is opened."""
     split = split_of(spec, without_holes(spec, dataset))
     if spec.missing_in_training == "stop": check_whole(spec, dataset, tables_of(split))
     longest = max(len(split.train), len(getattr(split, "unlabelled", ())))  # in adaptation, pairs: the longer list
