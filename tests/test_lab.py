@@ -1,23 +1,20 @@
 """JupyterLab in a browser, as one sees it: sliders, matrices, maps, cards, films, and two runs beside each other."""
+import io
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 import time
-import urllib.request
 
 import nbformat
 import numpy as np
 import pytest
+from in_jupyterlab import BROWSER, jupyterlab, notebook, run_all, scrolled_to
+from lab_picture import take_picture
+from PIL import Image
 
 from moosa.evaluation.openset import at_threshold, max_softmax
 from moosa.places import project_root
 from moosa.runs.predictions import load_predictions
 
-pytestmark = pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
-TOKEN = "a-token-of-the-test"
+pytestmark = pytest.mark.skipif(not BROWSER, reason="chromium is not installed")
 MIRROR = '''
 import json
 import ipywidgets
@@ -56,102 +53,14 @@ films.card(names[0])
 '''
 
 
-def notebook(path, *cells):
-    "A notebook of code cells."
-    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=about), path)
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab whose root is a folder of the test; and the page of a browser."
-    from playwright.sync_api import sync_playwright
-
-    root = tmp_path_factory.mktemp("lab")
-    settings = [f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={TOKEN}", "--ServerApp.port=0",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--no-browser", "--allow-root"]
-    env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": str(project_root()),
-           "JUPYTERLAB_SETTINGS_DIR": str(root/"settings"), "JUPYTERLAB_WORKSPACES_DIR": str(root/"workspaces")}
-    log = open(root/"lab.log", "w+b")
-    server = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *settings], stdout=log, stderr=log, env=env,
-                              start_new_session=True)
-    try:
-        address = _address(root/"lab.log")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"),
-                                                 args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
-            page = browser.new_page(viewport=dict(width=1500, height=1200))
-            page.errors = []
-            page.on("pageerror", lambda error: _note(page, str(error)))
-            page.root, page.address = root, address
-            yield page
-            browser.close()
-    finally:
-        from moosa.data.processes import stop_tree
-
-        stop_tree(server.pid)
-        server.wait()
-        log.close()
-
-
-def _note(page, error: str):
-    if "Canceled future" not in error: page.errors.append(error)  # JupyterLab's own, when it leaves a notebook
-
-
-def _address(log) -> str:
-    for _ in range(240):
-        if found := re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/", log.read_text(errors="replace")):
-            address = f"http://127.0.0.1:{found[1]}"
-            try:
-                with urllib.request.urlopen(f"{address}/api/status?token={TOKEN}"): return address
-            except OSError: pass  # not yet
-        time.sleep(.5)
-    raise RuntimeError(log.read_text())
-
-
-def run_all(page, path: str, seconds: int = 240):
-    "Open a notebook, run all cells, and wait until the last one has run."
-    page.goto(f"{page.address}/lab/tree/{path}?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    # Without its kernel a notebook is "idle", too. Who runs a cell then is asked for one, and ends the one that starts.
-    page.wait_for_selector(".jp-Toolbar-kernelName:has-text('Python 3')", timeout=120_000)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    end, pressed = time.monotonic() + seconds, 0.
-    while time.monotonic() < end:
-        cells = code_cells(page, path)
-        if all(cell.execution_count for cell in cells): return
-        waiting = page.locator(".jp-InputPrompt:has-text('[*]')").count()
-        if not waiting and not cells[0].execution_count and time.monotonic() - pressed > 10:
-            page.click("text=Run >> nth=0")
-            page.click("text=Run All Cells")
-            pressed = time.monotonic()
-        time.sleep(1)
-        page.keyboard.press("Control+s")
-    page.screenshot(path=page.root/"unfinished.png")
-    raise AssertionError(f"{path} did not run to its end in {seconds} s: see {page.root}/unfinished.png")
-
-
-def code_cells(page, path: str) -> list:
-    "The code cells of a notebook as JupyterLab has saved it; none may have raised an error."
-    for _ in range(20):
-        try: read = nbformat.read(page.root/path, 4)
-        except nbformat.reader.NotJSONError: time.sleep(.1)  # it is being written
-        else: break
-    cells = [c for c in read.cells if c.cell_type == "code" and c.source.strip()]
-    errors = [o for cell in cells for o in cell.outputs if o.output_type == "error"]
-    assert not errors, errors[0].evalue
-    return cells
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as page: yield page
 
 
 def mirror(page, name="run") -> dict:
     return json.loads(page.locator(f".mirror-{name}").first.text_content())
-
-
-def scrolled_to(page, locator):
-    "Bring something into view; cells that are out of sight have no pictures yet."
-    locator.first.scroll_into_view_if_needed(timeout=60_000)
-    time.sleep(1)
-    return locator.first.bounding_box()
 
 
 def until(happens, seconds=30):
@@ -265,6 +174,12 @@ def test_a_film_plays_with_its_sound(lab, generated):
     until(lambda: lab.evaluate("() => document.querySelector('video').currentTime") > .5)
     decoded = lab.evaluate("() => document.querySelector('video').webkitAudioDecodedByteCount")
     assert decoded > 0, "it has no sound"
+
+
+def test_the_picture_of_the_tutorial_is_taken(lab, explored):
+    shown = Image.open(io.BytesIO(take_picture(lab, explored)))
+    assert shown.size == (1500, 1200) and len(shown.convert("RGB").getcolors(256)) > 100
+    assert lab.locator("button[data-clip]").count()
 
 
 def test_nothing_went_wrong_on_the_page(lab, explored):
