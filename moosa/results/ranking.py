@@ -66,20 +66,27 @@ def ranked(
     results: pd.DataFrame,  # from `collect_results`
 ) -> Table | None:  # None: fewer than two cases have numbers
     "Return one row per case, best first: means over the tasks; the best number of a column, and those as good, marked."
-    columns = columns_there(results)
+    by, *others = columns_there(results)
+    columns = [by, *(c for c in others if _several_have(results, c))]
     tidy = summarise(results, columns)
     tidy = tidy[(tidy.task == "mean") & (tidy.groupby("case").n.transform("max") > 0)].drop(columns="task")
     if tidy.case.nunique() < 2: return None
-    by = tidy[tidy.number == columns[0][0]].set_index("case")["mean"].sort_values(ascending=False, na_position="last")
-    tidy = tidy.set_index("case").loc[by.index].reset_index()
+    order = tidy[tidy.number == by[0]].set_index("case")["mean"].sort_values(ascending=False, na_position="last")
+    tidy = tidy.set_index("case").loc[order.index].reset_index()
     wide = wide_table(tidy)
     marks = pd.DataFrame("", wide.index, wide.columns)
     for heading, group, number in columns:
         stands = standing(results, group, number).reindex(wide.index).fillna("")
         marks[heading] = stands.map({"best": "bold", "as good": "italic"}).fillna("")
-    heading = (f"All cases by {columns[0][0]}, means over the tasks; bold: the best of its column; italic: cannot be "
+    heading = (f"All cases by {by[0]}, means over the tasks; bold: the best of its column; italic: cannot be "
                "told from it (signed-rank test with Holm's correction, 5 %)")
     return Table("ranking", heading, ", ".join(results.data.unique()), tidy, wide, marks)
+
+
+def _several_have(results: pd.DataFrame, column: Column) -> bool:
+    "A number that is one case's alone ranks nobody."
+    found = results[(results.group == column[1]) & (results.number == column[2])]
+    return found.dropna(subset="value").case.nunique() > 1
 
 # %% ../../nbs/results/13_ranking.ipynb #fe6b1aad
 def answer(
