@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..evaluation.protocols import PROTOCOLS
+from .alternatives import GROUPS
 from .findings import table_of_report
 from .style import PAGE, new_figure, plus_minus, title, wrapped
 from ..words import in_figure, markdown_table
@@ -26,7 +27,8 @@ def sees(
     protocol: str,
 ) -> str:
     "Return what a protocol may look at, in a few words."
-    needs = PROTOCOLS[protocol].needs if protocol in PROTOCOLS else ()
+    if protocol not in PROTOCOLS: return "what its own code asks for"
+    needs = PROTOCOLS[protocol].needs
     if "unlabelled" in needs: return "target clips, no labels"
     return "sources, and runs without one" if "domain_out" in needs else "sources"
 
@@ -37,7 +39,7 @@ def shares_of_best(
     "Return each case's share of the best HOS by score and protocol: means over tasks, then over seeds."
     hos = rescored[rescored.number == "HOS"]
     runs = hos.pivot_table(index=["case", "score", "seed", "task"], columns="group", values="value", sort=False)
-    found = [name for name in PROTOCOLS if name in runs]
+    found = sorted(set(runs) - {*GROUPS}, key=lambda name: ([*PROTOCOLS, name].index(name), name))  # one's own last
     if BEST not in runs or not found: return pd.DataFrame(columns=COLUMNS)
     rows = []
     for protocol in found:
