@@ -121,8 +121,13 @@ class Training:
 
 
 @pytest.fixture(scope="module")
-def training(request, tmp_path_factory):
-    return Training(request.param, tmp_path_factory.getbasetemp())
+def trainings(tmp_path_factory):
+    "The training of some modalities, one for all tests: a fixture with parameters would begin anew for each step."
+    return functools.cache(lambda letters: Training(letters, tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture
+def training(trainings, letters): return trainings(letters)
 
 
 def worst(ours, theirs) -> float: return float(np.abs(ours - theirs).max()/np.abs(theirs).max())
@@ -130,10 +135,10 @@ def worst(ours, theirs) -> float: return float(np.abs(ours - theirs).max()/np.ab
 
 EVERY = [pytest.param(letters, s, marks=[pytest.mark.slow]*(letters == "VFA" and s > 0))
          for letters in ORDER for s in range(STEPS)]
-WHOLE = pytest.mark.parametrize("training", ["VA", pytest.param("VFA", marks=pytest.mark.slow)], indirect=True)
+WHOLE = pytest.mark.parametrize("letters", ["VA", pytest.param("VFA", marks=pytest.mark.slow)])
 
 
-@pytest.mark.parametrize("training, s", EVERY, indirect=["training"])
+@pytest.mark.parametrize("letters, s", EVERY)
 def test_step(training, s):
     "Total, terms, directions, embeddings and logits; the file's rounding makes later steps drift."
     theirs = {k.split("/")[1]: training.file[k] for k in training.file.files if k.startswith(f"step{s}/")}
