@@ -245,7 +245,9 @@ def expect_score(
 ):
     "Raise `InputError` if a run will have trained nothing of what a score asks for."
     needs, why = find_score(name).needs, ""
-    if "logits" in needs and not method.trains_heads: why = f"the heads of single modalities, but {called} trains none"
+    if "logits" in needs and not method.trains_heads:
+        hint = "" if called in METHODS else ", or does not say so (METHOD.trains_heads = True)"
+        why = f"the heads of single modalities, but {called} trains none{hint}"
     for task in TASKS if called in METHODS else ():  # of a guest's it is known only once it is made
         if task in needs and not hyper.get(TRAINED_AT[task]): why = f"the task of {task}, but {called} trains none"
     if {"logits", "translation"}.intersection(needs) and len(modalities) < 2:
