@@ -58,13 +58,10 @@ def make_split(
     spec: Spec,  # resolved
     dataset: DataSet,
 ) -> Split:
-    """Return the lists of a spec; raise `InputError` where they cannot be made, if a batch is more than there is, or if
-    a clip lacks a modality and the spec does not say what to do with it. No clip is opened."""
+    """Return the lists of a spec; raise `InputError` where they cannot be made, or if a clip lacks a modality and the
+    spec does not say what to do with it. No clip is opened."""
     split = split_of(spec, without_holes(spec, dataset))
     if spec.missing_in_training == "stop": check_whole(spec, dataset, tables_of(split))
-    longest = max(len(split.train), len(getattr(split, "unlabelled", ())))  # in adaptation, pairs: the longer list
-    if spec.batch_size > longest:
-        raise InputError(f"batch_size: {spec.batch_size} is more than the {longest} training clips.")
     return split
 
 
@@ -168,10 +165,12 @@ def _impossible_lists(specs: Sequence[Spec], store: Store, label: Callable) -> d
 
 
 def _problem_of(spec: Spec, opened: dict, store: Store) -> str:  # '' if there is none
-    "Why the lists of a spec cannot be made."
-    try: make_split(spec, _open_once(opened, spec, store))
+    "Why the lists of a spec cannot be made, or not be trained on."
+    try: split = make_split(spec, _open_once(opened, spec, store))
     except InputError as e: return str(e)
-    return ""
+    longest = max(len(split.train), len(getattr(split, "unlabelled", ())))  # in adaptation, pairs: the longer list
+    if spec.batch_size <= longest: return ""
+    return f"batch_size: {spec.batch_size} is more than the {longest} training clips."
 
 # %% ../../nbs/runs/13_lists.ipynb #b9807a47
 def _open_once(opened: dict, spec: Spec, store: Store):
