@@ -344,9 +344,9 @@ def test_subscripts_lie_below_the_line(browser):
 
 
 # One of each kind of page.
-KINDS = ("index.html", "tutorials/your_own_data.html", "reference.html", "experiments/split.html",
-         "experiments/ablation_report.html", "methods/moosa.html", "synth/sounds.html", "cli/moosa-run.html",
-         "deviations.html", "CHANGELOG.html", "source/moosa/methods/moosa.html")
+KINDS = ("index.html", "tutorials/your_own_data.html", "tutorials/read_the_method.html", "reference.html",
+         "experiments/split.html", "experiments/ablation_report.html", "methods/moosa.html", "synth/sounds.html",
+         "cli/moosa-run.html", "deviations.html", "CHANGELOG.html", "source/moosa/methods/moosa.html")
 
 
 @pytest.mark.parametrize("scheme, width", [("light", 1400), ("dark", 390)])

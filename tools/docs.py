@@ -121,7 +121,7 @@ def place(path: str, page: str, site: Path) -> str:
 def fit(nb, page: str, site: Path, title: str) -> str:
     "Make a finished notebook fit the site: its title, addresses without numbers, linked files copied, tests folded."
     def relinked(text: str) -> str:
-        text = FOLDED.sub(r"<summary>\n\n## \1\n\n</summary>", unnested(text))
+        text = FOLDED.sub(r"<summary>\n\n## \1 {.no-anchor}\n\n</summary>", unnested(text))
         text = re.sub(r"(\]\(/[\w/]+\.html#\w+)\.\w+", r"\1", text)  # a method is documented with its class
         return relink(text, page, lambda path: place(path, page, site))
 
