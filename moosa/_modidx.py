@@ -2944,6 +2944,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'moosa/methods/method.py'),
                                       'moosa.methods.method.Method.make': ('methods/method.html#method.make', 'moosa/methods/method.py'),
                                       'moosa.methods.method.Method.own': ('methods/method.html#method.own', 'moosa/methods/method.py'),
+                                      'moosa.methods.method.Method.trained_tasks': ( 'methods/method.html#method.trained_tasks',
+                                                                                     'moosa/methods/method.py'),
                                       'moosa.methods.method.Option': ('methods/method.html#option', 'moosa/methods/method.py'),
                                       'moosa.methods.method.OwnScore': ('methods/method.html#ownscore', 'moosa/methods/method.py'),
                                       'moosa.methods.method.Range': ('methods/method.html#range', 'moosa/methods/method.py'),

@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
     "Bring long files to the front; mark what `make quick` runs."
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
-        if item.path.name in QUICK and "data_dir" not in item.fixturenames: item.add_marker("quick")  # which trains
+        if item.path.name in QUICK and "data_dir" not in item.fixturenames: item.add_marker("quick")
         if item.path.name != "test_notebooks.py": continue
         notebook = re.sub(r"(^|/)\d+_", r"\1", item.callspec.id)  # without its number
         if notebook.startswith(QUICK_NOTEBOOKS): item.add_marker("quick")

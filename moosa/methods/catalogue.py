@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ..core import InputError, one_of
 from ..doors import check_name, split_option
-from .method import (ABOVE_0, FROM_0, FROM_1, PART, SHARE, Method, Option, Range, hyper_of, with_option,
-                                  within)
+from .method import (ABOVE_0, FROM_0, FROM_1, PART, SHARE, TASK_WEIGHTS, Method, Option, Range, hyper_of,
+                                  with_option, within)
 
 # %% ../../nbs/methods/06_catalogue.ipynb #317fd34a
 _WIDTH = Range("1 to 1000000", 1, 10**6)
@@ -267,6 +267,7 @@ class SamHyper:
 def _factory(room: str, function: str = "") -> str: return f"moosa.methods.{room}:{function or room}"
 
 
+_TASKS = tuple(TASK_WEIGHTS)
 _SHAPES, _ALIGNS = ("tails",), ("modalities", "tails")  # needs of what works on embeddings; on several modalities'
 _PLAIN = {
     "erm": Method(_factory("erm"), ErmHyper, trains_heads=False),
@@ -282,11 +283,11 @@ _PLAIN = {
     "cmrf": Method(_factory("cmrf"), CmrfHyper, needs=_ALIGNS),
     "gmp": Method(_factory("gmp"), GmpHyper, needs=_ALIGNS),
     "mbcd": Method(_factory("mbcd"), MbcdHyper, needs=_ALIGNS),
-    "simmmdg": Method(_factory("simmmdg"), SimmmdgHyper, trains_heads=False, translates=True),
+    "simmmdg": Method(_factory("simmmdg"), SimmmdgHyper, trains_heads=False, pretext=("translation",)),
     "jat": Method(_factory("jat"), JatHyper, needs=_ALIGNS),
     "nel": Method(_factory("nel"), NelHyper, trains_heads=False, two_views=True, needs=_SHAPES),
-    "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, translates=True),
-    "moosa-x": Method(_factory("moosa"), MoosaXHyper, MoosaXAdaptHyper, translates=True, score="normalised",
+    "moosa": Method(_factory("moosa"), MoosaHyper, MoosaAdaptHyper, pretext=_TASKS),
+    "moosa-x": Method(_factory("moosa"), MoosaXHyper, MoosaXAdaptHyper, pretext=_TASKS, score="normalised",
                       protocol="target-median"),
     "dann": Method(_factory("dann"), DannHyper, DannHyper, trains_heads=False, only_adapts=True, needs=_SHAPES),
     "mm-sada": Method(_factory("mm_sada"), MmSadaHyper, MmSadaHyper, trains_heads=False, only_adapts=True,

@@ -314,7 +314,7 @@ def resolve_missing(spec: Spec, hyper: Mapping, modalities: int) -> tuple[str, .
     "Return how the test does without a modality; with a guest's method, unless it is said, by zeros."
     method = check_method(spec.method)
     if method is None: return which_rules(False, False, modalities) if spec.missing is None else tuple(spec.missing)
-    facts = method.trains_heads, method.translates and hyper.get("alpha_trans") != 0, modalities
+    facts = method.trains_heads, "translation" in method.trained_tasks(hyper), modalities
     return which_rules(*facts) if spec.missing is None else check_rules(spec.method, spec.missing, *facts)
 
 # %% ../../nbs/runs/03_resolve.ipynb #6e47f0bb

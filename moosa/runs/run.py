@@ -37,10 +37,10 @@ def check_guests(
     if "domain_out" in find_protocol(spec.protocol).needs:
         raise InputError(f"protocol: {spec.protocol} reads runs that are made after this one. Leave it out here; then "
                          f"moosa grid GRID --held-out, and moosa rescore GRID --protocol {spec.protocol}.")
-    method, hyper = find_method(spec.method), find_hyper(spec.method, spec.hyper, spec.setting)
+    method, hyper = find_method(spec.method), asdict(find_hyper(spec.method, spec.hyper, spec.setting))
     expect_open_class(method, spec.method, spec.score, spec.protocol)
-    if spec.unknown: expect_score(spec.score, method, spec.method, asdict(hyper), spec.modalities)
-    translates = method.translates and getattr(hyper, "alpha_trans", 1) != 0
+    if spec.unknown: expect_score(spec.score, method, spec.method, hyper, spec.modalities)
+    translates = "translation" in method.trained_tasks(hyper)
     check_rules(spec.method, spec.missing, method.trains_heads, translates, len(spec.modalities))
 
 # %% ../../nbs/runs/18_run.ipynb #7d247b15
