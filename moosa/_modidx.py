@@ -3951,6 +3951,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'moosa.runs.grid.Grid._places': ('runs/grid.html#grid._places', 'moosa/runs/grid.py'),
                                  'moosa.runs.grid.Grid.keeps': ('runs/grid.html#grid.keeps', 'moosa/runs/grid.py'),
                                  'moosa.runs.grid.Grid.label': ('runs/grid.html#grid.label', 'moosa/runs/grid.py'),
+                                 'moosa.runs.grid.Grid.with_pictures': ('runs/grid.html#grid.with_pictures', 'moosa/runs/grid.py'),
                                  'moosa.runs.grid._case_of': ('runs/grid.html#_case_of', 'moosa/runs/grid.py'),
                                  'moosa.runs.grid._columns': ('runs/grid.html#_columns', 'moosa/runs/grid.py'),
                                  'moosa.runs.grid._found': ('runs/grid.html#_found', 'moosa/runs/grid.py'),

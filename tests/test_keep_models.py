@@ -87,6 +87,17 @@ def test_a_grid_keeps_what_it_says(grid):
     assert {seed: file_sha256(folder/"model.safetensors") for seed, folder in places.items()} == whole
 
 
+def test_pictures_are_left_for_later_where_no_models_are_kept(tmp_path, data_dir):
+    "Drawn once the notebook is run again: test_stale.py does."
+    base = dict(dataset="av-digits", target="mfeat", method="erm", epochs=1, train_share=.1)
+    path = write(tmp_path, "none", base=base, axes=dict(seed=[0]))
+    assert call("grid", path, "--data-dir", data_dir).returncode == 0
+    (folder,) = (data_dir/"runs").iterdir()
+    notebook = (folder/"split.ipynb").read_text()
+    assert "image/png" not in notebook and "Pictures are drawn once" in notebook
+    assert read_record(folder)["results"] and (folder/"split.ipynb").stat().st_size < 100_000
+
+
 def test_room_is_made_for_models_only_if_asked(grid):
     folder = folders(grid)[1]
     if was_let_go(folder): run(grid, "all", "--again")

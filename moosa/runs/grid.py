@@ -50,6 +50,11 @@ class Grid:
         "Of which of its runs the models are kept: as its file says, or else of all, unless there are many."
         return self.keep_models or ("all" if len(self.specs) <= MANY else "none")
 
+    @property
+    def with_pictures(self) -> bool:
+        "Are a run's pictures drawn beside it? Else only once somebody runs its notebook again."
+        return self.keeps != "none"
+
     def label(self, spec: Spec) -> str:
         "Return a cell in a few words: what tells it from the others, on the axes if that is enough."
         place = self._places.get(spec_hash(spec))

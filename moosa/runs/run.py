@@ -49,6 +49,7 @@ def job_of(
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
     device: str = "auto",  # where to compute
     notebook: Path | None = None,  # None: nbs/experiments/split.ipynb
+    pictures: bool = True,  # False: drawn only once the run is done and its notebook is run again
 ) -> Job:
     "Return what is to be executed for a spec, and where; raise `InputError` if it cannot be."
     check_shared(spec.batch_size, spec.devices)
@@ -57,6 +58,7 @@ def job_of(
     store, notebook = open_store(store), notebook or experiments_folder()/"split.ipynb"
     parameters = {**asdict(spec), "data_dir": data_parameter(store.data_dir), "device": device}
     if store.contents: parameters["contents"] = True
+    if not pictures: parameters["pictures"] = False
     known = store.once(("parameters", notebook), notebook_parameters, notebook)
     for name in parameters: one_of(f"parameter of {notebook.name}", name, known)
     return Job(notebook, run_folder(spec, store), parameters)

@@ -236,7 +236,8 @@ def run_grid(
         while todo:
             held = [spec for spec in todo if holder(run_folder(spec, store))]  # by another launcher
             elsewhere = set(map(spec_hash, held))
-            cells = [(s, job_of(s, store, device)) for s in todo if spec_hash(s) not in elsewhere]
+            free = [spec for spec in todo if spec_hash(spec) not in elsewhere]
+            cells = [(spec, job_of(spec, store, device, pictures=grid.with_pictures)) for spec in free]
             for spec, outcome in engine(cells, execute):
                 if outcome.status == BUSY: held.append(spec)
                 else:
