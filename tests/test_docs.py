@@ -15,6 +15,7 @@ import docs
 import executed
 import pytest
 import site_html
+import site_once
 import site_reference
 import yaml
 from site_pages import Page, cut, faults, opened, words_of
@@ -110,6 +111,27 @@ def test_formulas_need_no_script():
             r'<span class="math inline">\(a &lt; \log b\)</span>')
     made = site_html.offline(page)
     assert "katex" not in made and "<math" in made and r"\(" not in made and "&#x0003C;" in made
+
+
+def test_what_is_made_once_is_what_smalldocs_makes_for_each_page(tmp_path, monkeypatch):
+    sections = [{"section": "A", "contents": ["index.md", {"section": "B", "contents": ["b/c.md", "b/d.md"]}]},
+                {"section": "E", "href": "e/f.md", "contents": ["e/g.md", {"text": "H", "href": "https://example.org"}]}]
+    config = {"project": {"type": "website"}, "website": {"title": "x", "sidebar": {"contents": sections}}}
+    (tmp_path/"_quarto.yml").write_text(yaml.safe_dump(config))
+    for page in ("index", "b/c", "b/d", "e/f", "e/g", "alone", "b/alone"):
+        (tmp_path/page).parent.mkdir(exist_ok=True)
+        (tmp_path/f"{page}.md").write_text(f"# {page}\n\n[c](/b/c.md)\n")
+
+    def built() -> dict[str, str]:
+        out = docs.smalldocs.site.build(tmp_path, quiet=True).out
+        return {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*.html")}
+
+    ours = built()
+    for name in ("href", "side_item"):
+        own = {"href": site_once.link_on_page, "side_item": site_once.item_on_page}[name]
+        monkeypatch.setattr(site_once.Layout, name, own)
+    assert ours == built() and len(ours) == 7
+    assert sum(text.count('aria-current="page"') for text in ours.values()) > 3
 
 
 # --- the built site ---------------------------------------------------------------------------------------------------

@@ -3,11 +3,10 @@
     python tools/docs.py                      writes _docs/
     python tools/docs.py --readme [--check]   writes README.md from nbs/index.ipynb
 
-Executed notebooks (executed.py) are fitted to the site (site_reference.py), smalldocs renders the pages, and what it
-leaves to do is done in these (site_html.py, site_pictures.py, site_search.py).
+Executed notebooks (executed.py) are fitted to the site (site_reference.py), smalldocs renders the pages (faster by
+site_once.py), and what it leaves to do is done in these (site_html.py, site_pictures.py, site_search.py).
 """
 import argparse
-import functools
 import posixpath
 import re
 import shutil
@@ -18,14 +17,13 @@ from moosa.runs.notebook import without_iri_grammar
 
 with without_iri_grammar(): import nbformat
 import smalldocs.config
-import smalldocs.highlight
-import smalldocs.layout
 import smalldocs.site
 import yaml
 from nbdev.test import test_nb
 
 import executed
 import site_html
+import site_once  # noqa: F401
 import site_pictures
 from executed import EXECUTED, NBS, ROOT, files, notebooks, source
 from glossary_links import link_page
@@ -40,22 +38,6 @@ NESTED = re.compile(r"\[(`[^`\n]+`)\]\(/[^)\s]*\)(?=(?:`[^`]*`|[^\[\]`])*\]\()")
 FOLDED = re.compile(r"<summary><strong>(.+?)</strong></summary>")  # a section of a report (moosa.results.folding)
 BLOCK = re.compile(r"^(`{3,})(\{=html\})?.*?^\1`*[ \t]*$", re.M | re.S)  # of code, or of HTML
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
-
-link_on_page = smalldocs.layout.Layout.href
-
-
-def link_in_folder(layout, address: str) -> str:
-    """A link of the sidebar, the same on all pages of a folder. smalldocs would look through all pages for each link on
-    each page: 180,000 times.
-    """
-    folder = posixpath.dirname(str(layout.page.out))
-    links = vars(layout.site).setdefault("links_from", {}).setdefault(folder, {})
-    if address not in links: links[address] = link_on_page(layout, address)
-    return links[address]
-
-
-smalldocs.layout.Layout.href = link_in_folder
-smalldocs.highlight.css_class = functools.cache(smalldocs.highlight.css_class)  # asked for each of a million words
 
 
 def plain(path: str) -> str:
