@@ -9,7 +9,7 @@ from moosa.runs.spec import Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(Spec)}
-MACHINE = {"device", "threads", "workers", "contents", "data_dir"}  # parameters of the notebook that change no number
+MACHINE = {"device", "threads", "workers", "contents", "pictures", "data_dir"}  # of the notebook; they change no number
 GIVEN_OTHERWISE = {"preset", "num_unknown"}  # options that fill in fields: many at once, and `unknown` by its number
 NO_OPTION = {"data_hash", "own", "audio_tail", "weight_decay"}  # fields that only a grid or a notebook gives
 

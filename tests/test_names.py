@@ -26,7 +26,7 @@ from moosa.extractors.cache import cache_folder, make_shard
 from moosa.results.run_figures import confusion, plot_setting, spec_table
 from moosa.runs.grid import expand
 from moosa.results.grid_figures import make_figures
-from moosa.results.report import describe, made_by
+from moosa.results.report import describe, how_much, made_by
 from moosa.results.style import legend
 from moosa.results.cases import task_labels
 from moosa.results.tables import collect_results, make_tables, save_table
@@ -144,7 +144,7 @@ def test_figures_of_a_run(named):
 
 def test_pages(named):
     status = pd.Series(["done"]*len(named.grid.specs))
-    assert "<script" not in describe(named.grid, named.results, status)
+    assert "<script" not in how_much(named.grid, named.results, status) + describe(named.grid, named.results)
     results = pd.DataFrame([dict(case=case, task=f"t{i}", unknown=2, seed=seed, group="oracle", number="HOS",
                                  value=.5 + .3*(case != "erm") + .01*i, rule=None)
                             for case in ("erm", NAMES[5] + "|$") for i in range(8) for seed in (0, 1, 2)])

@@ -22,7 +22,7 @@ from moosa.runs.sweep import run_grid
 moosa.runs.warm.CAN_FORK = sys.argv[1] == "warm"
 run_grid(load_grid(sys.argv[2]), sys.argv[3])
 """
-CELLS = "base: {dataset: av-digits, target: mfeat, epochs: 1}\naxes: {method: [erm, erm-heads]}\n"
+CELLS = "base: {dataset: av-digits, target: mfeat, epochs: 1, train_share: .2}\naxes: {method: [erm, erm-heads]}\n"
 
 
 @pytest.fixture(scope="module")

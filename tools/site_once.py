@@ -1,4 +1,4 @@
-"""What smalldocs makes anew for each page, made once: links, and the sidebar, which takes longer than a page's own text.
+"""What smalldocs makes anew for each page, made once: links, and the sidebar, which takes longer than the text.
 
 It is imported for what it does: parts of smalldocs are replaced by such as give the same.
 """

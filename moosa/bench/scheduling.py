@@ -98,10 +98,10 @@ def fake_workers(count: int) -> Iterator[tuple]:  # a distributed.Client, and it
     for name in ("core", "worker", "scheduler", "diskutils"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     with (dask.config.set(allowed), TemporaryDirectory(prefix="moosa-") as place,
-          LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=50) as cluster,
-          Client(cluster) as client):
+          LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=50) as cluster):
         crew = Crew(cluster, count, place)
-        try: yield client, crew
+        try:
+            with Client(cluster) as client: yield client, crew  # goes first: what it still wants would start anew
         finally: crew.close()
 
 

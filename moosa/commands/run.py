@@ -134,9 +134,11 @@ def record_diff(
     "What two records do not agree in: the spec, and ten numbers. Exit code 1 if there is anything."
     from moosa.runs.diff import differing_values, find_record, main_differences, shorten
 
-    differ = differing_values(find_record(one, data_dir), find_record(other, data_dir))
+    records = [find_record(name, data_dir) for name in (one, other)]
+    differ = differing_values(*records)
+    names = [record["hash"] for record in records] if "hash" in differ else ["one", "other"]
     shown = differ if everything else main_differences(differ)
-    rows = [{"": name, "one": shorten(a), "other": shorten(b)} for name, (a, b) in shown.items()]
+    rows = [{"": name} | dict(zip(names, map(shorten, pair))) for name, pair in shown.items() if name != "hash"]
     if as_json: rows = [dict(name=name, one=a, other=b) for name, (a, b) in shown.items()]
     print_rows(rows, as_json)
     if not as_json and not differ: print("the records agree in everything")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CELL', 'Cells', 'DIGITS', 'FEW_HELD', 'FEW', 'COMPARED', 'FEWEST', 'paired', 'planned_cells', 'lacking',
            'cells_text', 'cells_count_text', 'interval_of_seeds', 't_interval', 'signed_ranks', 'signed_rank',
-           'rank_balance', 'holm', 'smallest_p', 'compare', 'sentence', 'plot_wins', 'largest_difference', 'pairs_of',
-           'comparisons', 'all_differences', 'plot_comparisons']
+           'rank_balance', 'holm', 'smallest_p', 'compare', 'sentence', 'verdict', 'plot_wins', 'largest_difference',
+           'pairs_of', 'comparisons', 'all_differences', 'plot_comparisons']
 
 # %% ../../nbs/results/07_compare.ipynb #046af8c7
 import math
@@ -217,10 +217,18 @@ def sentence(
     alpha: float = 0.05,  # as there
 ) -> str:
     "Return in words which differences hold, and which cells were missing."
-    made = table[table.n > 0]
-    return f"**{what}**{_verdict(made, alpha)}{_left_out(table)}"
+    return f"{verdict(table, what, alpha)}{_left_out(table)}"
 
 
+def verdict(
+    table: pd.DataFrame,  # from `compare`
+    what: str,  # the number
+    alpha: float = 0.05,  # as there
+) -> str:
+    "Return in words which differences hold."
+    return f"**{what}**{_verdict(table[table.n > 0], alpha)}"
+
+# %% ../../nbs/results/07_compare.ipynb #f00dc0df
 def _verdict(made: pd.DataFrame, alpha: float) -> str:
     if made.empty: return ": nothing to compare, no two cases have a number in the same cell."
     n, k = "–".join(str(x) for x in sorted({made.n.min(), made.n.max()})), len(made)
@@ -246,7 +254,8 @@ FEW_HELD = 3  # differences that are told with their intervals; of more, a table
 def _difference(r, brief: bool) -> str:  # r: a row of `compare` that holds; brief: without its interval
     sign, better = (1, "better") if r.difference > 0 else (-1, "worse")
     bounds = sorted(round(100*sign*bound, 1) + 0.0 for bound in (r.low, r.high))  # -0.0 + 0.0 is 0.0
-    interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}, "
+    within = ", 0 among them" if bounds[0] < 0 < bounds[1] else ""  # seeds disagree, where cells do not
+    interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}{within}, "
     if r.seeds < 2: interval = "one seed, no interval, "
     said = _p(r.corrected) if brief else interval + _p(r.corrected)
     points = f"{100*abs(r.difference):.1f} points"

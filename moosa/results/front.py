@@ -14,6 +14,7 @@ import pandas as pd
 from ..places import StoreLike, open_store
 from ..methods.catalogue import METHODS
 from .ranking import columns_there
+from .report import how_much
 from .sensitivity import varied
 from ..runs.grid import Grid
 from ..runs.record import read_record, run_folder
@@ -74,13 +75,14 @@ def made_of(
 def head(
     grid: Grid,
     results: pd.DataFrame,  # of the grid, from `collect_results`
+    status: pd.Series,  # of each run: done, failed or missing
     store: StoreLike = None,  # a `Store`, or its data folder; None: the project's
 ) -> str:  # Markdown
-    "Return the title of a report, the question, and where its runs are from."
+    "Return the title of a report, the question, how much of it is done, and where its runs are from."
     done, store = set(results.run[results.status == "done"]), open_store(store)
     specs = {spec_hash(spec): spec for spec in grid.specs}
     records = (read_record(run_folder(spec, store)) for name, spec in specs.items() if name in done)
     about = grid.about.rstrip(".") or grid.name
     asked = in_markdown(question(results, varied(grid)))
-    parts = [f"## {in_markdown(about)}", f"**{asked}**", made_of(filter(None, records))]
-    return "\n\n".join(filter(None, parts))
+    made = f"{how_much(grid, results, status)} {made_of(filter(None, records))}".rstrip()
+    return f"## {in_markdown(about)}\n\n**{asked}**\n\n{made}"

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NAMES', 'NOTHING', 'HEADLINE', 'find_folder', 'find_record', 'flatten', 'named', 'differing_values',
-           'main_differences', 'differing', 'apart', 'shorten']
+__all__ = ['NAMES', 'NOTHING', 'HEADLINE', 'WHOLE', 'find_folder', 'find_record', 'flatten', 'named',
+           'differing_values', 'main_differences', 'differing', 'apart', 'shorten']
 
 # %% ../../nbs/runs/12_diff.ipynb #e32525bb
 from collections import Counter
@@ -112,9 +112,13 @@ def differing(
     return pd.DataFrame.from_dict(differing_values(one, other), orient="index", columns=["one", "other"])
 
 # %% ../../nbs/runs/12_diff.ipynb #a81434e1
+WHOLE = 8  # entries up to which a list is shown whole
+
+
 def apart(one, other) -> tuple:  # two values
-    "Return two values that differ; of two lists only what the other does not hold, if there is anything."
+    "Return two values that differ; of two long lists only what the other does not hold, if there is anything."
     if not (isinstance(one, list) and isinstance(other, list)): return one, other
+    if max(len(one), len(other)) <= WHOLE: return one, other
     alone = [v for v in one if v not in other], [v for v in other if v not in one]
     return alone if any(alone) else (one, other)
 
