@@ -11,8 +11,9 @@ import torch
 from conftest import ROOT, call
 
 import moosa
-from moosa.core import InputError
+from moosa.core import InputError, NotFetched
 from moosa.data.dataset import DataSet
+from moosa.data.download import download
 from moosa.methods.catalogue import METHODS, OPTIONS
 from moosa.methods.method import hyper_of, with_option
 from moosa.methods.own import method_of
@@ -153,6 +154,46 @@ def test_an_oracle_cannot_be_chosen(two_runs, tmp_path, name):
 def test_who_names_nothing_is_told_the_names(words, names):
     said = refused(2, *words)
     assert f"{' '.join(words)}: nothing was named. Expected one of: " in said and names in said
+
+
+@pytest.mark.parametrize("words, says", [
+    (("run", "--target", "mfeat", "--epochs", "two"), "'two'"),
+    (("grid", "demo.yaml", "--workers", "none"), "'none'"),
+    (("run", "--method", "erm"), "The domain to test on"),
+    (("record", "show"), "its hash, as much of its beginning"),
+    (("run", "--target", "x", "--dataset", "nothere.csv"), "dataset: there is no file or folder nothere.csv. Expected"),
+    (("data", "check", "no/where"), "dataset: there is no file or folder no/where. Expected"),
+    (("grid", "nope.yaml"), "'nope.yaml' is no file here, and none of moosa's own grids. Expected one of"),
+    (("run", "--target", "mfeat", "--unknown", "8,12"), "unknown: '12' is not known. Expected one of: 0, 1")])
+def test_what_was_found_and_what_is_expected(tmp_path, words, says):
+    said = refused(2, *words, "--data-dir", tmp_path)
+    assert says in re.sub(r"[│\s]+", " ", said), said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("option, value", [("device", "cuda"), ("precision", "16-mixed")])
+def test_what_this_machine_lacks_leaves_no_failed_run(data_dir, option, value):
+    "Neither of a run, nor of a grid's cells, one after the other or by workers."
+    said = [refused(2, "run", "--target", "mfeat", "--method", "erm", f"--{option}", value, "--data-dir", data_dir)]
+    base = SMALL if option == "device" else SMALL.replace("epochs: 1", f"epochs: 1, precision: {value}")
+    (data_dir/"small.yaml").write_text(base)
+    for more in ((), ("--workers", "1")):
+        asked = ("--device", value) if option == "device" else ()
+        said.append(refused(2, "grid", data_dir/"small.yaml", *asked, *more, "--data-dir", data_dir))
+    assert all(f"{option}: " in text and "Use " in text for text in said), said
+    assert not list((data_dir/"runs").glob("*/error.json"))
+
+
+def test_a_broken_download_is_no_bad_input(tmp_path, monkeypatch):
+    from moosa import cli
+
+    def no_network(): download("http://127.0.0.1:9/films.zip", tmp_path/"films.zip")
+
+    with pytest.raises(NotFetched, match="cannot download films.zip"): no_network()
+    monkeypatch.setattr(cli, "app", no_network)
+    monkeypatch.setattr(cli, "SAFE_PATH", {})
+    with pytest.raises(SystemExit) as stopped: cli.main()
+    assert stopped.value.code == 1
 
 
 def test_of_nothing_there_is_no_bar(tmp_path):

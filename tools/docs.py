@@ -35,6 +35,7 @@ COMMANDS = f"{FOLDER}/*"  # where nbs/sidebar.yml wants the pages of the command
 PAPERS = "CHANGELOG.md", "CONTRIBUTING.md"  # pages that lie beside nbs/
 LAB = "http://localhost:8888/lab/tree"  # where `make lab` serves the project
 NESTED = re.compile(r"\[(`[^`\n]+`)\]\(/[^)\s]*\)(?=(?:`[^`]*`|[^\[\]`])*\]\()")  # within the text of a link
+ABOUT = re.compile(r"## (.+)\n+(?=\*\*)")  # of a report, before its question (moosa.results.front)
 FOLDED = re.compile(r"<summary><strong>(.+?)</strong></summary>")  # a section of a report (moosa.results.folding)
 BLOCK = re.compile(r"^(`{3,})(\{=html\})?.*?^\1`*[ \t]*$", re.M | re.S)  # of code, or of HTML
 LINK = re.compile(r'(\]\(|\b(?:href|src)=")([^)"\s#]+)')
@@ -133,10 +134,22 @@ def resize(cell, out):
                          f'src="data:image/png;base64,{data["image/png"].strip()}">')
 
 
+def taken_about(nb) -> dict[str, str]:  # description -> what a report's grid is about; empty: it is no report
+    "Take the heading out of a report's first output: it stands below the title, where all reports said the same."
+    for out in (out for cell in nb.cells for out in cell.get("outputs", [])):
+        data = out.get("data", {})
+        if not (found := ABOUT.match(data.get("text/markdown") or "")): return {}
+        data["text/markdown"] = data["text/markdown"][found.end():]
+        return {"description": re.sub(r"\\(?=\W)", "", found[1])}
+    return {}
+
+
 def head(nb, page: str, title: str):
     "Title of a page, and below it where its notebook and its module's source are."
     front = yaml.safe_load(nb.cells[0].source.strip().strip("-")) if nb.cells[0].cell_type == "raw" else {}
-    if front: nb.cells[0].source = f"---\n{yaml.safe_dump({**front, 'title': title}, allow_unicode=True)}---\n"
+    if front:
+        front |= {"title": title} | (taken_about(nb) if page.endswith("report.ipynb") else {})
+        nb.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
     up, written = "../"*page.count("/"), source(page).relative_to(ROOT).as_posix()
     links = [f'<a href="{LAB}/{written}" class="only-here" title="where make lab runs">Open in JupyterLab</a>',
              f'<a href="{up}notebooks/{written}" download>Download notebook</a>']

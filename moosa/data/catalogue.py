@@ -50,6 +50,10 @@ def dataset_class(
 ) -> type[DataSet] | DataSet:  # for a path, an object
     "Return what is known of a data set before it is opened; raise `InputError` if there is none of this name."
     if name not in _CLASSES and os.path.exists(user_path(name)): return folder_data.FolderData(name)
+    path = user_path(name)
+    if ":" not in name and (path.suffix or len(path.parts) > 1):
+        raise InputError(f"dataset: there is no file or folder {path}. Expected the path of your own data, or one of: "
+                         f"{', '.join(_CLASSES)}.")
     try: guest = check_name("dataset", name, _CLASSES)
     except InputError as e: raise InputError(f"{e} Or the path of your own data, if it exists.") from None
     return _guest_class(guest) if guest else _CLASSES[name]

@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from ..core import SAFE_PATH, InputError, brief, environment, later, one_of, write_json
 from ..places import data_folder, user_path
 from .sweep import Engine, serial
+from .run import check_machine
 from .process import FAILED, ClusterLost, Outcome
 from .notebook import Job, on_worker
 from .spec import Spec
@@ -40,11 +41,13 @@ LOST_WORKERS = 3  # that a cell may take with it
 
 def dask_engine(
     client,  # a distributed.Client
+    here: bool = False,  # are its workers on this machine?
 ) -> Engine:
     "Return what hands out cells to the workers of a Dask cluster."
     def engine(cells: Sequence[tuple[Spec, Job]], execute: Callable[..., Outcome]) -> Iterator[tuple[Spec, Outcome]]:
         from distributed import as_completed
 
+        if here: check_machine(job for _, job in cells)
         submit = partial(client.submit, on_worker, execute, pure=False, retries=0)
         handed_out = {submit(job): (spec, job.folder) for spec, job in cells}
         for future in as_completed(handed_out):
@@ -243,7 +246,8 @@ def choose_engine(
     if scheduler: check_address(scheduler)
     if engine == "serial": yield serial
     else:
-        with dask_client(workers, gpus, scheduler, slurm) as client: yield dask_engine(client)
+        with dask_client(workers, gpus, scheduler, slurm) as client:
+            yield dask_engine(client, here=not (scheduler or slurm))
 
 
 @contextmanager

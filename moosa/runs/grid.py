@@ -119,7 +119,7 @@ def grid_path(
         raise InputError(f"grid: {path} is a folder; expected a YAML file, such as {path/'grid.yaml'}.")
     known = [p.name for p in sorted(folder.glob("*.yaml"))]
     if len(user_path(name).parts) > 1: raise InputError(f"grid: there is no file {user_path(name)}.")
-    if str(name) != "grid.yaml": one_of("grid", str(name), known)
+    if str(name) != "grid.yaml": one_of("grid", str(name), known, "is no file here, and none of moosa's own grids")
     raise InputError(f"grid: there is no grid.yaml here. Name one, make a study by `moosa new NAME`, or use one of: "
                      f"{', '.join(known)}.")
 

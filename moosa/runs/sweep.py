@@ -28,7 +28,7 @@ from .lock import holder
 from .notebook import Job, execute_run_apart
 from .process import BUSY, FAILED, Limits, Outcome
 from .record import EMBEDDINGS, finished, first_few, forget, read_record, run_folder, skipped_line, was_let_go
-from .run import job_of
+from .run import check_machine, job_of
 from .spec import Spec, spec_hash
 from .status import cell_status, epochs_done, status_rows
 
@@ -41,6 +41,7 @@ def serial(
     execute: Callable[[Job], Outcome],  # a cell's run
 ) -> Iterator[tuple[Spec, Outcome]]:
     "One after the other."
+    check_machine(job for _, job in cells)
     for spec, job in cells: yield spec, execute(job)
 
 # %% ../../nbs/runs/19_sweep.ipynb #f5b402f9
