@@ -186,8 +186,8 @@ def test_nothing_went_wrong_on_the_page(lab, explored):
     assert not lab.errors
 
 
-@pytest.mark.parametrize("name", ["open_set_by_eye", pytest.param("first_run", marks=pytest.mark.slow),
-                                  pytest.param("read_the_method", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_notebooks.py runs their cells, and those above look at the page
+@pytest.mark.parametrize("name", ["open_set_by_eye", "first_run", "read_the_method"])
 def test_tutorials_run_to_their_end(lab, two_runs, tmp_path, name):
     "One of the two that a tutorial trains is done already, which it says nothing of."
     data_dir = shutil.copytree(two_runs, tmp_path/"data", symlinks=True)
