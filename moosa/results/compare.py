@@ -6,7 +6,7 @@
 __all__ = ['CELL', 'Cells', 'DIGITS', 'FEW_HELD', 'FEW', 'COMPARED', 'FEWEST', 'paired', 'planned_cells', 'lacking',
            'cells_text', 'cells_count_text', 'interval_of_seeds', 't_interval', 'signed_ranks', 'signed_rank',
            'rank_balance', 'holm', 'smallest_p', 'compare', 'sentence', 'verdict', 'plot_wins', 'largest_difference',
-           'pairs_of', 'comparisons', 'all_differences', 'plot_comparisons']
+           'pairs_of', 'comparisons', 'baseline_of', 'all_differences', 'plot_comparisons']
 
 # %% ../../nbs/results/07_compare.ipynb #046af8c7
 import math
@@ -354,18 +354,26 @@ def pairs_of(
 def comparisons(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> str:  # Markdown, a sentence or a few for each number; empty where there is nothing to compare
-    "Return which differences between the cases hold; every case against the first."
+    "Return which differences between the cases hold; every case against the baseline."
     pairs = pairs_of(results)
-    return "\n".join(f"- {sentence(compare(p, baseline=p.columns[0]), heading)}" for heading, p in pairs.items())
+    return "\n".join(f"- {sentence(compare(p, baseline=baseline_of(p)), heading)}" for heading, p in pairs.items())
+
+# %% ../../nbs/results/07_compare.ipynb #f00dc0e2
+def baseline_of(
+    pairs: pd.DataFrame,  # from `paired`
+) -> str:  # a case
+    "Return what the other cases are compared with: the first; in a study of values, the case that has the usual ones."
+    first, usual = pairs.columns[0], [case for case in pairs if "=" not in case]
+    return usual[0] if "=" in first and usual else first
 
 # %% ../../nbs/results/07_compare.ipynb #5711a003
 def all_differences(
     results: pd.DataFrame,  # from `tables.collect_results`
 ) -> pd.DataFrame:  # a row per number and case, as texts; empty where there is nothing to compare
-    "Return every case's difference to the first, with interval, cells and corrected p-value."
+    "Return every case's difference to the baseline, with interval, cells and corrected p-value."
     rows = []
     for heading, pairs in pairs_of(results).items():
-        table = compare(pairs, baseline=pairs.columns[0]).query("n > 0")
+        table = compare(pairs, baseline=baseline_of(pairs)).query("n > 0")
         for r in table.sort_values("difference", ascending=False, kind="stable").itertuples():
             interval = f"{100*r.low:+.1f} to {100*r.high:+.1f}" if np.isfinite(r.low) else "one seed"
             rows.append({"number": heading, "case": r.case, "against": r.other, "points": f"{100*r.difference:+.1f}",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_MISSING', 'CORRUPTED', 'RANKED', 'UNEVEN', 'with_one_missing', 'columns_there', 'standing', 'ranked',
-           'first_place', 'against_first', 'in_short', 'differences', 'plot_differences']
+           'first_place', 'against_baseline', 'in_short', 'differences', 'plot_differences']
 
 # %% ../../nbs/results/13_ranking.ipynb #5c24cb50
 import numpy as np
@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .compare import COMPARED, FEW_HELD, compare, paired, verdict
+from .compare import COMPARED, FEW_HELD, baseline_of, compare, paired, verdict
 from .style import PAGE, name_data, new_figure, title
 from .tables import Column, Table, number_exists, summarise, wide_table
 from ..words import in_figure, in_markdown
@@ -101,17 +101,17 @@ def first_place(
     return " ".join(filter(None, [first, _as_good(stands), UNEVEN if _uneven(results, stands) else ""]))
 
 
-def against_first(
+def against_baseline(
     results: pd.DataFrame,  # from `collect_results`
     table: Table | None,  # of them, from `ranked`
 ) -> str:  # Markdown; '' where there is nothing to rank
-    "Return which cases differ from the first one of the grid."
+    "Return which cases differ from the baseline."
     if table is None: return ""
     heading, group, number = columns_there(results)[0]
     pairs = paired(results, group, number)
-    compared = compare(pairs, baseline=pairs.columns[0])
+    compared = compare(pairs, baseline=baseline_of(pairs))
     against = in_short(compared, heading) if compared.holds.sum() > FEW_HELD else verdict(compared, heading)
-    return f"Against {in_markdown(pairs.columns[0])}: {against}"
+    return f"Against {in_markdown(baseline_of(pairs))}: {against}"
 
 # %% ../../nbs/results/13_ranking.ipynb #fe6b1aae
 def _as_good(stands: pd.Series) -> str:  # from `standing`
@@ -138,13 +138,13 @@ def _uneven(
     results: pd.DataFrame,  # from `collect_results`
     stands: pd.Series,  # from `standing`, the highest mean first
 ) -> bool:
-    "Is a case as good as the best, though a better one is not, or though it differs from the first of the grid?"
+    "Is a case as good as the best, though a better one is not, or though it differs from the baseline?"
     as_good = (stands == "as good").to_numpy()
     if ((stands == "worse").to_numpy().cumsum()[as_good] > 0).any(): return True
     _, group, number = columns_there(results)[0]
     pairs = paired(results, group, number)
-    if stands[pairs.columns[0]] not in ("best", "as good"): return False
-    table = compare(pairs, baseline=pairs.columns[0])
+    if stands[baseline_of(pairs)] not in ("best", "as good"): return False
+    table = compare(pairs, baseline=baseline_of(pairs))
     return stands[table.case[table.holds & (table.difference < 0)]].eq("as good").any()
 
 # %% ../../nbs/results/13_ranking.ipynb #f2b3c4d5
@@ -166,9 +166,9 @@ def differences(
     group: str,
     number: str,
 ) -> pd.DataFrame:  # index: case, best first, without the baseline; a column per task, and 'mean'; points
-    "Return how much better each case is than the first, task by task: means over the seeds that both have."
+    "Return how much better each case is than the baseline, task by task: means over the seeds that both have."
     pairs = paired(results, group, number)
-    baseline = pairs.columns[0]
+    baseline = baseline_of(pairs)
     gaps = 100*pairs.drop(columns=baseline).sub(pairs[baseline], axis=0)
     table = gaps.groupby(level="task").mean().T
     table = table[[task for task in results.task.unique() if task in table]]
@@ -180,11 +180,11 @@ def plot_differences(
     ranking: Table | None,  # of them, from `ranked`
     column: Column | None = None,  # of RANKED; None: the first that there is
 ) -> Figure | None:  # None: there is nothing to compare
-    "Return a map of differences to the first case, in points."
+    "Return a map of differences to the baseline, in points."
     if ranking is None: return None
     heading, group, number = column or columns_there(results)[0]
     table, pairs = differences(results, group, number), paired(results, group, number)
-    held = set(compare(pairs, baseline=pairs.columns[0]).query("holds").case)
+    held = set(compare(pairs, baseline=baseline_of(pairs)).query("holds").case)
     fig, ax = new_figure(1, 1, (min(PAGE, max(4.2, 2.2 + .8*len(table.columns))), 1.2 + .32*len(table)))
     largest = max(1., float(np.nanmax(np.abs(table.to_numpy()), initial=0)))
     crowded, full = len(table.columns) > 10, len(table.columns) > 14  # fewer digits, or colours alone
@@ -197,7 +197,7 @@ def plot_differences(
     ax.set_xticks(np.arange(len(table.columns)) + .5, [in_figure(name) for name in table.columns], rotation=30,
                   ha="right", rotation_mode="anchor")
     ax.set(xlabel="", ylabel="")
-    title(ax, f"{heading}: difference to {in_figure(pairs.columns[0])}; framed: it holds")
+    title(ax, f"{heading}: difference to {in_figure(baseline_of(pairs))}; framed: it holds")
     ax.grid(False)
     name_data(fig, results)
     return fig
