@@ -2,6 +2,7 @@
 (tests/golden/README.md). Of two modalities one step is taken; the others, of the same kinds, are `slow`.
 """
 import functools
+import gc
 
 import numpy as np
 import pytest
@@ -123,7 +124,10 @@ class Training:
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
     "The training of some modalities, one for all tests: a fixture with parameters would begin anew for each step."
-    return functools.cache(lambda letters: Training(letters, tmp_path_factory.getbasetemp()))
+    made = functools.cache(lambda letters: Training(letters, tmp_path_factory.getbasetemp()))
+    yield made
+    made.cache_clear()
+    gc.collect()  # gigabytes in circles, that every fork of this process would carry along
 
 
 @pytest.fixture

@@ -147,7 +147,8 @@ def workers(count: int) -> ProcessPoolExecutor:
     "A new process for each notebook, forked from one that has imported what all of them need."
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(["lightning_fabric", "seaborn", "moosa.runs.experiment", "moosa.results.run_figures",
-                                  "nbformat", "nbdev.serve_drv", "nbdev.test", "smalldocs.site"])
+                                  "nbformat", "nbdev.serve_drv", "nbdev.test", "smalldocs.site", "ipykernel.ipkernel",
+                                  "papermill", "sklearn.datasets", "sklearn.metrics", "sklearn.mixture"])
     return ProcessPoolExecutor(count, fresh, max_tasks_per_child=1)
 
 
