@@ -447,7 +447,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'moosa.commands.study.scratch_notebook': ( 'commands/study.html#scratch_notebook',
                                                                                  'moosa/commands/study.py')},
             'moosa.core': { 'moosa.core.InputError': ('core.html#inputerror', 'moosa/core.py'),
-                            'moosa.core.NotFetched': ('core.html#notfetched', 'moosa/core.py'),
                             'moosa.core.NotFinite': ('core.html#notfinite', 'moosa/core.py'),
                             'moosa.core.RunFailed': ('core.html#runfailed', 'moosa/core.py'),
                             'moosa.core.RunFailed.__init__': ('core.html#runfailed.__init__', 'moosa/core.py'),

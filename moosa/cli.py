@@ -21,7 +21,7 @@ from .commands.listing import list_command
 from .commands.run import ood_command, record_app, run_command
 from .commands.runs import runs_app
 from .commands.study import explore_command, new_command
-from .core import SAFE_PATH, InputError, NotFetched, NotFinite, RunFailed, brief
+from .core import SAFE_PATH, InputError, NotFinite, RunFailed, brief
 from .runs.lock import Busy
 from .runs.process import ClusterLost
 
@@ -63,7 +63,7 @@ def main():
     "Run the command; bad input ends with one message and exit code 2."
     os.environ.update(SAFE_PATH)  # whatever this command starts runs nothing that lies in the current folder
     try: app()
-    except InputError as e: _stop(str(e), 1 if isinstance(e, (NotFetched, NotFinite)) else 2)
+    except InputError as e: _stop(str(e), 1 if isinstance(e, NotFinite) else 2)
     except Busy as e: _stop(f"{e}; this command does not wait for it.", 1)
     except ClusterLost as e: _stop(str(e), 1)
     except RunFailed as e:

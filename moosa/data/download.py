@@ -15,7 +15,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm.auto import tqdm
 
-from ..core import InputError, NotFetched
+from ..core import InputError
 
 # %% ../../nbs/data/00_download.ipynb #68dab26b
 def download(
@@ -32,15 +32,15 @@ def download(
         whole = _stream(_request(url, part, tag), part, tag, path.name)
     except (OSError, HTTPException) as e:
         reason = f"HTTP {e.code} {e.reason}" if isinstance(e, HTTPError) else getattr(e, "reason", None) or e
-        raise NotFetched(f"cannot download {path.name}: {reason}. {by_hand}") from e
+        raise InputError(f"cannot download {path.name}: {reason}. {by_hand}") from e
     if not whole:
-        raise NotFetched(f"the download of {path.name} broke off after {part.stat().st_size} bytes, which "
+        raise InputError(f"the download of {path.name} broke off after {part.stat().st_size} bytes, which "
                          f"are kept. Try again to get the rest. {by_hand}")
     try:
         if check: check(part)
     except InputError as e:
         part.unlink()
-        raise NotFetched(f"the download was thrown away: {e} Try again. {by_hand}") from e
+        raise InputError(f"the download was thrown away: {e} Try again. {by_hand}") from e
     os.replace(part, path)
     tag.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..core import InputError, NotFetched, atomic_write, later, one_of
+from ..core import InputError, atomic_write, later, one_of
 from ..places import data_folder
 from .films import VideoFile
 from .media import FlowFiles
@@ -191,7 +191,7 @@ def _reach_hub(call, **how):
     if os.environ.get("MOOSA_NO_PROGRESS"): disable_progress_bars()
     try: return call(**how)
     except Exception as e:  # of the hub, of its transport (requests or httpx), of the system
-        raise NotFetched(f"https://huggingface.co/datasets/{REPOSITORY} cannot be read: {type(e).__name__}: "
+        raise InputError(f"https://huggingface.co/datasets/{REPOSITORY} cannot be read: {type(e).__name__}: "
                          f"{str(e).splitlines()[0] if str(e) else 'no message'}") from e
 
 # %% ../../nbs/data/14_hac.ipynb #428e2734
@@ -275,7 +275,7 @@ def get(
             path = hub_fetch(name, root/"downloads")
             if place_of(name): _copy(path, root/place_of(name))
             else: unpack(path, root, place_of)
-    except InputError as e: raise type(e)(f"{e}\n{by_hand(root)}") from e
+    except InputError as e: raise InputError(f"{e}\n{by_hand(root)}") from e
     except OSError as e:
         raise InputError(f"cannot write to {root}: {e.strerror}. Make room, or choose another folder with "
                          "--data-dir.") from e
