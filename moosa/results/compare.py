@@ -254,10 +254,10 @@ FEW_HELD = 3  # differences that are told with their intervals; of more, a table
 def _difference(r, brief: bool) -> str:  # r: a row of `compare` that holds; brief: without its interval
     sign, better = (1, "better") if r.difference > 0 else (-1, "worse")
     bounds = sorted(round(100*sign*bound, 1) + 0.0 for bound in (r.low, r.high))  # -0.0 + 0.0 is 0.0
-    within = ", 0 among them" if bounds[0] < 0 < bounds[1] else ""  # seeds disagree, where cells do not
-    interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}{within}, "
+    interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}, "
     if r.seeds < 2: interval = "one seed, no interval, "
-    said = _p(r.corrected) if brief else interval + _p(r.corrected)
+    within = "; 0 lies in the interval" if bounds[0] < 0 < bounds[1] else ""  # seeds disagree, where cells do not
+    said = _p(r.corrected) if brief else interval + _p(r.corrected) + within
     points = f"{100*abs(r.difference):.1f} points"
     return f"{in_markdown(r.case)} is {better} than {in_markdown(r.other)} by {points} ({said})"
 

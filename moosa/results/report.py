@@ -82,7 +82,7 @@ def describe(
         lines.append(f"**The last epoch**, and none selected, is tested of: {in_markdown(', '.join(cases))}.")
     return "\n".join(f"- {line}" for line in [*lines, *feature_notes(grid)])
 
-
+# %% ../../nbs/results/11_report.ipynb #f00dc0e4
 def feature_notes(
     grid: Grid,
 ) -> list[str]:  # Markdown; none where all runs are live
