@@ -143,7 +143,7 @@ def _uneven(
     if ((stands == "worse").to_numpy().cumsum()[as_good] > 0).any(): return True
     _, group, number = columns_there(results)[0]
     pairs = paired(results, group, number)
-    if stands[baseline_of(pairs)] not in ("best", "as good"): return False
+    if stands.get(baseline_of(pairs)) not in ("best", "as good"): return False  # none: no run of it is done
     table = compare(pairs, baseline=baseline_of(pairs))
     return stands[table.case[table.holds & (table.difference < 0)]].eq("as good").any()
 
