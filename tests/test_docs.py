@@ -114,8 +114,9 @@ def test_formulas_need_no_script():
 
 
 def test_what_is_made_once_is_what_smalldocs_makes_for_each_page(tmp_path, monkeypatch):
+    elsewhere = {"text": "H", "href": "https://example.org"}
     sections = [{"section": "A", "contents": ["index.md", {"section": "B", "contents": ["b/c.md", "b/d.md"]}]},
-                {"section": "E", "href": "e/f.md", "contents": ["e/g.md", {"text": "H", "href": "https://example.org"}]}]
+                {"section": "E", "href": "e/f.md", "contents": ["e/g.md", elsewhere]}]
     config = {"project": {"type": "website"}, "website": {"title": "x", "sidebar": {"contents": sections}}}
     (tmp_path/"_quarto.yml").write_text(yaml.safe_dump(config))
     for page in ("index", "b/c", "b/d", "e/f", "e/g", "alone", "b/alone"):
