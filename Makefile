@@ -13,6 +13,10 @@ HOOKS ?= yes
 # More options for JupyterLab; on a server: make lab LAB_ARGS="--no-browser --port 9999 --ip 0.0.0.0"
 LAB_ARGS ?=
 
+# Python keeps what it has compiled, also on machines that forbid it, as some containers do: there every process would compile PyTorch
+# anew, which takes twice as long as all that most of them do.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: reproduce test quick setup docs readme lab check clean-notebooks bench
 
 reproduce: setup
@@ -31,14 +35,15 @@ quick: setup
 
 setup: $(VENV)/.installed
 
-# Runs again whenever the requirements change. Python compiles what is imported, when it is; pip would compile five times
-# as many files, for a minute and more.
+# Runs again whenever the requirements change. Python compiles what is imported, when it is, most of it here, so that it is there whoever
+# starts moosa afterwards; pip would compile five times as many files, for a minute and more.
 $(VENV)/.installed: settings.ini pyproject.toml setup.py
 	@echo "1/3 A virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "2/3 moosa and what it needs: about 2 GB with PyTorch for CPUs, two to ten minutes"
 	$(BIN)/python -m pip install --progress-bar on --no-compile -e ".[dev]"
+	$(BIN)/python -c "import moosa.results.run_figures, moosa.runs.experiment, papermill, ipykernel.ipkernel, torch._dynamo"
 	@echo "3/3 Hooks that keep notebooks mergeable, where this is a git checkout"
 	if [ -n "$(HOOKS)" ] && [ -d .git ]; then \
 	  $(BIN)/nbdev-install-hooks --diff False && \

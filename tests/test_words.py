@@ -15,7 +15,7 @@ from moosa.runs.given import spec_from
 from moosa.runs.spec import Spec
 from moosa.words import read_words
 
-SOON = 5  # seconds; each takes milliseconds, but the machine may be busy
+SOON = 5  # seconds of CPU; each takes milliseconds
 CELL = "base: {target: mfeat}\n"
 BOMB = "x: &a0 [y, y]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}']*10)}]" for i in range(1, 12))
 
@@ -141,9 +141,9 @@ def test_hostile_grid(name, tmp_path):
     content, says = HOSTILE[name]
     path = tmp_path/"grid.yaml"
     path.write_bytes(content)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError) as e: load_grid(path)
-    assert time.perf_counter() - started < SOON
+    assert time.process_time() - started < SOON
     message = str(e.value)
     assert says in message and ("grid.yaml" in message or "dataset" in message) and len(message) < 4000, message
 

@@ -7,10 +7,12 @@ Executed notebooks (executed.py) are fitted to the site (site_reference.py), sma
 site_once.py), and what it leaves to do is done in these (site_html.py, site_pictures.py, site_search.py).
 """
 import argparse
+import itertools
 import posixpath
 import re
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from moosa.runs.notebook import without_iri_grammar
@@ -126,6 +128,13 @@ def fit(nb, page: str, site: Path, title: str) -> str:
     return nbformat.writes(nb).replace(f"{ROOT}/", "")
 
 
+def write_fitted(finished: Path, page: str, site: Path, title: str):
+    "Write a finished notebook so that it fits the site."
+    text = fit(nbformat.read(finished, 4), page, site, title)
+    (site/plain(page)).parent.mkdir(parents=True, exist_ok=True)
+    (site/plain(page)).write_text(text, "utf-8")
+
+
 def resize(cell, out):
     "A picture at the size that matplotlib gave it, where it has no caption."
     size, data = out.get("metadata", {}).get("image/png", {}), out.get("data", {})
@@ -217,14 +226,19 @@ def sections(contents: list, top: str = "") -> dict[str, str]:  # page -> the se
     return found
 
 
+def finish_page(file: Path, out: Path):
+    "What smalldocs leaves to do in one of its pages, and what it shows as files."
+    up = "../"*(len(file.relative_to(out).parts) - 1)
+    text = site_html.mended(file.read_text("utf-8"), up)
+    text = site_pictures.described(site_pictures.as_files(text, up, out/"pictures"))
+    file.write_text(site_pictures.measured(text, out/"pictures"), "utf-8")
+
+
 def finish(out: Path):
-    "What smalldocs leaves to do in its pages, and what they show as files."
+    "What smalldocs leaves to do."
     shutil.copy(NBS/"site.js", out)
-    for file in out.rglob("*.html"):
-        up = "../"*(len(file.relative_to(out).parts) - 1)
-        text = site_html.mended(file.read_text("utf-8"), up)
-        text = site_pictures.described(site_pictures.as_files(text, up, out/"pictures"))
-        file.write_text(site_pictures.measured(text, out/"pictures"), "utf-8")
+    pages = list(out.rglob("*.html"))
+    with ProcessPoolExecutor(2) as pool: list(pool.map(finish_page, pages, itertools.repeat(out), chunksize=8))
     for file in out.rglob("*.css"):
         file.write_text(re.sub(r"@import url\([\"']?https?:[^)]*\);?", "", file.read_text("utf-8")), "utf-8")
 
@@ -232,11 +246,9 @@ def finish(out: Path):
 def render(done: dict[str, Path], contents: list):
     site = executed.BUILD/"site"
     shutil.rmtree(site, ignore_errors=True)
-    found = {path: nbformat.read(finished, 4) for path, finished in done.items()}
-    title = titles(found, contents)
-    for path, nb in found.items():
-        (site/plain(path)).parent.mkdir(parents=True, exist_ok=True)
-        (site/plain(path)).write_text(fit(nb, path, site, title[path]), "utf-8")
+    title = titles({path: nbformat.read(finished, 4) for path, finished in done.items()}, contents)
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(write_fitted, done.values(), done, itertools.repeat(site), map(title.get, done), chunksize=4))
     write_sources(site)
     write_papers(site)
     shown = sidebar(contents, lambda path: path in done or path in PAPERS, write_commands(site))

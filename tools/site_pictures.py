@@ -8,6 +8,8 @@ import re
 import struct
 from pathlib import Path
 
+from moosa.core import atomic_write
+
 ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/svg+xml": "svg", "audio/wav": "wav",
            "audio/x-wav": "wav", "audio/mpeg": "mp3", "video/mp4": "mp4"}
 HELD = re.compile(r'data:([a-z]+/[a-z0-9+-]+);base64,([A-Za-z0-9+/=\s]{1000,})(?=["\'])')
@@ -19,7 +21,8 @@ def write(mime: str, coded: str, folder: Path) -> str:
     data = base64.b64decode(coded)
     name = f"{hashlib.sha256(data).hexdigest()[:16]}.{ENDINGS.get(mime, 'bin')}"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder/name).exists(): (folder/name).write_bytes(data)
+    if not (folder/name).exists():  # another process may write the same one, or read it
+        with atomic_write(folder/name, "wb") as file: file.write(data)
     return name
 
 

@@ -127,7 +127,7 @@ def _of_method(method: str, dims: tuple, hyper: tuple, setting: str) -> int:
 
     try:
         with torch.device("meta"): return make()
-    except NotImplementedError: return make()  # what counts permutations needs numbers
+    except NotImplementedError: return make()  # an own method may make its layers from numbers
 
 # %% ../../nbs/bench/12_parts.ipynb #5794a917
 PASSES = {"cmrf": 4, "mbcd": 7, "gmp": 7}  # others: 3

@@ -164,9 +164,10 @@ class Jigsaw(nn.Module):
             nn.Linear(hidden, len(permutations)))
         widths = [d//splits for d in dims.values() for _ in range(splits)]
         self.groups, index = plan_products(widths, permutations)
-        used = index.flatten().bincount()
-        users = index.flatten().argsort(stable=True)//index.shape[1]
-        lookups = dict(index=index, users=users, starts=used.cumsum(0) - used)  # they follow from the permutations
+        products, users = index.flatten().sort(stable=True)
+        numbers = torch.arange(sum(len(members) for *_, members in self.groups))
+        starts = torch.searchsorted(products, numbers)  # bincount would need numbers, which the meta device has not
+        lookups = dict(index=index, users=users//index.shape[1], starts=starts)  # they follow from the permutations
         for name, tensor in lookups.items(): self.register_buffer(name, tensor, persistent=False)
 
     def first_layer(self,
