@@ -277,6 +277,14 @@ def test_lab_runs_anywhere_and_asks_nobody():
     assert ("--allow-root" in said) == (os.getuid() == 0)
 
 
+def test_make_lets_python_keep_what_it_compiled():
+    "Containers often forbid it; then every process would compile PyTorch anew."
+    probe = f"include {ROOT/'Makefile'}\nprobe: ; @echo [$$PYTHONDONTWRITEBYTECODE] [$$PATH]\n"
+    said = subprocess.run(["make", "-f", "-", "probe"], input=probe, capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}).stdout
+    assert said.startswith("[] [/"), said
+
+
 def test_published_pages_name_no_machine():
     "Pages that were executed show no path of the machine that did it, nor where things lay in its memory."
     bad = re.compile(r"(?<![\w.])/(?:work|home|root|tmp|scratch|Users)/| at 0x[0-9a-f]{6,}")
