@@ -100,7 +100,8 @@ def test_five_hundred_cells_whoever_is_killed(data_dir, tmp_path):
     crew = Crew(grid, data_dir, folder)
     try: killed = work_through(crew, len(seeds), 60, random.Random(0))
     finally: crew.end()
-    print(f"{len(killed)} killed: {', '.join(killed)}; launchers grew by {[round(mb) for mb in growth(crew.memory)]} MB")
+    grew = [round(mb) for mb in growth(crew.memory)]
+    print(f"{len(killed)} killed: {', '.join(killed)}; launchers grew by {grew} MB")
     assert len(killed) >= 5 and max(growth(crew.memory)) < 30
     assert_all_done(data_dir, len(seeds))
     wait_for(lambda: gone(crew.seen), 30, "the end of all processes")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from moosa.bench.checks import FAILED, NOT_RUN, PASSED, Check, checks_table, run_checks, where_checked, within
+from moosa.bench.checks import FAILED, NOT_RUN, PASSED, RESULT, Check, checks_table, run_checks, where_checked, within
 from moosa.bench.timing import NotMeasured
 
 ONLY_CUDA = ("Peak memory", "Three steps by a CUDA graph", "GPU: ")
@@ -71,3 +71,9 @@ def test_a_failed_check_ends_with_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "all_checks", lambda *_: CHECKS)
     assert gpu_check.main(["--out", str(tmp_path/"check.json")]) == 1
     assert "3 of 6 checks failed" in capsys.readouterr().out
+
+
+def test_git_keeps_what_the_page_shows():
+    "The rows of a GPU that was lent once were lost: git was told to leave them out."
+    if not (ROOT/".git").exists(): pytest.skip("no git checkout")
+    assert subprocess.run(["git", "check-ignore", "-q", RESULT], cwd=ROOT).returncode == 1

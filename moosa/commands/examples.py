@@ -57,6 +57,34 @@ EXAMPLES: Mapping[str, Examples] = {
                     ("moosa record diff RUN OTHER --all", "everything"),
                     ("moosa record diff RUN OTHER --json", "for programs"))}
 
+# %% ../../nbs/commands/11_examples.ipynb #cc827151
+EXAMPLES |= {
+    "data list": (("moosa data list", "which there are, and what each needs"),
+                  ("moosa data list --json", "for programs")),
+    "data get": (("moosa data get av-digits", "8 MB"),
+                 ("moosa data get mini-hac", "nothing is fetched: its films are drawn here"),
+                 ("moosa data get hac --from ~/Downloads/HAC.zip", "files that were fetched by hand")),
+    "data make-flow": (("moosa data make-flow clips", "beside each film"),
+                       ("moosa data make-flow films flow --workers 4", "into another folder"),
+                       ("moosa data make-flow clips --method tvl1", "slower, as published")),
+    "data make-audio": (("moosa data make-audio clips", "beside each film"),
+                        ("moosa data make-audio films sound --workers 4", "into another folder")),
+    "data pack": (("moosa data pack mini-hac --dry-run", "how large it would be"),
+                  ("moosa data pack hac --modalities video", "one modality"),
+                  ("moosa data pack clips.csv", "of your own clips")),
+    "weights list": (("moosa weights list", "what there is, and what is here"),
+                     ("moosa weights list --json", "for programs")),
+    "weights get": (("moosa weights get slowfast", "for video"),
+                    ("moosa weights get slowfast slowonly vggsound", "all that the published runs begin with")),
+    "cache list": (("moosa cache list", "and what takes how much room"),
+                   ("moosa cache list --json", "for programs")),
+    "cache drop": (("moosa cache drop --stale --dry-run", "what former code has made, and nothing deleted"),
+                   ("moosa cache drop 'mini-hac/video-*'", "one data set's films"),
+                   ("moosa cache drop --all", "all of it")),
+    "runs prune": (("moosa runs prune --dry-run", "what would go"),
+                   ("moosa runs prune --only checkpoints", "of runs that are done"),
+                   ("moosa runs prune --only unfinished --days 7", "what nobody has touched for a week"))}
+
 # %% ../../nbs/commands/11_examples.ipynb #cc827150
 NEXT = {  # command -> what comes after it
     "": "`moosa COMMAND --help`; tutorials in JupyterLab: `make lab`; a study of your own: `moosa new`.",
@@ -73,7 +101,17 @@ NEXT = {  # command -> what comes after it
     "list": "`moosa run --method NAME`; scores, protocols, extractors and data sets have an option each, too.",
     "data check": "`moosa run --dataset NAME --target DOMAIN` trains on it.",
     "record show": "`moosa record diff RUN OTHER` compares two, `moosa explore RUN` looks at the clips.",
-    "record diff": "`moosa explore RUN OTHER` compares them clip by clip."}
+    "record diff": "`moosa explore RUN OTHER` compares them clip by clip.",
+    "data list": "`moosa data get NAME` fetches one, or says where it is had.",
+    "data get": "`moosa data check NAME` opens its files, `moosa run --dataset NAME --target DOMAIN` trains on it.",
+    "data make-flow": "`moosa data check FOLDER` opens all files; the modality is called `flow`.",
+    "data make-audio": "`moosa data check FOLDER` opens all files; the modality is called `audio`.",
+    "data pack": "`moosa run --dataset NAME` reads packs instead of films.",
+    "weights list": "`moosa weights get` downloads them.",
+    "weights get": "`moosa run --preset published-hac --target human` begins with them.",
+    "cache list": "`moosa cache drop` makes room.",
+    "cache drop": "whatever a run needs is computed again.",
+    "runs prune": "`moosa list runs` says what is left."}
 CODES = ("Exit codes: 0 all is well, 1 something failed or was found, 2 bad input, 130 stopped; "
          "more in the docs, page `tutorials/commands`.")
 

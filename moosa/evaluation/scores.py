@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TASKS', 'OFFERED', 'FORM', 'SCORES', 'PROBABILITIES', 'NOT_KEPT', 'NO_HEADS', 'largest_probability',
            'max_logit', 'energy', 'minus_entropy', 'agreement', 'weighted_agreement', 'ensemble', 'task_said',
-           'by_translation', 'by_jigsaw', 'Score', 'find_score', 'opened_up', 'closed_again', 'lacking', 'available',
-           'expect_score', 'check_embeddings', 'check_scores', 'having_each', 'scores_of', 'folds', 'held_out', 'score',
-           'answers']
+           'by_translation', 'by_jigsaw', 'Score', 'find_score', 'with_dagger', 'opened_up', 'closed_again', 'lacking',
+           'available', 'expect_score', 'check_embeddings', 'check_scores', 'having_each', 'scores_of', 'folds',
+           'held_out', 'score', 'answers']
 
 # %% ../../nbs/evaluation/09_scores.ipynb #46167546
 from collections.abc import Callable, Collection, Mapping
@@ -168,6 +168,14 @@ def find_score(
     if guest is None: return SCORES[name]
     found = load_guest(guest)
     return found if isinstance(found, Score) else Score(found, guest.where)
+
+# %% ../../nbs/evaluation/09_scores.ipynb #0be1ecd2
+def with_dagger(
+    name: str,  # as for `find_score`; others stay as they are
+) -> str:  # 'normalised†'
+    "Return a score's name, with a dagger if it is transductive: if it looks at the target's clips."
+    try: return name + "†"*find_score(name).transductive
+    except InputError: return name
 
 # %% ../../nbs/evaluation/09_scores.ipynb #0be1ed02
 PROBABILITIES = ("max_softmax", "ensemble", "class_rank")  # scores that are probabilities

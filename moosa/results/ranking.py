@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .compare import COMPARED, FEW_HELD, baseline_of, compare, paired, verdict
+from .compare import COMPARED, FEWEST, FEW_HELD, baseline_of, compare, paired, verdict
 from .style import PAGE, name_data, new_figure, title
 from .tables import Column, Table, number_exists, summarise, wide_table
 from ..words import in_figure, in_markdown
@@ -48,8 +48,11 @@ def standing(
     results: pd.DataFrame,  # from `collect_results`
     group: str,  # of a number of which more is better
     number: str,
-) -> pd.Series:  # case -> 'best', 'as good' (cannot be told from the best), 'worse', or '' (it has no such number)
-    "Return how each case stands to the best one: that of the highest mean over the tasks, of means over seeds."
+) -> pd.Series:  # case -> 'best', 'worse', 'as good' (cannot be told from the best), 'too few', or ''
+    """Return how each case stands to the best one: that of the highest mean over the tasks, of means over seeds.
+
+    'too few': they share fewer cells than the test asks for; '': they share none, or the case has no such number.
+    """
     pairs = paired(results, group, number)
     stands = pd.Series("", index=pairs.columns)
     if pairs.empty: return stands
@@ -57,6 +60,7 @@ def standing(
     if len(pairs.columns) > 1:
         table = compare(pairs, baseline=best)
         stands[table.case[(table.n > 0) & ~table.holds]] = "as good"
+        stands[table.case[(table.n > 0) & (table.n < FEWEST)]] = "too few"
         stands[table.case[table.holds]] = "worse"
     stands[best] = "best"
     return stands
@@ -123,12 +127,22 @@ def _as_good(stands: pd.Series) -> str:  # from `standing`
 
 
 def _compared(stands: pd.Series) -> str:  # from `standing`; '' where nothing can be compared
-    as_good, others = int((stands == "as good").sum()), int(stands.isin(["as good", "worse"]).sum())
+    as_good, few, behind = (int((stands == kind).sum()) for kind in ("as good", "too few", "worse"))
+    if few: return _some_compared(as_good, few, as_good + behind)
+    others = as_good + behind
     if others == 0: return ""
     if others == 1: return "The other cannot be told from it." if as_good else "The other is behind."
     if as_good == 0: return f"All {others} others are behind."
     if as_good == others: return f"None of the {others} others can be told from it."
     return f"Of the {others} others, {as_good} cannot be told from it."
+
+# %% ../../nbs/results/13_ranking.ipynb #fe6b1aaf
+def _some_compared(as_good: int, few: int, tested: int) -> str:
+    "Sentences where some cases share too few cells with the best for a test."
+    if not tested: return f"{'The other has' if few == 1 else f'All {few} others have'} too few cells for a test."
+    others = "other" if tested == 1 else "others"
+    return (f"Of the {tested} {others} with enough cells for a test, {as_good} cannot be told from it; "
+            f"{few} {'has' if few == 1 else 'have'} too few.")
 
 # %% ../../nbs/results/13_ranking.ipynb #f00dc0de
 UNEVEN = "A gap that varies from cell to cell may not hold where a smaller, steadier one does."

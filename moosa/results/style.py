@@ -144,11 +144,12 @@ def named_cases(
     areas: pd.Series,  # case -> what is better if it is less; the first is what others are compared with
     most: int = MOST,  # as many as can be told apart
 ) -> list[str]:
-    "Return which cases a figure names, best first after the first: all, or the best and the worst that have a number."
+    "Return which cases a figure names, the first first: all; or the best and the worst that have a number, and moosa."
     order = areas.iloc[1:].sort_values()
     if len(order) < most: return [areas.index[0], *order.index]
     known, half = order.dropna().index, (most - 1)//2
-    return [areas.index[0], *dict.fromkeys([*known[:half], *known[-half:]])]
+    shown = {*known[:half], *known[-half:], *known.intersection(["moosa"])}
+    return [areas.index[0], *(case for case in known if case in shown)]
 
 
 def few_colours(
