@@ -139,7 +139,7 @@ def _compared(stands: pd.Series) -> str:  # from `standing`; '' where nothing ca
 # %% ../../nbs/results/13_ranking.ipynb #fe6b1aaf
 def _some_compared(as_good: int, few: int, tested: int) -> str:
     "Sentences where some cases share too few cells with the best for a test."
-    if not tested: return f"{'The other has' if few == 1 else f'All {few} others have'} too few cells for a test."
+    if not tested: return f"With the {'other' if few == 1 else f'{few} others'} it shares too few cells for a test."
     others = "other" if tested == 1 else "others"
     return (f"Of the {tested} {others} with enough cells for a test, {as_good} cannot be told from it; "
             f"{few} {'has' if few == 1 else 'have'} too few.")
