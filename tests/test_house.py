@@ -282,7 +282,7 @@ def test_make_lets_python_keep_what_it_compiled():
     probe = f"include {ROOT/'Makefile'}\nprobe: ; @echo [$$PYTHONDONTWRITEBYTECODE] [$$PATH]\n"
     said = subprocess.run(["make", "-f", "-", "probe"], input=probe, capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}).stdout
-    assert said.startswith("[] [/"), said
+    assert "[] [/" in said, said
 
 
 def test_published_pages_name_no_machine():
