@@ -15,6 +15,7 @@ import docs
 import executed
 import pytest
 import site_html
+import site_halves
 import site_once
 import site_reference
 import yaml
@@ -121,18 +122,20 @@ def test_what_is_made_once_is_what_smalldocs_makes_for_each_page(tmp_path, monke
     (tmp_path/"_quarto.yml").write_text(yaml.safe_dump(config))
     for page in ("index", "b/c", "b/d", "e/f", "e/g", "alone", "b/alone"):
         (tmp_path/page).parent.mkdir(exist_ok=True)
-        (tmp_path/f"{page}.md").write_text(f"# {page}\n\n[c](/b/c.md)\n")
+        (tmp_path/f"{page}.md").write_text(f"# {page}\n\n[c](/b/c.md), [lost](/{page}/lost.md)\n")
 
-    def built() -> dict[str, str]:
-        out = docs.smalldocs.site.build(tmp_path, quiet=True).out
-        return {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*.html")}
+    def built() -> tuple[dict[str, str], list, list]:
+        site = docs.smalldocs.site.build(tmp_path, quiet=True)
+        pages = {path.relative_to(site.out).as_posix(): path.read_text() for path in site.out.rglob("*.html")}
+        return pages, site.broken, site.warnings
 
     ours = built()
     for name in ("href", "side_item"):
         own = {"href": site_once.link_on_page, "side_item": site_once.item_on_page}[name]
         monkeypatch.setattr(site_once.Layout, name, own)
-    assert ours == built() and len(ours) == 7
-    assert sum(text.count('aria-current="page"') for text in ours.values()) > 3
+    monkeypatch.setattr(site_halves.Site, "render_page", site_halves.render_one)
+    assert ours == built() and (len(ours[0]), len(ours[1])) == (7, 7)
+    assert sum(text.count('aria-current="page"') for text in ours[0].values()) > 3
 
 
 # --- the built site ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
     python tools/docs.py --readme [--check]   writes README.md from nbs/index.ipynb
 
 Executed notebooks (executed.py) are fitted to the site (site_reference.py), smalldocs renders the pages (faster by
-site_once.py), and what it leaves to do is done in these (site_html.py, site_pictures.py, site_search.py).
+site_once.py and site_halves.py), and what it leaves to do is done in these (site_html.py, site_pictures.py,
+site_search.py).
 """
 import argparse
 import itertools
@@ -24,6 +25,7 @@ import yaml
 from nbdev.test import test_nb
 
 import executed
+import site_halves  # noqa: F401
 import site_html
 import site_once  # noqa: F401
 import site_pictures

@@ -129,8 +129,8 @@ def shared_features(
             dtype, views = spec.features_dtype or "float16", spec.views or 4
             key = (data_label(spec.dataset), m, name, kind, dtype, views)
             mine = found.setdefault(key, Shared(*key, set(), set()))
-            mine.trained.update(clips["train"])
-            for part in clips.keys() - {"train"}: mine.evaluated.update(clips[part])
+            mine.trained.update(clips["train"].tolist())
+            for part in clips.keys() - {"train"}: mine.evaluated.update(clips[part].tolist())
     return list(found.values())
 
 # %% ../../nbs/bench/13_plan.ipynb #078700f4
