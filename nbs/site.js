@@ -64,7 +64,7 @@ async function found(asked) {
 // Pagefind shortens a word that no page has until a page has what is left; one letter of five says nothing.
 function meant(page, asked) {
   const text = [page.excerpt, ...page.sub_results.map((part) => part.excerpt)].join(" ");
-  const held = [...text.matchAll(/<mark>(.*?)<\/mark>/g)].flatMap((mark) => words(mark[1]));
+  const held = [...text.matchAll(/<mark>(.*?)<\/mark>/g)].flatMap((mark) => words(mark[1].replace(/_/g, " ")));
   const begins = (word, other) => other.startsWith(word.slice(0, Math.ceil(word.length / 2)));
   return !held.length || asked.some((word) => held.some((other) => begins(word, other)));
 }

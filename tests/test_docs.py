@@ -436,7 +436,7 @@ QUESTIONS = {
     "add a method": "tutorials/your_own_method", "own score": "tutorials/your_own_score",
     "custom backbone": "tutorials/your_own_extractor", "GPU": "tutorials/cluster", "slurm": "tutorials/cluster",
     "reproduce HAC": "tutorials/real_data", "EPIC-Kitchens": "tutorials/real_data", "cite": "index", "install": "index",
-    "threshold": "protocols", "HOS": "open_set_numbers", "temperature scaling": "evaluation/calibration",
+    "threshold": "which_threshold", "HOS": "open_set_numbers", "temperature scaling": "evaluation/calibration",
     "missing modality": "evaluation/missing", "resume": "training/checkpoint", "video codec": "data/films",
     "optical flow": "data/flow", "corruptions": "data/corruptions", "jigsaw": "pretext/jigsaw",
     "masked translation": "pretext/translation", "entropy weighting": "methods/entropy", "mixup": "methods/mixup",
@@ -450,7 +450,7 @@ QUESTIONS = {
     "resume a run": "tutorials/commands", "statistical test": "tutorials/read_a_report", "windows": "index"}
 
 # Question -> a page that is to be among the first three.
-NEAR = {"license": "index", "threshold": "which_threshold", "which score is best": "which_threshold",
+NEAR = {"license": "index", "threshold": "protocols", "which score is best": "which_threshold",
         "how do I resume": "tutorials/commands", "corruption": "cli/moosa-corrupt", "moosa-x": "when_moosa_helps"}
 
 
