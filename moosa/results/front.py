@@ -41,7 +41,10 @@ def question(
     by = f", by {there[0][0]}" if there else ""
     last = f"on {on} {where[0]}{by}" if len(where) == 1 else f"on {on}{by}"
     if len(cases) == 1: return f"How well does {cases[0]} do {last}?"
-    return f"Which of {len(cases)} {kind_of(cases, cells.method.nunique(), [*studied])} does best {last}?"
+    methods, numbers = cells.method.nunique(), cells.unknown.nunique()
+    if min(methods, numbers) > 1:  # other unknown classes, other clips: only what has the same can be compared
+        return f"Which of {methods} methods does best with each of {numbers} numbers of unknown classes, {last}?"
+    return f"Which of {len(cases)} {kind_of(cases, methods, [*studied])} does best {last}?"
 
 
 def kind_of(cases: Sequence[str], methods: int, studied: Sequence[str]) -> str:
