@@ -4234,6 +4234,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'moosa.runs.sweep._Told.ended': ('runs/sweep.html#_told.ended', 'moosa/runs/sweep.py'),
                                   'moosa.runs.sweep._lacks': ('runs/sweep.html#_lacks', 'moosa/runs/sweep.py'),
                                   'moosa.runs.sweep.cells_to_run': ('runs/sweep.html#cells_to_run', 'moosa/runs/sweep.py'),
+                                  'moosa.runs.sweep.clear_away': ('runs/sweep.html#clear_away', 'moosa/runs/sweep.py'),
                                   'moosa.runs.sweep.run_grid': ('runs/sweep.html#run_grid', 'moosa/runs/sweep.py'),
                                   'moosa.runs.sweep.serial': ('runs/sweep.html#serial', 'moosa/runs/sweep.py'),
                                   'moosa.runs.sweep.undone': ('runs/sweep.html#undone', 'moosa/runs/sweep.py'),

@@ -311,9 +311,11 @@ def execute_run_apart(
     job: Job,
     limits: Limits = Limits(),
     where: str = "",  # which worker, for the timeline
+    keeps: str = "all",  # what its grid keeps of it, for whoever goes on if this is killed
 ) -> Outcome:
     "Execute a run in a process of its own: a fork, where there are forks."
-    return launch(COMMAND, job.to_json(), job.folder, limits, where=where, start=partial(warm, modules=NEEDED))
+    return launch(COMMAND, job.to_json(), job.folder, limits, where=where, start=partial(warm, modules=NEEDED),
+                  noted={"keeps": keeps})
 
 
 def on_worker(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ..core import SAFE_PATH, write_json
 from ..data.processes import stop_tree
@@ -84,10 +85,11 @@ def attempt(
     env: Mapping[str, str] | None = None,  # more of the environment
     where: str = "",  # which worker, for the timeline
     start: Callable[..., Child] = cold,  # how a process comes to be
+    noted: Mapping[str, object] = MappingProxyType({}),  # what else is noted of its start
 ) -> tuple[str, str]:  # status and reason
     "Run the child once, to its end or to the limit."
     log, before = run_dir/"process.log", kills_by_memory()
-    note_attempt(run_dir, event="start", where=where)
+    note_attempt(run_dir, event="start", where=where, **noted)
     child = start(command, json.dumps(given), log, {**os.environ, **SAFE_PATH, **(env or {})})
     try: code = child.wait(seconds)
     except subprocess.TimeoutExpired: code = None
@@ -164,12 +166,13 @@ def launch(
     env: Mapping[str, str] | None = None,  # more of the environment, such as CUDA_VISIBLE_DEVICES
     where: str = "",  # which worker, for the timeline
     start: Callable[..., Child] = cold,  # how a process comes to be: a new Python, or a fork
+    noted: Mapping[str, object] = MappingProxyType({}),  # what else is noted of each start
 ) -> Outcome:
     "Run a child process; if it is lost, again. Note the reason in the run's error.json if it did not work out."
     run_dir, started = Path(run_dir), time.perf_counter()
     run_dir.mkdir(parents=True, exist_ok=True)
     for number in range(1, limits.attempts + 1):
-        status, reason = attempt(command, given, run_dir, limits.seconds, env, where, start)
+        status, reason = attempt(command, given, run_dir, limits.seconds, env, where, start, noted)
         if status != LOST: break
     if status == LOST:
         status, reason = FAILED, f"set aside, since its process was lost {number} times: {reason}"

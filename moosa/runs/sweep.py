@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Engine', 'FIRST', 'IDLE', 'SHARE', 'PATIENCE', 'serial', 'Watched', 'watch_epochs', 'cells_to_run',
-           'undone', 'Keeper', 'run_grid']
+__all__ = ['Engine', 'FIRST', 'IDLE', 'SHARE', 'LEFT', 'PATIENCE', 'serial', 'Watched', 'watch_epochs', 'cells_to_run',
+           'undone', 'Keeper', 'clear_away', 'run_grid']
 
 # %% ../../nbs/runs/19_sweep.ipynb #88586455
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from .grid import Grid, families, family_of
 from .lists import check_cells
 from .lock import holder
 from .notebook import Job, execute_run_apart
-from .process import BUSY, FAILED, Limits, Outcome
+from .process import BUSY, FAILED, Limits, Outcome, read_attempts, release_dead
 from .record import EMBEDDINGS, finished, first_few, forget, read_record, run_folder, skipped_line, was_let_go
 from .run import check_machine, job_of
 from .spec import Spec, spec_hash
@@ -209,6 +210,26 @@ class Keeper:
             try: let_go(run_folder(spec, self.store), heads=self.keeps != "none")
             except InputError as e: self.report(f"model stays: {e}")
 
+# %% ../../nbs/runs/19_sweep.ipynb #c1ea0002
+LEFT = ("model.safetensors", EMBEDDINGS, "kernel.log")  # what a launcher, or a process, may not have come to remove
+
+
+def clear_away(
+    specs: Sequence[Spec],  # of runs that are done
+    store: StoreLike,  # where they lie
+) -> list[Spec]:  # those whose models were to be let go, and are still there
+    "Remove locks and logs that processes left beside finished runs when they were killed."
+    found = []
+    for spec in specs:
+        place = run_folder(spec, store)
+        left = [name for name in os.listdir(place) if name in LEFT or name.startswith("lock.")]
+        if not left or holder(place): continue
+        release_dead(place)
+        (place/"kernel.log").unlink(missing_ok=True)
+        starts = [line for line in read_attempts(place)[0] if line["event"] == "start"]
+        if starts and starts[-1].get("keeps") in ("heads", "none"): found.append(spec)
+    return found
+
 # %% ../../nbs/runs/19_sweep.ipynb #5e5b85c9
 PATIENCE = 2.0  # seconds before looking again at what another launcher computes
 
@@ -226,9 +247,10 @@ def run_grid(
     store = open_store(store)
     todo = cells_to_run(grid, store, report, again)
     check_cells(todo, store, grid.label)
-    keeper = Keeper(grid, store, report)
-    keeper.look(grid.specs if grid.keep_models else ())
-    execute = partial(execute_run_apart, limits=limits)
+    keeper, missing = Keeper(grid, store, report), set(map(spec_hash, todo))
+    unkept = clear_away([spec for spec in grid.specs if spec_hash(spec) not in missing], store)
+    keeper.look(grid.specs if grid.keep_models else unkept)
+    execute = partial(execute_run_apart, limits=limits, keeps=grid.keeps)
     done = len(grid.specs) - len(todo)
     named = [(spec, grid.label(spec)) for spec in todo]
     with (tqdm(total=len(grid.specs), initial=done, desc=grid.name, unit="run", disable=None) as bar,
