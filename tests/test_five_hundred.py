@@ -55,7 +55,8 @@ class Crew:
         for process in self.members.values(): self.seen |= {p.pid for p in family(process.pid)}
         with suppress(psutil.NoSuchProcess):
             pid = self.members["launcher"].pid
-            if rss := psutil.Process(pid).memory_info().rss: self.memory.setdefault(pid, []).append(rss)  # 0: it has ended
+            held = psutil.Process(pid).memory_info().rss
+            if held: self.memory.setdefault(pid, []).append(held)  # 0: it has ended
 
     def end(self):
         for process in self.members.values(): end(process)
