@@ -43,6 +43,21 @@ def test_examples_can_be_typed(typed):
     command.make_context(" ".join(words), rest).close()
 
 
+def test_examples_take_from_folders_what_is_taken_from_there():
+    from inspect import signature
+
+    from moosa.data.catalogue import DATASETS
+
+    names = [typed.split()[3] for typed in TYPED if typed.startswith("moosa data get") and "--from" in typed]
+    assert names and all("source" in signature(DATASETS[name].get).parameters for name in names)
+
+
+def test_own_clips_are_trained_on_with_unknown_classes():
+    "No data set of one's own says which classes are unknown; without, the command refuses."
+    own = [typed for typed in TYPED if "run --dataset clips" in typed]
+    assert own and all("--unknown" in typed for typed in own)
+
+
 def test_an_example_that_cannot_be_typed_is_found():
     for words, said in ((["--tarket", "mfeat"], "tarket"), (["--epochs", "many", "--target", "mfeat"], "epochs")):
         with pytest.raises(Exception) as caught: command_of(["run"])[0].make_context("run", words)

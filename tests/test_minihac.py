@@ -227,6 +227,7 @@ def test_own_data_from_the_command_line(generated, tmp_path):
     pd.DataFrame(table).to_csv(tmp_path/"manifest.csv", index=False)
     done = call("data", "check", tmp_path, "--out", tmp_path/"findings.csv")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "--target DOMAIN --unknown CLASS" in done.stderr  # what comes next
     done = call("run", "--dataset", ".", "--target", "animal", "--unknown", "running", "--method", "moosa",
                 "--epochs", 1, "--hyper", "jigsaw_samples=8",
                 "--batch-size", 4, "--data-dir", tmp_path/"data", cwd=tmp_path)

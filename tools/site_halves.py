@@ -20,8 +20,8 @@ def rendered(source) -> tuple:
     return page.html, env, site.broken[broken:], site.warnings[warnings:], site.resources - resources
 
 
-def render_all(site: Site, page):
-    "Render all pages of a site, once."
+def render_all(site: Site, asked):
+    "Render all pages of a site, whichever was asked for, once."
     if site in SITES: return
     SITES[:] = [site]
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:

@@ -92,7 +92,8 @@ def data_check(
     if as_json: print_rows(findings.to_dict("records"), as_json)
     else: print(said)
     if not whole or (findings.level == "error").any(): raise typer.Exit(1)
-    if not as_json: say_next(f"run --dataset {shlex.quote(name)} --target DOMAIN", data_dir, "trains on it")
+    unknown = "" if dataset.default_unknown else " --unknown CLASS"
+    if not as_json: say_next(f"run --dataset {shlex.quote(name)} --target DOMAIN{unknown}", data_dir, "trains on it")
 
 # %% ../../nbs/commands/02_data.ipynb #ed90f536
 def _options_given(name: str, data_options: list[str]) -> dict[str, str]:

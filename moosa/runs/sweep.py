@@ -225,7 +225,7 @@ def clear_away(
         left = [name for name in os.listdir(place) if name in LEFT or name.startswith("lock.")]
         if not left or holder(place): continue
         release_dead(place)
-        (place/"kernel.log").unlink(missing_ok=True)
+        if "kernel.log" in left: (place/"kernel.log").unlink(missing_ok=True)
         starts = [line for line in read_attempts(place)[0] if line["event"] == "start"]
         if starts and starts[-1].get("keeps") in ("heads", "none"): found.append(spec)
     return found
