@@ -242,7 +242,7 @@ def draw_map(
         ax.text(column + .5, row + .5, "–" if lacks else text, ha="center", va="center", fontsize=7, weight=weight,
                 color="white" if dark else "black")
     ax.set_yticks(np.arange(rows) + .5, [in_figure(name, 32) for name in table.index], fontsize=8)
-    ax.set_xticks(np.arange(columns) + .5, [wrapped(name, 16) for name in table.columns], rotation=45, ha="right",
+    ax.set_xticks(np.arange(columns) + .5, [wrapped(name, 20) for name in table.columns], rotation=45, ha="right",
                   rotation_mode="anchor", fontsize=8)
     ax.invert_yaxis()
     ax.grid(False)
