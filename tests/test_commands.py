@@ -1,5 +1,6 @@
 """Every command, with every option, as typer hands it on: each is given here once, and one that is not is found."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,7 +209,8 @@ def test_data_take_several_values_in_both_ways(monkeypatch, tmp_path):
     import pandas as pd
 
     examined = called_with(monkeypatch, "moosa.data.doctor.examine", pd.DataFrame(dict(level=[])))
-    monkeypatch.setattr("moosa.data.catalogue.create_dataset", lambda *_, **__: None)
+    dataset = SimpleNamespace(default_unknown=("8", "9"))
+    monkeypatch.setattr("moosa.data.catalogue.create_dataset", lambda *_, **__: dataset)
     monkeypatch.setattr("moosa.data.doctor.add_changed", lambda findings, *_: findings)
     monkeypatch.setattr("moosa.data.doctor.report", lambda *_: "")
     for given in both_ways("--modalities", "image", "speech"):
