@@ -51,7 +51,7 @@ What = Annotated[str, typer.Argument(autocompletion=grids_beginning, help=(
 CorruptionNames = Annotated[list[str] | None, typer.Option("--corruption", help=(
     "Only these, e.g. fog,mine.py:rain, or HAC-C/wind for ready-made files; may be repeated. "
     "Default: what the grid's key `corruptions` names, else all built-in ones that fit; `moosa list corruptions`."))]
-Severities = Annotated[list[str] | None, typer.Option("--severity", help=(
+Severities = Annotated[list[str] | None, typer.Option("--severity", metavar="NUMBERS", help=(
     f"Only these of {', '.join(map(str, SEVERITIES))}, e.g. 1,5; may be repeated."))]
 Modalities = Annotated[list[str] | None, typer.Option("--modality", help=(
     "Only these of the run's, with the flow that is made of them, e.g. video,audio; may be repeated."))]
@@ -63,8 +63,10 @@ def corrupt_command(
     seed: Annotated[int, typer.Option(help="Of what corruptions draw, clip by clip.")] = 0,
     device: Device = "auto", data_dir: DataDir = None,
 ):
-    ("Test finished runs once more on corrupted clips of their target: accuracy, HOS and AUROC by severity. It may be "
-     "stopped at any time: the same command goes on.")
+    """Test finished runs once more on corrupted clips of their target.
+
+    Accuracy, HOS and AUROC by severity. It may be stopped at any time: the same command goes on.
+    """
     if not is_grid(what): return _corrupt_run(what, wanted_of(corruption, severity, modality, seed), device, data_dir)
     from moosa.runs.grid import grid_path, load_grid
 

@@ -41,7 +41,10 @@ def data_get(
         "Take the files from this folder, or zip, in place of the network."))] = None,
     data_dir: DataDir = None,
 ):
-    "Fetch a data set, or say where it is had. What is there already, and whole, is not fetched again."
+    """Fetch a data set, or say where it is had.
+
+    What is there already, and whole, is not fetched again.
+    """
     from moosa.data.catalogue import DATASETS
 
     check_given("data get", name, DATASETS)
@@ -66,13 +69,17 @@ def data_check(
         help="Only these, e.g. video,audio; may be repeated. Default: all.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: as many as CPUs.")] = None,
     data_options: Annotated[list[str], typer.Option(
-        help="How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated.")] = (),
+        metavar="NAME=VALUE", help=(
+            "How files are read, as in `moosa run`, e.g. audio_format=convert; may be repeated."))] = (),
     out: Annotated[Path | None, typer.Option(
         **PATH, help="A .csv file for the findings. Default: data/check-NAME.csv.")] = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
-    "Open the files of a data set and report what is wrong with them. Exit code 1 if anything is."
+    """Open the files of a data set and report what is wrong with them.
+
+    Exit code 1 if anything is.
+    """
     from moosa.places import data_folder
     from moosa.data.doctor import add_changed, examine, report, write_findings
     from moosa.data.catalogue import DATASETS, create_dataset
@@ -132,8 +139,10 @@ def data_make_flow(
     method: Annotated[str, typer.Option(help="dis, farneback or tvl1 (needs opencv-contrib).")] = "dis",
     workers: Processes = None,
 ):
-    ("Compute optical flow: NAME_flow_x.mp4 and NAME_flow_y.mp4 for each video. Films that are there are kept. "
-     "Exit code 1 if a video fails.")
+    """Compute optical flow: NAME_flow_x.mp4 and NAME_flow_y.mp4 for each video.
+
+    Films that are there are kept. Exit code 1 if a video fails.
+    """
     from moosa.data.flow import make_flow
 
     print_made(make_flow(source, target, method, workers))
@@ -146,8 +155,10 @@ def data_make_audio(
         **PATH, help="Folder for the WAVs. Default: beside the videos, or audio/ beside videos/.")] = None,
     workers: Processes = None,
 ):
-    ("Write the sound of each video as NAME.wav, 16 kHz and one channel. WAVs that are there are kept. "
-     "Exit code 1 if a video fails.")
+    """Write the sound of each video as NAME.wav, 16 kHz and one channel.
+
+    WAVs that are there are kept. Exit code 1 if a video fails.
+    """
     from moosa.data.audio import make_audio
 
     print_made(make_audio(source, target, workers))
@@ -169,16 +180,19 @@ def data_pack(
     modalities: Annotated[list[str] | None, typer.Option(
         help="Only these, e.g. video,flow; may be repeated. Default: all that are seen as frames.")] = None,
     extractors: Annotated[list[str], typer.Option(
-        help="modality=name, as in `moosa run`: each says how large it wants its frames; may be repeated.")] = (),
+        metavar="NAME=VALUE", help=(
+            "As in `moosa run`, e.g. video=slowfast: each says how large it wants its frames; may be repeated."))] = (),
     data_options: Annotated[list[str], typer.Option(
-        help="How files are read, as in `moosa run`; may be repeated.")] = (),
+        metavar="NAME=VALUE", help="How files are read, as in `moosa run`; may be repeated.")] = (),
     workers: Processes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how large packs would be, and write none.")] = False,
     data_dir: DataDir = None,
 ):
-    ("Decode films once, into a file of frames per domain and modality below data/packed: runs read these from then "
-     "on, and no number of theirs changes. Current packs are kept; delete the folder to be rid of them. Exit code 1 if "
-     "a film fails.")
+    """Decode films once, into a file of frames per domain and modality.
+
+    Below data/packed: runs read these from then on, and no number of theirs changes. Current packs are kept; delete
+    the folder to be rid of them. Exit code 1 if a film fails.
+    """
     from moosa.data.catalogue import DATASETS, dataset_class
     from moosa.data.film_packs import pack_films
     from moosa.runs.given import spec_from
@@ -225,7 +239,10 @@ def weights_get(
         show_default=False, help="Of slowfast, slowonly, vggsound: one or several.")] = None,
     data_dir: DataDir = None,
 ):
-    "Download published weights into data/weights. What is there already, and whole, is not fetched again."
+    """Download published weights into data/weights.
+
+    What is there already, and whole, is not fetched again.
+    """
     from moosa.extractors.entries import PUBLISHED
     from moosa.extractors.weights import get
 
@@ -274,7 +291,10 @@ def cache_drop(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     data_dir: DataDir = None,
 ):
-    "Delete kept features, without asking. Whatever a run needs is computed again."
+    """Delete kept features, without asking.
+
+    Whatever a run needs is computed again.
+    """
     from moosa.extractors.cache import cache_folder, drop_shards
 
     gone = drop_shards(patterns or [], stale, everything, dry_run, data_dir)

@@ -148,7 +148,7 @@ def takes_fields(
     panel, made = {name: panel for panel, names in PANELS.items() for name in names}, []
     for name, option in FIELD_OPTIONS.items():
         said = typer.Option(*filter(None, [option.flag]), help=option.help, rich_help_panel=panel[name],
-                            autocompletion=BEGINNING.get(name))
+                            metavar="NAME=VALUE" if option.example else None, autocompletion=BEGINNING.get(name))
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default,
                                       annotation=Annotated[option.kind, said]))
     signature = inspect.signature(command)

@@ -51,8 +51,11 @@ def plan_command(
     search: Search = 0,
     data_dir: DataDir = None,
 ):
-    ("What a grid would take, before anything is run: hours of a GPU and of reading, GB of cache and of runs; "
-     "and all that is taken for granted. Needs neither clips nor weights of the published data sets.")
+    """What a grid would take: hours of a GPU and of reading, GB of cache and of runs.
+
+    Needs neither clips nor weights of the published data sets, runs nothing, and says all that is taken for
+    granted.
+    """
     import json
 
     from moosa.bench.devices import device_named
@@ -135,8 +138,10 @@ def grid_command(
     search: Search = 0, held_out: HeldOut = False, device: Device = "auto", again: Again = False,
     contents: Contents = False, data_dir: DataDir = None,
 ):
-    ("Run every cell of a grid that is not done. It may be stopped or killed at any time: the same command goes on. "
-     "Exit code 1 if a cell failed.")
+    """Run every cell of a grid that is not done.
+
+    It may be stopped or killed at any time: the same command goes on. Exit code 1 if a cell failed.
+    """
     from collections import Counter
 
     from moosa.runs.status import status_rows
@@ -181,8 +186,10 @@ def status_command(
     search: Search = 0,
     data_dir: DataDir = None,
 ):
-    ("How far a grid is: what runs where, what failed, and about how long it will take. "
-     "Looks at files only, from any terminal.")
+    """How far a grid is: what runs where, what failed, and how long it will take.
+
+    Looks at files only, from any terminal.
+    """
     import json
 
     from moosa.runs.held_out import held_out_alone
@@ -238,8 +245,10 @@ def rescore_command(
         "Default: all built-in ones that any method has."))] = None,
     data_dir: DataDir = None,
 ):
-    ("Tell unknown clips by other scores than the published one, from the stored predictions of a grid's runs; "
-     "`moosa report` then shows all that were computed.")
+    """Tell unknown clips by other scores than the published one.
+
+    From the stored predictions of a grid's runs; `moosa report` then shows all scores that were computed.
+    """
     from moosa.results.alternatives import rescore_grid, scores_table
     from moosa.results.thresholds import shares_of_best, threshold_rows
     from moosa.runs.grid import grid_path, load_grid
@@ -284,8 +293,11 @@ def report_command(
         "Make the report anew, even if runs, grid, notebook and code are those that it was made from."))] = False,
     data_dir: DataDir = None,
 ):
-    ("Make tables (Markdown, LaTeX, CSV) and figures (PNG, SVG) from the records of a grid, unless they were made from "
-     "what is there now.")
+    """Make tables and figures from the records of a grid.
+
+    Tables as Markdown, LaTeX and CSV, figures as PNG and SVG; nothing is done if they were made from what is there
+    now.
+    """
     from moosa.results.made_from import is_unchanged, made_from
     from moosa.runs.grid import grid_path
     from moosa.runs.status import known_status

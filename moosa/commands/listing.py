@@ -142,7 +142,10 @@ def list_command(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
-    "What there is, with a line each; where a name is expected, one of your own may stand: file.py:object."
+    """What there is, with a line each.
+
+    Where a name is expected, one of your own may stand: file.py:object.
+    """
     check_given("list", what, KINDS)
     option, rows_of = KINDS[one_of("list", what, KINDS)]
     rows = rows_of() if option else rows_of(data_dir)

@@ -26,7 +26,10 @@ def run_command(
     *, device: Device = "auto", again: Again = False, contents: Contents = False, data_dir: DataDir = None,
     **given,  # the fields of the spec, as `FIELD_OPTIONS` has them
 ):
-    "Train on the sources, test on the target: nbs/experiments/split.ipynb, executed into data/runs/HASH."
+    """Train on the sources, test on the target.
+
+    Executes nbs/experiments/split.ipynb into data/runs/HASH.
+    """
     from tqdm import tqdm
 
     from moosa.runs.record import run_folder
@@ -131,7 +134,10 @@ def record_diff(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ):
-    "What two records do not agree in: the spec, and ten numbers. Exit code 1 if there is anything."
+    """What two records do not agree in: the spec, and ten numbers.
+
+    Exit code 1 if there is anything.
+    """
     from moosa.runs.diff import differing_values, find_record, main_differences, shorten
 
     records = [find_record(name, data_dir) for name in (one, other)]
@@ -161,8 +167,11 @@ def ood_command(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     device: Device = "auto", data_dir: DataDir = None,
 ):
-    ("Ask a finished run about clips outside of what it knows: its target's unknown classes, one by one, and another "
-     "data set. Kept in the run's ood.csv. AUROC and FPR95 have outside as what is sought, FPR95-in inside.")
+    """Ask a finished run about clips outside of what it knows.
+
+    Its target's unknown classes, one by one, and another data set. Kept in the run's ood.csv. AUROC and FPR95 have
+    outside as what is sought, FPR95-in inside.
+    """
     from moosa.runs.diff import find_folder
     from moosa.runs.outside import ask_outside, ask_of
 

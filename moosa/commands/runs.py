@@ -34,8 +34,11 @@ def runs_prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     data_dir: DataDir = None,
 ):
-    ("Delete what nobody needs of runs, without asking, and say what. A run that is being computed is left alone; of "
-     "one that is done, record, predictions and notebook stay, and its weights unless `--only models` asks for them.")
+    """Delete what nobody needs of runs, without asking, and say what.
+
+    A run that is being computed is left alone; of one that is done, record, predictions and notebook stay, and its
+    weights unless `--only models` asks for them.
+    """
     from moosa.places import Store
     from moosa.runs.prune import prunable, prune
 

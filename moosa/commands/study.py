@@ -279,9 +279,12 @@ def explore_command(
     port: Annotated[int, typer.Option(help="The first to try; 0: any that is free.")] = 8888,
     data_dir: DataDir = None,
 ):
-    ("Open JupyterLab at a run: its threshold, its map, its worst clips; at two runs, clip by clip; or at a grid's "
-     "records: in a notebook in the run's folder, or in explore/ of the data folder. Without a run, at the study's "
-     "explore.ipynb; outside of a study, at the project's folder.")
+    """Look at a run, at two runs, or at a grid in JupyterLab.
+
+    Of a run: its threshold, its map, its worst clips; of two, clip by clip; of a grid, its records. The notebook
+    lies in the run's folder, or in explore/ of the data folder. Without a name: the study's explore.ipynb, or
+    outside of a study the project's folder.
+    """
     check_port(port)
     root = project_root()
     page = "explore.ipynb" if study_folder() and (root/"explore.ipynb").is_file() else ""
