@@ -27,12 +27,13 @@ from .runs.process import ClusterLost
 
 # %% ../nbs/99_cli.ipynb #10dc9f9a
 class Words:
-    "What help says beside an option: nothing beside a flag, which takes no value, and NAMES where there may be many."
+    "What help says beside a flag, which takes no value, and beside `names...`: nothing; beside an option of many: NAMES."
 
     def get_params(self, ctx) -> list:
         params = super().get_params(ctx)
         for param in params:
-            if param.metavar is None and param.param_type_name == "option":
+            if param.param_type_name == "argument" and param.nargs != 1: param.display_type_rich = lambda ctx: None
+            elif param.metavar is None and param.param_type_name == "option":
                 param.metavar = "" if param.is_flag else "NAMES" if param.multiple else None  # None: typer's own word
         return params
 

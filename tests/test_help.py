@@ -64,6 +64,27 @@ def test_an_example_that_cannot_be_typed_is_found():
         assert said in caught.value.format_message()
 
 
+@pytest.mark.parametrize("name", NEXT)
+def test_help_says_what_to_type_after_an_option(name):
+    "Nothing after a flag, and words where there may be many; no type of Python's."
+    command, _ = command_of(name.split())
+    said = call(*name.split(), "--help", env={"COLUMNS": "200"}).stdout
+    assert "<bool>" not in said and "list[" not in said
+    for param in command.get_params(typer.Context(command)):
+        many = getattr(param, "multiple", False)
+        assert not many or re.search(rf"{param.opts[0]} .*(NAMES|NAME=VALUE|NUMBERS)", said), (param.name, said)
+
+
+def test_the_help_of_all_commands_is_a_page():
+    "Each has a panel and a sentence of its own, and what there is more to say stands in its own help."
+    said = call("--help", env={"COLUMNS": "100"}).stdout
+    assert "─ Commands ─" not in said and len(said.splitlines()) <= 60
+    for name, command in MOOSA.commands.items():
+        first, *more = command.help.split("\n\n")
+        assert first.count(". ") == 0 or hasattr(command, "commands"), name
+        assert all(paragraph not in said for paragraph in more)
+
+
 def test_every_command_has_examples():
     groups = {name: c.commands for name, c in MOOSA.commands.items() if hasattr(c, "commands")}
     leaves = {f"{group} {name}" for group, commands in groups.items() for name in commands}

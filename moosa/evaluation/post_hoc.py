@@ -80,7 +80,10 @@ def outside(
     h: np.ndarray,  # (N, H) of training clips, minus the origin
     principal: int,  # dimensions of the principal space
 ) -> np.ndarray:  # (H, H - principal), columns at right angles
-    "Return the directions outside of the principal space."
+    """Return the directions outside of the principal space.
+
+    In double precision: what lies outside is so small a part of the activations that single precision ranks clips anew.
+    """
     _, directions = np.linalg.eigh(h.T @ h)  # eigenvalues ascend; NumPy makes half of a product with itself
     return directions[:, :h.shape[1] - principal]
 
