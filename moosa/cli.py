@@ -27,7 +27,7 @@ from .runs.process import ClusterLost
 
 # %% ../nbs/99_cli.ipynb #10dc9f9a
 class Words:
-    "What help says beside a flag, which takes no value, and beside `names...`: nothing; beside an option of many: NAMES."
+    "What help says beside a flag and beside `names...`: nothing; beside an option that may be given several: NAMES."
 
     def get_params(self, ctx) -> list:
         params = super().get_params(ctx)
