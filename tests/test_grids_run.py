@@ -23,7 +23,7 @@ GRIDS = {  # setting -> grids of which one cell is run, and which cell
 # Of the same kinds, with other data sets and numbers: run by `pytest -m slow`.
 SIBLINGS = {
     "osdg": {"published-hac": -1, "published-epic": 4, "shared-epic": 18, "shared-hac": 0, "openness": 3,
-             "mini-hac-methods": 9,
+             "mini-hac-methods": 9, "conditions-mini-hac": -1,
              "methods": -1, "ablation": 20, "sensitivity-mask": 30, "sensitivity-jigsaw": 10, "sensitivity-size": 0,
              "selection": 0, "features": -1},
     "osda": {"published-osda": 0, "shared-osda": 0, "adaptation": 1, "adaptation-methods": 80},

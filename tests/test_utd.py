@@ -234,6 +234,17 @@ def test_a_run_learns_the_stand_ins(stand_ins, method):
     assert state.history[-1]["validation_accuracy"] > .5  # chance: .05
 
 
+def test_the_wide_networks_of_the_conditions_differ_in_width_alone(stand_ins):
+    from moosa.runs.experiment import build_learner
+
+    found = {}
+    for spec in load_grid("conditions-utd-mhad").specs:
+        if spec.method == "moosa" and spec.seed == 0 and spec.target == "subjects-5-6" and spec.epochs == 15:
+            found.setdefault(spec.extractors["skeleton"], spec)
+    dims = {name: build_learner(spec, stand_ins).model.dims for name, spec in found.items()}
+    assert [set(each.values()) for each in dims.values()] == [{128}, {512}]
+
+
 def test_a_run_skips_a_damaged_clip_if_it_may(copy):
     from moosa.runs.experiment import open_experiment
 
