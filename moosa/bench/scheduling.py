@@ -95,8 +95,8 @@ def fake_workers(count: int) -> Iterator[tuple]:  # a distributed.Client, and it
 
     allowed = {"distributed.scheduler.allowed-failures": LOST_WORKERS - 1, **START_WITH,
                "distributed.scheduler.worker-saturation": 1.0}
-    for name in ("core", "worker", "scheduler", "diskutils"):
-        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
+    for name in logging.Logger.manager.loggerDict:  # each has a level of its own
+        if name.startswith("distributed."): logging.getLogger(name).setLevel(logging.CRITICAL)
     with (dask.config.set(allowed), TemporaryDirectory(prefix="moosa-") as place,
           LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=50) as cluster):
         crew = Crew(cluster, count, place)
