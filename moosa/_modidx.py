@@ -1392,6 +1392,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'moosa/evaluation/class_out.py'),
                                             'moosa.evaluation.class_out.best_threshold': ( 'evaluation/class_out.html#best_threshold',
                                                                                            'moosa/evaluation/class_out.py'),
+                                            'moosa.evaluation.class_out.class_out_auroc': ( 'evaluation/class_out.html#class_out_auroc',
+                                                                                            'moosa/evaluation/class_out.py'),
                                             'moosa.evaluation.class_out.class_out_curves': ( 'evaluation/class_out.html#class_out_curves',
                                                                                              'moosa/evaluation/class_out.py'),
                                             'moosa.evaluation.class_out.classes_out': ( 'evaluation/class_out.html#classes_out',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'ClassOut', 'playable', 'confidence_without', 'classes_out', 'hos_at', 'hos_by_quantile',
-           'class_out_curves', 'best_quantile', 'best_threshold']
+           'class_out_curves', 'best_quantile', 'best_threshold', 'class_out_auroc']
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #f7e6766d
 from collections.abc import Sequence
@@ -120,3 +120,15 @@ def best_threshold(
     opened = [opened_up(score, out.confidence) for out in class_out]
     steps = np.unique(np.quantile(np.concatenate(opened), np.linspace(0, 1, 2001)))
     return float(steps[np.mean([hos_at(c, out, steps) for c, out in zip(opened, class_out)], axis=0).argmax()])
+
+# %% ../../nbs/evaluation/10_class_out.ipynb #0be1ed15
+def class_out_auroc(
+    class_out: Sequence[ClassOut],  # of one domain or of several
+) -> float:  # 0..1
+    "Return the mean AUROC over classes that are left out."
+    def one(out: ClassOut) -> float:
+        known, unknown = np.sort(out.confidence[out.known].numpy()), out.confidence[~out.known].numpy()
+        above = 2*len(known) - np.searchsorted(known, unknown, "left") - np.searchsorted(known, unknown, "right")
+        return above.mean()/(2*len(known))
+
+    return float(np.mean([one(out) for out in class_out]))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .asked import Unfit
-from .class_out import ClassOut, best_threshold, playable
+from .class_out import ClassOut, best_threshold, class_out_auroc, playable
 from .openset import Predictions
 from .scores import closed_again, having_each, scores_of
 from .sources import Sources, rows, without, without_class
@@ -52,7 +52,7 @@ def leave_one_domain_out(
     score: str,  # the score's name
     class_out: Sequence[ClassOut],  # of the run's own source validation
     domain_out: Sequence[DomainOut],
-) -> dict[str, float]:  # with what the sources want, and what a source wants that was not seen
+) -> dict[str, float]:  # with what the sources want, what a source wants that was not seen, and AUROC in both
     """Return the threshold (S - 1)/S of the way from the sources' own to that of sources that were not seen.
 
     Raise `Unfit` without a source that could play the target."""
@@ -61,4 +61,5 @@ def leave_one_domain_out(
     seen, shifted = best_threshold(score, class_out), best_threshold(score, unseen)
     between = seen + (len(domain_out) - 1)/len(domain_out)*(shifted - seen)
     return {"threshold": closed_again(score, between), "of sources": closed_again(score, seen),
-            "of domains left out": closed_again(score, shifted)}
+            "of domains left out": closed_again(score, shifted),
+            "AUROC of sources": class_out_auroc(class_out), "AUROC of domains left out": class_out_auroc(unseen)}

@@ -84,7 +84,14 @@ def outside(
 
     In double precision: what lies outside is so small a part of the activations that single precision ranks clips anew.
     """
-    _, directions = np.linalg.eigh(h.T @ h)  # eigenvalues ascend; NumPy makes half of a product with itself
+    still = np.ptp(h, axis=0) == 0  # a ReLU is 0 for all training clips: often a quarter of the units
+    turn = np.linalg.qr(h[:1, still].T, mode="complete")[0]  # first column: along what these units always say
+    turned = np.hstack([h[:, ~still], h[:, still] @ turn[:, :1]])
+    _, found = np.linalg.eigh(turned.T @ turned)  # eigenvalues ascend; NumPy makes half of a product with itself
+    never, moving = turn[:, 1:], (~still).sum()  # what training clips never say comes before all eigenvectors
+    directions = np.zeros((h.shape[1], never.shape[1] + found.shape[1]))
+    directions[still] = np.hstack([never, turn[:, :1] @ found[moving:]])
+    directions[~still, never.shape[1]:] = found[:moving]
     return directions[:, :h.shape[1] - principal]
 
 

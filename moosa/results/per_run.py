@@ -39,10 +39,11 @@ def per_run(
 
 
 def _with_protocols(table: pd.DataFrame, rescored: pd.DataFrame, score: str) -> pd.DataFrame:
-    "HOS at each protocol's threshold, and accuracy, by a score, where the table has no such column yet."
+    "HOS at each protocol's threshold, accuracy, and AUROC of what sources say, where the table has no such column yet."
     cell, by = ["case", "task", "seed"], "" if score == PUBLISHED else f", {score}"
     mine = rescored[rescored.score == score]
-    mine = mine[(mine.number == "HOS") & (mine.group != BEST) | (mine.number == "known accuracy")]
+    wanted = ("known accuracy", "AUROC of sources", "AUROC of domains left out")
+    mine = mine[(mine.number == "HOS") & (mine.group != BEST) | mine.number.isin(wanted)]
     names = mine.number.where(mine.number != "HOS", "HOS, " + mine.group) + by
     wide = mine.assign(name=names).pivot_table(index=cell, columns="name", values="value", sort=False)
     return table.join(wide[[name for name in wide if name not in table]], on=cell)
