@@ -3582,6 +3582,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'moosa.results.opening.what_it_is': ('results/opening.html#what_it_is', 'moosa/results/opening.py')},
             'moosa.results.per_run': { 'moosa.results.per_run._with_protocols': ( 'results/per_run.html#_with_protocols',
                                                                                   'moosa/results/per_run.py'),
+                                       'moosa.results.per_run.chosen_by': ('results/per_run.html#chosen_by', 'moosa/results/per_run.py'),
                                        'moosa.results.per_run.pairs_in': ('results/per_run.html#pairs_in', 'moosa/results/per_run.py'),
                                        'moosa.results.per_run.per_run': ('results/per_run.html#per_run', 'moosa/results/per_run.py'),
                                        'moosa.results.per_run.read_runs': ('results/per_run.html#read_runs', 'moosa/results/per_run.py')},
