@@ -98,7 +98,7 @@ def hos_by_quantile(
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #0dc86c54
 def class_out_curves(
-    class_out: Sequence[ClassOut],
+    class_out: Sequence[ClassOut],  # one for each class left out, as from `classes_out`
 ) -> pd.DataFrame:  # HOS, a row per quantile, a column per class that plays the unknown one
     "Return how HOS on the sources depends on the quantile."
     return pd.DataFrame({out.left_out: hos_by_quantile(out) for out in class_out},
@@ -106,7 +106,7 @@ def class_out_curves(
 
 # %% ../../nbs/evaluation/10_class_out.ipynb #b0e57001
 def best_quantile(
-    class_out: Sequence[ClassOut],
+    class_out: Sequence[ClassOut],  # one for each class left out, as from `classes_out`
 ) -> float:  # 0..1; of equal ones the first, which loses fewest
     "Return the share of known clips whose loss gives the best mean HOS over classes that are left out."
     return float(class_out_curves(class_out).mean(axis=1).idxmax())

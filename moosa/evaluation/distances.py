@@ -41,7 +41,7 @@ def how_many(
 def knn(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     reference: Predictions,  # with embeddings
-    k: int | None = None,
+    k: int | None = None,  # 1 or more: which neighbour counts; None: as `how_many` says
 ) -> torch.Tensor:  # (N,), 0 or less
     "Return minus the distance to the k-th nearest reference clip (Sun et al., 2022)."
     from sklearn.neighbors import NearestNeighbors
@@ -55,7 +55,7 @@ def knn(
 def nearest_by_class(
     x: np.ndarray,  # (N, D)
     labels: np.ndarray,  # (N,)
-    k: int,
+    k: int,  # how many, 1 or more; of a smaller class, all
 ) -> tuple[np.ndarray, np.ndarray]:  # (N, columns) distances; the class of each column
     "Return how far the k nearest other clips of each class are."
     from sklearn.metrics import pairwise_distances_chunked
@@ -144,7 +144,7 @@ FOLDS = 5
 def folds_of(
     labels: np.ndarray,  # (N,)
     clips: Sequence[str],  # names, N
-    folds: int = FOLDS,
+    folds: int = FOLDS,  # at least 2; fewer where no class has as many clips
 ) -> Iterator[np.ndarray]:  # (N,) bool, of each fold: the clips that are held out
     "Deal out the clips of each class in the order of their names, so that the order of the list has no say."
     order, fold = np.argsort(np.array(clips), kind="stable"), np.empty(len(labels), dtype=int)

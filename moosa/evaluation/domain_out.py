@@ -51,7 +51,7 @@ def classes_out_of(
 def leave_one_domain_out(
     score: str,  # the score's name
     class_out: Sequence[ClassOut],  # of the run's own source validation
-    domain_out: Sequence[DomainOut],
+    domain_out: Sequence[DomainOut],  # one for each of the S sources, at least one
 ) -> dict[str, float]:  # with what the sources want, what a source wants that was not seen, and AUROC in both
     """Return the threshold (S - 1)/S of the way from the sources' own to that of sources that were not seen.
 

@@ -74,7 +74,7 @@ class Sweep:
 
 def sweep_thresholds(
     confidence: torch.Tensor,  # (N,)
-    points: int = 10,
+    points: int = 10,  # how many, at least 2
 ) -> torch.Tensor:  # (points,) float32
     "Return thresholds, even from the lowest to the highest confidence, in float32 as published (ref 7.3)."
     lo, hi = confidence.min(), confidence.max()
@@ -251,7 +251,9 @@ class Predictions:
         return {m: torch.where(has, x, mean) for has, (m, x) in zip(there[1:], self.logits.items())}
 
 # %% ../../nbs/evaluation/01_openset.ipynb #b3261a29
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+def join_predictions(
+    parts: Sequence[Predictions],  # at least one; C, modalities and what else is kept are the same
+) -> Predictions:
     "Return the predictions of several lists of clips as those of one, in their order; all parts have the same heads."
     def rows(kind: str) -> dict[str, torch.Tensor]:
         return {name: torch.cat([getattr(p, kind)[name] for p in parts]) for name in getattr(parts[0], kind)}
@@ -263,7 +265,7 @@ def join_predictions(parts: Sequence[Predictions]) -> Predictions:
 
 # %% ../../nbs/evaluation/01_openset.ipynb #40f808f6
 def check_logits(
-    predictions: Predictions,
+    predictions: Predictions,  # whose logits are looked at, of all heads
     what: str = "",  # which list they are of
 ):
     "Raise an `InputError` that names the clips about which a head says NaN or infinity."
@@ -278,7 +280,7 @@ def check_logits(
 
 # %% ../../nbs/evaluation/01_openset.ipynb #915fc7c1
 def known_accuracy(
-    predictions: Predictions,
+    predictions: Predictions,  # of known clips, and perhaps unknown ones, which do not count
     over: str = "clips",  # or 'classes': the mean over the known classes that have clips
 ) -> dict[str, float]:  # head -> 0..1; nan without known clips
     "Return each head's share of known clips that get their class, if none may be rejected."

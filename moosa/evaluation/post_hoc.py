@@ -56,8 +56,8 @@ def shaped(
 def ash(
     embeddings: Mapping[str, torch.Tensor],  # modality -> (N, D)
     head: nn.Module,
-    percentile: float = 65,
-    variant: str = "S",
+    percentile: float = 65,  # 0 to below 100, of each clip's activations: those below are set to 0
+    variant: str = "S",  # P, B or S, see `shaped`
 ) -> torch.Tensor:  # (N,)
     "Return the energy behind activations that are shaped (Djurisic et al., 2023)."
     body, last = last_layer(head)
@@ -120,7 +120,7 @@ def vim(
 # %% ../../nbs/evaluation/08_post_hoc.ipynb #95035c2c
 def kl_matching(
     fused: torch.Tensor,  # (N, C)
-    reference: Predictions,
+    reference: Predictions,  # clips that typical answers are made of, at least one
 ) -> torch.Tensor:  # (N,), 0 or less (nats)
     "Return minus the divergence of the softmax from the nearest class's typical one (Hendrycks et al., 2022)."
     log_p, log_q = (x.double().log_softmax(dim=1) for x in (fused, reference.fused))
@@ -146,7 +146,7 @@ FEWEST = 10  # clips that are taken for a class, to rank among
 
 def class_rank(
     fused: torch.Tensor,  # (N, C)
-    reference: Predictions,
+    reference: Predictions,  # clips to rank among, at least one
 ) -> torch.Tensor:  # (N,), above 0 and below 1
     """Return the share of clips taken for the same class that look less known (Vovk, Gammerman and Shafer, 2005).
 

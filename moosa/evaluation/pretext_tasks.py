@@ -76,7 +76,7 @@ def in_batches(
 
 def where_there(
     said: torch.Tensor,  # (N,)
-    predictions: Predictions,
+    predictions: Predictions,  # of the same N clips: they say who has what
     *modalities: str,
 ) -> torch.Tensor:  # (N,); NaN of clips that lack one of the modalities
     "Return what was said of clips that have the modalities."

@@ -60,7 +60,7 @@ def conformal(
 # %% ../../nbs/evaluation/13_protocols.ipynb #15afd5bf
 def leave_one_class_out(
     confidence: torch.Tensor,  # (N,)
-    class_out: Sequence[ClassOut],
+    class_out: Sequence[ClassOut],  # one for each class left out, as from `classes_out`
 ) -> dict[str, float]:  # of equal quantiles the first, which loses fewest
     "Return the threshold at the quantile of the best mean HOS over classes that are left out."
     quantile = best_quantile(class_out)
@@ -115,7 +115,7 @@ class Evidence:
         score: str,  # as for `find_score`
         sources: Sources,
         confidence: torch.Tensor,  # (N,) of the validation clips, held out
-        quantile: float = 0.05,
+        quantile: float = 0.05,  # for the source-quantile protocol, 0 to below 1
         unlabelled: torch.Tensor | None = None,  # (M,) scores of the target's clips; None: nobody may see them
         domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # called if it is asked for; None: there are none
     ):

@@ -37,7 +37,7 @@ def rescore_by(
     name: str,  # of a score
     target: Predictions,  # with unknown clips
     sources: Sources,
-    protocols: Sequence[str],
+    protocols: Sequence[str],  # names, as for `find_protocol`
     quantile: float,  # for the source-quantile protocol
     domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # what runs without a source say; None: there are none
 ) -> dict[str, dict[str, float]]:  # group -> number -> value
@@ -67,7 +67,7 @@ def rescore_by(
 # %% ../../nbs/evaluation/14_rescoring.ipynb #db24b6aa
 def by_choice(
     name: str,  # of a score
-    protocol: str,
+    protocol: str,  # as for `find_protocol`
     target: Predictions,  # with unknown clips
     sources: Sources,
 ) -> dict[str, dict[str, float]]:  # chosen, chosen oracle-exact, chosen threshold-free -> number -> value
@@ -83,8 +83,8 @@ def by_choice(
 def rescore(
     target: Predictions,  # with unknown clips
     sources: Sources,
-    scores: Sequence[str] = tuple(SCORES),
-    protocols: Sequence[str] = usual_protocols(),
+    scores: Sequence[str] = tuple(SCORES),  # names, as for `find_score`
+    protocols: Sequence[str] = usual_protocols(),  # names, as for `find_protocol`
     quantile: float = 0.05,  # for the source-quantile protocol
     domain_out: Callable[[], Sequence[DomainOut]] | None = None,  # what runs without a source say; None: there are none
 ) -> pd.DataFrame:  # score, group, number, value; where something cannot be had, `number` is the reason

@@ -17,7 +17,7 @@ RULES = ("translate", "zero", "drop")
 def which_rules(
     trains_heads: bool,  # does the method train unimodal heads?
     trains_translators: bool,  # does it train translators?
-    num_modalities: int,
+    num_modalities: int,  # of the run, at least 1
 ) -> tuple[str, ...]:  # of RULES; none for a single modality, since nothing is left without it
     "Return the rules that a method can follow."
     if num_modalities < 2: return ()
@@ -30,7 +30,7 @@ def check_rules(
     rules: Iterable[str],  # as asked for
     trains_heads: bool,  # does the method train unimodal heads?
     trains_translators: bool,  # does it train translators?
-    num_modalities: int,
+    num_modalities: int,  # of the run, at least 1
 ) -> tuple[str, ...]:  # each once, in the order of RULES
     "Return the rules that were asked for; raise `InputError` for one that the method cannot follow."
     rules = [one_of("missing", rule, RULES) for rule in rules]

@@ -94,7 +94,7 @@ TASKS = tuple(TASK_WEIGHTS)  # pretext tasks that scores are made of
 
 
 def task_said(
-    predictions: Predictions,
+    predictions: Predictions,  # with `pretext`, unless the run trained no task
     task: str,  # one of TASKS
 ) -> dict[str, torch.Tensor]:  # direction, or '' -> (N,)
     "Return what a pretext task says of the clips."
@@ -104,7 +104,7 @@ def task_said(
 # %% ../../nbs/evaluation/09_scores.ipynb #0b1f778c
 def by_translation(
     translation: Mapping[str, torch.Tensor],  # direction 's2t' -> (N,); NaN: the clip lacks a modality
-    reference: Predictions,
+    reference: Predictions,  # clips of sources, with what translators say of them: their usual error
 ) -> torch.Tensor:  # (N,), 0 or less
     "Return minus the error of the method's translators, beside their usual one."
     usual = {d: far.double().nanmean().clamp(min=1e-9) for d, far in task_said(reference, "translation").items()}
@@ -114,7 +114,7 @@ def by_translation(
 
 def by_jigsaw(
     jigsaw: torch.Tensor,  # (N,); NaN: the clip lacks a modality
-    reference: Predictions,
+    reference: Predictions,  # clips of sources, with what the jigsaw says of them; the mean stands for NaN
 ) -> torch.Tensor:  # (N,), 0 or less (nats)
     "Return the mean log-probability that the method's jigsaw gives to the right order."
     usual = reference.pretext["jigsaw"].nanmean().nan_to_num()
@@ -202,7 +202,7 @@ def closed_again(
 # %% ../../nbs/evaluation/09_scores.ipynb #a489722d
 def lacking(
     name: str,  # as for `find_score`
-    target: Predictions,
+    target: Predictions,  # of the target's clips
     sources: Sources,
 ) -> str:  # '' if all is there
     "Return what a score asks for that a run has not kept."
@@ -228,7 +228,7 @@ def lacking(
 
 
 def available(
-    target: Predictions,
+    target: Predictions,  # of the target's clips
     sources: Sources,
 ) -> dict[str, str]:  # every built-in score -> why it cannot be had; '' if it can
     "Return which scores mean something for a run."
@@ -246,7 +246,7 @@ def expect_score(
     method: Method,
     called: str,  # the method's name
     hyper: Mapping[str, object],  # its hyper-parameters, whole
-    modalities: Collection[str],
+    modalities: Collection[str],  # names; those of the run
 ):
     "Raise `InputError` if a run will have trained nothing of what a score asks for."
     needs, why = find_score(name).needs, ""
@@ -261,7 +261,9 @@ def expect_score(
     if why: raise InputError(f"score: {name} asks for {why}. Choose another score.")
 
 # %% ../../nbs/evaluation/09_scores.ipynb #f25e932b
-def check_embeddings(predictions: Predictions):
+def check_embeddings(
+    predictions: Predictions,  # whose embeddings are looked at; without any, nothing is
+):
     "Raise `InputError` that names the clips of which an embedding is not finite."
     for m, e in predictions.embeddings.items():
         bad = (~torch.isfinite(e).all(dim=1)).nonzero().flatten().tolist()
@@ -285,7 +287,7 @@ def check_scores(
 
 # %% ../../nbs/evaluation/09_scores.ipynb #1e356b94
 def having_each(
-    clips: Predictions,
+    clips: Predictions,  # with embeddings
 ) -> dict[str, torch.Tensor]:  # modality -> (n, D)
     "Return embeddings of each modality, of the clips that have it."
     return {m: e[clips.having(m)] for m, e in clips.embeddings.items()}
@@ -338,7 +340,7 @@ def held_out(
 # %% ../../nbs/evaluation/09_scores.ipynb #d4b2774f
 def score(
     name: str,  # as for `find_score`
-    target: Predictions,
+    target: Predictions,  # all clips of the target, with what the score takes
     sources: Sources,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # of the target clips, and of the validation clips, held out; high is known
     "Return how known all clips look; raise `Unfit` if a run has not what it takes, `InputError` if the score fails."
@@ -350,7 +352,7 @@ def score(
 
 def answers(
     name: str,  # as for `find_score`
-    target: Predictions,
+    target: Predictions,  # all N clips of the target, with what the score takes
     sources: Sources,
 ) -> torch.Tensor:  # (N, C) logits
     "Return logits of what clips of the target are taken for by a score: the fused head's, or answers of its own."

@@ -45,7 +45,7 @@ def once(
 
 # %% ../../nbs/evaluation/06_sources.ipynb #2f7c7f4e
 def rows(
-    predictions: Predictions,
+    predictions: Predictions,  # of N clips
     which: torch.Tensor,  # (N,) bool, or numbers of clips
 ) -> Predictions:  # without what was said with modalities missing
     "Return some of the clips, in the order given."
@@ -61,7 +61,7 @@ def rows(
 
 # %% ../../nbs/evaluation/06_sources.ipynb #35e69913
 def without_class(
-    predictions: Predictions,
+    predictions: Predictions,  # of C classes, at least 2
     left_out: int,  # class, 0..C-1
 ) -> Predictions:  # of C-1 classes
     "Return predictions as if the class were unknown: it has no column, and a label beyond the known."
@@ -75,7 +75,9 @@ def without_class(
 class Columns(nn.Module):
     "Some of the columns."
 
-    def __init__(self, kept: Sequence[int]):
+    def __init__(self,
+        kept: Sequence[int],  # numbers of columns, in the order in which they come out
+    ):
         super().__init__()
         self.kept = list(kept)
 
@@ -147,7 +149,7 @@ def only_known(
 def pretend(
     n: int,  # clips
     classes: int = 6,  # 0..5; the first four are known
-    seed: int = 0,
+    seed: int = 0,  # of labels and noise; the centres are always the same
     noise: float = .5,  # of the first modality, beside centres of length about sqrt(dim); twice that of the second
     dim: int = 12,  # of each of two modalities
 ) -> Predictions:  # heads that compare an embedding with the centres of the known classes

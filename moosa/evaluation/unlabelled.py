@@ -73,7 +73,7 @@ def target_mixture(
 # %% ../../nbs/evaluation/12_unlabelled.ipynb #be8be49a
 def target_share(
     confidence: torch.Tensor,  # (N,) scores of the source validation clips
-    class_out: Sequence[ClassOut],
+    class_out: Sequence[ClassOut],  # one for each class left out, as from `classes_out`
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
 ) -> dict[str, float]:  # with the share of unknown clips
     """Return the threshold that rejects as many clips as seem unknown.
@@ -94,7 +94,7 @@ def target_share(
 # %% ../../nbs/evaluation/12_unlabelled.ipynb #e5a1ca91
 def target_capped(
     confidence: torch.Tensor,  # (N,) scores of the source validation clips
-    class_out: Sequence[ClassOut],
+    class_out: Sequence[ClassOut],  # one for each class left out, as from `classes_out`
     unlabelled: torch.Tensor,  # (M,) scores of the target's clips
 ) -> dict[str, float]:  # with the quantile of leave-one-class-out
     "Return the threshold of leave-one-class-out, or the median of the target's scores if that is lower."
