@@ -62,7 +62,10 @@ def cut(
     return [part for e in embeddings.values() for part in e.chunk(splits, dim=1)]
 
 
-def check_splits(dims: Sequence[int], splits: int):
+def check_splits(
+    dims: Sequence[int],  # D of each embedding
+    splits: int,  # equal parts of each, at least 1
+):
     "Raise `InputError` unless `splits` divides every embedding."
     for d in dims:
         if splits >= 1 and d % splits == 0: continue
@@ -110,7 +113,15 @@ class SharedProducts(torch.autograd.Function):
     "The first layer's output for all orders, from products that orders share."
 
     @staticmethod
-    def forward(ctx, weight, bias, groups, index, users, starts, *parts):
+    def forward(ctx,
+        weight,  # W, (hidden, sum of D)
+        bias,  # (hidden,)
+        groups,  # from `plan_products`
+        index,  # (K, P) as from `plan_products`
+        users,  # (K*P,) orders, in the order of the products that they add up
+        starts,  # (products,) where in `users` those of each product begin
+        *parts,  # P of them, each (B, width)
+    ):
         ctx.groups, ctx.orders = groups, len(index)
         ctx.save_for_backward(weight, users, starts, *parts)
         batch, hidden = len(parts[0]), len(weight)

@@ -29,7 +29,7 @@ def translator(
     dim_from: int,  # D of the source modality
     dim_to: int,  # D of the target modality
     hidden: int = 2048,  # width of the two hidden layers
-    dropout: float = 0.5,
+    dropout: float = 0.5,  # 0..1, after the second hidden layer
 ) -> nn.Sequential:
     "Return a network from embeddings of one modality to those of another (ref 3.4)."
     return nn.Sequential(
@@ -45,7 +45,7 @@ class MaskedTranslation(nn.Module):
         dims: Mapping[str, int],  # modality -> D; two modalities or more
         hidden: int = 2048,  # width of the translators
         mask_ratio: float = 0.3,  # share of entries hidden from the translators
-        dropout: float = 0.5,
+        dropout: float = 0.5,  # 0..1, of the translators
     ):
         super().__init__()
         if len(dims) < 2: raise InputError(f"translation needs two modalities or more; found {list(dims)}.")
