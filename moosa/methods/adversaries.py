@@ -20,7 +20,7 @@ from .model import Outputs, picked, stored_statistics
 # %% ../../nbs/methods/20_adversaries.ipynb #7af7f2fe
 def projection(
     dim: int,  # D
-    out: int = 512,
+    out: int = 512,  # width of what comes out
 ) -> nn.Sequential:  # (B, D) -> (B, out)
     "Return what a modality's embedding passes before a classifier that all modalities share."
     return nn.Sequential(nn.Linear(dim, out), nn.ReLU(), nn.Dropout(0.5))
@@ -29,7 +29,7 @@ def projection(
 def domain_classifier(
     dim: int,  # of a projection
     domains: int,  # 2 or more
-    hidden: int = 256,
+    hidden: int = 256,  # width of the hidden layer
 ) -> nn.Sequential:  # (B, dim) -> (B, domains)
     "Return a classifier of domains. It has a BatchNorm, whose running statistics follow each modality in turn."
     return nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, domains))
@@ -50,7 +50,7 @@ class DomainGuess(nn.Module):
         self.classifier = domain_classifier(width, max(sources, 2))
 
     def forward(self,
-        modality: str,
+        modality: str,  # one of those that this was made for, and that a clip has
         outputs: Outputs,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (n, domains) logits and (n,) domains, of the clips that have it
         "Return what is guessed, and what is right; raise `InputError` where the batch does not say."

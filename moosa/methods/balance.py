@@ -29,7 +29,7 @@ def damping(
 
 # %% ../../nbs/methods/18_balance.ipynb #9321794f
 def without_conflict(
-    task: torch.Tensor,
+    task: torch.Tensor,  # of any shape
     other: torch.Tensor,  # of the same shape
 ) -> torch.Tensor:  # of the same shape
     "Return the sum of two gradients; if they conflict, the shorter one is first made orthogonal to the longer."

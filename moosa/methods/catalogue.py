@@ -304,7 +304,10 @@ PLAIN = tuple(_PLAIN)  # names of those without options
 class Methods(Mapping):
     "Every method by its name, alone and with each option. The latter are put together when they are asked for."
 
-    def __init__(self, plain: Mapping[str, Method], options: Mapping[str, Option]):
+    def __init__(self,
+        plain: Mapping[str, Method],  # name -> method
+        options: Mapping[str, Option],  # name, without the '+' -> option
+    ):
         self.plain, self.options, self.wide = plain, options, {}
 
     def __getitem__(self, name: str) -> Method:

@@ -52,7 +52,11 @@ def distance_to_mixtures(
 class Cmrf(OwnMethod):
     "Contrast of all modalities in one space, and each pulled towards mixtures of the teacher's."
 
-    def __init__(self, dims: Mapping[str, int], hyper: Mapping[str, object], seed: int = 0):
+    def __init__(self,
+        dims: Mapping[str, int],  # modality -> D
+        hyper: Mapping[str, object],  # hyper-parameters by name, whole
+        seed: int = 0,  # the run's; without effect
+    ):
         super().__init__(dims, hyper, seed)
         self.projections = ByName({m: Projection(d, self.hidden_dim, self.out_dim) for m, d in dims.items()})
         self.mean_projections = SimpleAverage(self.projections, self.sma_start_step)
@@ -93,7 +97,12 @@ class Cmrf(OwnMethod):
             total = total + self.weight(a)*first + self.weight(b)*second
         return total
 
-    def shares(self, a: str, b: str, clips: int, generator: np.random.RandomState) -> torch.Tensor:
+    def shares(self,
+        a: str,  # first of a pair of modalities
+        b: str,  # the other one
+        clips: int,  # B
+        generator: np.random.RandomState,  # that draws them
+    ) -> torch.Tensor:
         "Return the shares of modality a in its mixtures with b."
         return draw_shares(clips, self.mix_alpha, generator)
 

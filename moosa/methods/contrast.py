@@ -26,7 +26,7 @@ def halves(
 def supcon(
     features: torch.Tensor,  # (B, views, d), unit vectors
     labels: torch.Tensor | None = None,  # (B,); None: each clip is its own class
-    temperature: float = 0.1,
+    temperature: float = 0.1,  # of the similarities, above 0; small: the nearest count most
     base_temperature: float = 0.07,  # scales the loss by temperature/base_temperature
     there: torch.Tensor | None = None,  # (B, views) bool, the views that there are; None: all
 ) -> torch.Tensor:  # scalar

@@ -32,7 +32,7 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(
-    x: torch.Tensor,
+    x: torch.Tensor,  # of any shape
     strength: float = 1.0,  # of the way back, 0 or above
 ) -> torch.Tensor:  # the same
     "Return `x`; what goes back is minus the gradient, times the strength."

@@ -85,7 +85,7 @@ def check_whole(
 # %% ../../nbs/methods/24_gmp.ipynb #6b9a0001
 def gradient_of(
     value: torch.Tensor,  # scalar
-    weights: Sequence[nn.Parameter],
+    weights: Sequence[nn.Parameter],  # trained ones; some may have no part in the value
     factor: torch.Tensor,  # scalar
 ) -> Gradient:
     "Return the factor times the gradient, the mean over all processes; the graph is kept."
@@ -96,8 +96,8 @@ def gradient_of(
 
 
 def with_gradient(
-    weights: Sequence[nn.Parameter],
-    gradients: Sequence[Gradient],
+    weights: Sequence[nn.Parameter],  # trained ones
+    gradients: Sequence[Gradient],  # of these weights, one or more
 ) -> torch.Tensor:  # scalar 0
     "Return a zero whose gradient is the sum of the given ones."
     pushed = [(w*g).sum() for gradient in gradients for w, g in zip(weights, gradient) if g is not None]
@@ -122,7 +122,7 @@ def standing_of(logits: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor
 def in_order(
     dims: Mapping[str, int],  # modality -> D, in the order of concatenation
     first: str,  # of two modalities, the one that is to come first
-    then: str,
+    then: str,  # the other one; without either of them, columns stay as they are
 ) -> torch.Tensor:  # (sum of D,) column of the joined embeddings that stands at each place
     "Return the columns of joined embeddings in the order in which one of two modalities comes before the other."
     places = list(dims)
@@ -171,7 +171,11 @@ class Gmp(OwnMethod):
         learnt = [with_gradient(trained, [gradient_of(domains, trained, domains.new_ones(()))])] if trained else []
         return found | {"domain": domains.detach() + sum(learnt)}
 
-    def standing(self, modality: str, outputs: Outputs, labels: torch.Tensor) -> Standing:
+    def standing(self,
+        modality: str,  # that at least one clip has
+        outputs: Outputs,
+        labels: torch.Tensor,  # (B,) in 0..C-1
+    ) -> Standing:
         "Return how well a modality does, on the clips that have it."
         rows = outputs.having(modality)
         classes = standing_of(picked(outputs.logits[modality], rows), picked(labels, rows))
@@ -184,7 +188,11 @@ class Gmp(OwnMethod):
         return {m: [p for part in (model.extractors[m], model.heads[m]) for p in part.parameters() if p.requires_grad]
                 for m in self.dims}
 
-    def pushed(self, modality: str, standings: Mapping[str, Standing], weights: list[nn.Parameter]) -> torch.Tensor:
+    def pushed(self,
+        modality: str,  # a key of `standings`
+        standings: Mapping[str, Standing],  # of all modalities that clips have
+        weights: list[nn.Parameter],  # those of the modality that are trained
+    ) -> torch.Tensor:
         "Return a zero that has the modality's balanced gradients."
         own, others = standings[modality], [s for m, s in standings.items() if m != modality]
         ratio = lead(own.right_class, [s.right_class for s in others])

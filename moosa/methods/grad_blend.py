@@ -33,7 +33,11 @@ def blend(
 class GradBlend(OwnMethod):
     "Weighted cross entropies of all heads."
 
-    def __init__(self, dims: Mapping[str, int], hyper: Mapping[str, object], seed: int = 0):
+    def __init__(self,
+        dims: Mapping[str, int],  # modality -> D
+        hyper: Mapping[str, object],  # hyper-parameters by name, whole
+        seed: int = 0,  # the run's; without effect
+    ):
         super().__init__(dims, hyper, seed)
         self.heads = [*dims, "fused"]
         zeros = torch.zeros(len(self.heads))
@@ -54,7 +58,11 @@ class GradBlend(OwnMethod):
             found[f"head {head}"] = self.shares[i]*loss
         return found
 
-    def note(self, head: int, loss: torch.Tensor, clips: int):
+    def note(self,
+        head: int,  # which of `heads`
+        loss: torch.Tensor,  # scalar, mean over the clips
+        clips: int,  # how many
+    ):
         "Add a step's loss to the epoch's."
         self.sums[head] += clips*loss.to(self.sums)
         self.clips[head] += clips

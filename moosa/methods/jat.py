@@ -52,7 +52,7 @@ class ModalityGuess(nn.Module):
         self.classifier = nn.Linear(width, len(dims))
 
     def forward(self,
-        modality: str,
+        modality: str,  # one of those that this was made for
         embedding: torch.Tensor,  # (B, D)
     ) -> torch.Tensor:  # scalar
         "Return the cross entropy to the modality's number."

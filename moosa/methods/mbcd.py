@@ -55,7 +55,10 @@ class Perturbation:
         return found if isinstance(features, tuple) else found[0]
 
     @staticmethod
-    def fits(x: torch.Tensor) -> bool: return x.dim() > 2 and len(x) > 1 and x[0, 0].numel() > 1
+    def fits(
+        x: torch.Tensor,  # (B, channels, ...)
+    ) -> bool:
+        return x.dim() > 2 and len(x) > 1 and x[0, 0].numel() > 1
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -125,7 +128,10 @@ class Mbcd(OwnMethod):
                     distillation=self.kl_mm_coeff*divergence(taught, fused),
                     unimodal_distillation=self.kl_um_coeff*sum(unimodal))
 
-    def inner_step(self, model: Model, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def inner_step(self,
+        model: Model,
+        losses: Mapping[str, torch.Tensor],  # modality -> scalar, the cross entropy of its head
+    ) -> dict[str, torch.Tensor]:
         "Return the extractors' trained weights after a step of each modality alone, by their names in the model."
         found = {}
         for m, loss in losses.items():
@@ -135,7 +141,10 @@ class Mbcd(OwnMethod):
                       for (name, p), g in zip(weights.items(), steps)}
         return found
 
-    def thinned(self, embeddings: Mapping[str, torch.Tensor], heads: Mapping[str, torch.Tensor]) -> dict:
+    def thinned(self,
+        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
+        heads: Mapping[str, torch.Tensor],  # modality -> (n, C) logits, of the clips that have it
+    ) -> dict:
         "Return embeddings, zero where a modality is left out of a clip."
         sure = {m: x.detach().softmax(dim=1).amax(dim=1).mean() for m, x in heads.items()}
         dropped = drop_probabilities(sure, self.modality_drop_base) if len(sure) > 1 else {}

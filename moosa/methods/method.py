@@ -56,11 +56,15 @@ class Method:
     @property
     def own(self) -> OwnScore | None: return _found(self.own_score)
 
-    def trained_tasks(self, hyper: Mapping[str, object]) -> tuple[str, ...]:
+    def trained_tasks(self,
+        hyper: Mapping[str, object],  # its hyper-parameters by name, whole
+    ) -> tuple[str, ...]:
         "Return which of its pretext tasks are trained: those whose weight is not 0."
         return tuple(task for task in self.pretext if hyper[TASK_WEIGHTS[task]])
 
-    def hyper_in(self, setting: str) -> type:
+    def hyper_in(self,
+        setting: str,  # one of SETTINGS of data.settings; in 'osda' it adapts
+    ) -> type:
         "Return the dataclass of its hyper-parameters in a setting."
         return self.adapt_hyper if setting == "osda" and self.adapt_hyper else self.hyper
 
@@ -149,7 +153,7 @@ class Range:
 
 
 def within(
-    default: float,
+    default: float,  # its value where none is given
     allowed: Range,
 ) -> float:  # a field of a dataclass, as `dataclasses.field` makes it
     "Return the field of a hyper-parameter that may not have any value."

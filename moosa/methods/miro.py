@@ -29,7 +29,7 @@ class Variances(nn.Module):
         dim: int,  # D
         start: float = 0.1,  # above the smallest
         rate: float = 10.0,  # how much faster than other weights they learn, above 0
-        smallest: float = 1e-5,
+        smallest: float = 1e-5,  # what they stay above, 0 to below `start`
     ):
         super().__init__()
         self.rate, self.smallest = rate, smallest
@@ -52,7 +52,11 @@ def surprise(
 class Miro(OwnMethod):
     "Cross entropy of the fused head, and how surprising the start's embeddings are."
 
-    def __init__(self, dims: Mapping[str, int], hyper: Mapping[str, object], seed: int = 0):
+    def __init__(self,
+        dims: Mapping[str, int],  # modality -> D
+        hyper: Mapping[str, object],  # hyper-parameters by name, whole
+        seed: int = 0,  # the run's; without effect
+    ):
         super().__init__(dims, hyper, seed)
         self.variances = ByName({m: Variances(d, rate=self.variance_rate) for m, d in dims.items()})
 

@@ -128,8 +128,8 @@ def joined(
 def fused_head(
     dim: int,  # sum of the embeddings' D
     num_classes: int,  # C
-    hidden: int = 512,
-    dropout: float = 0.5,
+    hidden: int = 512,  # width of the hidden layer
+    dropout: float = 0.5,  # 0..1, after it
 ) -> nn.Sequential:  # (B, dim) -> (B, C)
     "Return a classifier on the joined embeddings (ref 3.4)."
     return nn.Sequential(
@@ -139,15 +139,15 @@ def fused_head(
 # %% ../../nbs/methods/01_model.ipynb #e74914a2
 def small_classifier(
     dim: int,  # of what it looks at
-    classes: int,
-    hidden: int = 256,
+    classes: int,  # to tell apart
+    hidden: int = 256,  # width of the hidden layer
 ) -> nn.Sequential:  # (B, dim) -> (B, classes)
     "Return two layers, with which some methods tell domains or clips apart."
     return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 # %% ../../nbs/methods/01_model.ipynb #46974f9d
 def check_embedding(
-    modality: str,
+    modality: str,  # its name, for the message
     extractor: nn.Module,
     embedding: torch.Tensor,  # what it made of a batch
 ):
@@ -160,7 +160,7 @@ def check_embedding(
 
 
 def embedding_of(
-    modality: str,
+    modality: str,  # its name, for messages
     extractor: nn.Module,
     takes: str,  # what the data are, see below
     x: torch.Tensor,  # (B, ...), or a tuple of such tensors
@@ -248,7 +248,7 @@ class Model(nn.Module):
         return replace(outputs, present=dict(present)) if self.masks else outputs
 
     def embed(self,
-        modality: str,
+        modality: str,  # one of those of the model
         x: torch.Tensor,  # (B, ...), as `takes` says
         there: torch.Tensor | None = None,  # (B,) bool, the clips that have the modality; None: all
     ) -> torch.Tensor:  # (B, D), zeros for clips that lack it

@@ -69,7 +69,7 @@ class Contrastive(Term):
         dims: Mapping[str, int],  # modality -> D
         hidden: int = 2048,  # width of the projections
         out: int = 128,  # size of the contrastive space
-        temperature: float = 0.1,
+        temperature: float = 0.1,  # of the contrastive term, above 0
     ):
         super().__init__()
         self.temperature = temperature

@@ -34,7 +34,7 @@ def mean_shift(
 def found_again(
     first: torch.Tensor,  # (B, d) unit vectors
     second: torch.Tensor,  # (B, d) of the same clips, in the same order
-    temperature: float = 0.25,
+    temperature: float = 0.25,  # of the similarities, above 0
 ) -> torch.Tensor:  # scalar, 0 or above
     "Return the cross entropy of each row of `first` to its own among those of `second`."
     return F.cross_entropy(first @ second.T/temperature, torch.arange(len(first), device=first.device))
@@ -58,7 +58,11 @@ class Nel(OwnMethod):
     two_views = True
     epochs = 1  # of the run, once its optimiser is made
 
-    def __init__(self, dims: Mapping[str, int], hyper: Mapping[str, object], seed: int = 0):
+    def __init__(self,
+        dims: Mapping[str, int],  # modality -> D
+        hyper: Mapping[str, object],  # hyper-parameters by name, whole
+        seed: int = 0,  # the run's; without effect
+    ):
         super().__init__(dims, hyper, seed)
         self.projections = ByName({m: Projection(d//2, self.hidden_dim, self.out_dim) for m, d in dims.items()})
 
@@ -80,7 +84,11 @@ class Nel(OwnMethod):
             spread=self.beta*found[1])
         return {name: value/2 for name, value in terms.items()}
 
-    def projected(self, modality: str, embedding: torch.Tensor, there: torch.Tensor | None) -> torch.Tensor:
+    def projected(self,
+        modality: str,  # one of those of the run
+        embedding: torch.Tensor,  # (2B, D), of both views
+        there: torch.Tensor | None,  # (2B, modalities) bool; None: every clip has everything
+    ) -> torch.Tensor:
         "Return unit projections of a modality's shared halves, (2B, d); zeros for clips that lack it."
         rows = None if there is None else there[:, list(self.dims).index(modality)]
         return self.projections[modality].of(halves(embedding)[0], rows)

@@ -80,7 +80,7 @@ OURS = {"dims", "seed", *dir(OwnMethod)}  # names that a method has anyway
 
 def hyper_class(
     name: str,  # of the dataclass to be made
-    defaults: Mapping[str, object],
+    defaults: Mapping[str, object],  # name -> value of one of TYPES
     where: str,  # for messages
 ) -> type:
     "Return a dataclass of hyper-parameters; raise `InputError` if a default is no number and no switch."

@@ -57,7 +57,10 @@ def count_flop(
         return counter.get_total_flops()
 
 # %% ../../nbs/methods/29_registry.ipynb #af7067dd
-def term_names(objective: Objective, dims: Mapping[str, int]) -> list[str]:
+def term_names(
+    objective: Objective,
+    dims: Mapping[str, int],  # modality -> D, of random embeddings that it is tried with
+) -> list[str]:
     "Return what is summed, each with its weight if that is not 1; a term that returns several is named by these."
     several = [t for t in trial(objective, dims) if t not in ("total", "target_kept", *objective.weights)]
     single = {name: w for name, w in objective.weights.items() if not isinstance(objective.terms[name], OwnMethod)}
