@@ -18,7 +18,11 @@ from .base import Extractor
 class BasicBlock(nn.Module):
     "Two convolutions, and the input added."
 
-    def __init__(self, channels_in: int, channels: int, stride: int = 1):
+    def __init__(self,
+        channels_in: int,  # of (B, channels_in, H, W)
+        channels: int,  # that come out
+        stride: int = 1,  # over both axes, 1 or more
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -35,7 +39,11 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.downsample(x), inplace=True)
 
 
-def audio_stage(channels_in: int, channels: int, stride: int = 2) -> nn.Sequential:
+def audio_stage(
+    channels_in: int,  # of (B, channels_in, H, W)
+    channels: int,  # that come out
+    stride: int = 2,  # of the first block, over both axes
+) -> nn.Sequential:
     "Two basic blocks."
     return nn.Sequential(BasicBlock(channels_in, channels, stride), BasicBlock(channels, channels))
 

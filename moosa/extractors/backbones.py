@@ -118,7 +118,7 @@ class Rest(nn.Module):
     "Some blocks, the last normalisation, and the rule for the embedding: (B, T, N, D) -> (B, D)."
 
     def __init__(self,
-        blocks: Sequence[nn.Module] = (),
+        blocks: Sequence[nn.Module] = (),  # that all tokens pass first, one after the other
         norm: nn.Module | None = None,
         rule: str = "own",  # see above; or 'patches': the mean of all tokens but the first few
         first: int = 0,  # how few
@@ -162,7 +162,7 @@ def taken(
 
 def example(
     recipe,  # of the network
-    seed: int = 0,
+    seed: int = 0,  # of the random numbers
 ) -> torch.Tensor:  # one clip
     "Return random data of the shape that a recipe makes; of waves, a second."
     if isinstance(recipe, FrameRecipe): shape = 3, recipe.length, recipe.test_crop, recipe.test_crop

@@ -31,7 +31,10 @@ class ByName(nn.ModuleDict):
     ):
         super().__init__(modules)
 
-    def add_module(self, name: str, module: nn.Module):
+    def add_module(self,
+        name: str,  # of a modality: not empty, and without dots
+        module: nn.Module,
+    ):
         "Take a module in; raise `InputError` for a name that the names of weights cannot hold."
         if not name or "." in name:
             raise InputError(f"modalities: {name!r} cannot be the name of a modality; expected a word without dots.")

@@ -83,7 +83,9 @@ class Shard:
     @property
     def whole(self) -> bool: return (self.place/MANIFEST).exists()
 
-    def piece(self, rows: tuple[int, int]) -> Path:
+    def piece(self,
+        rows: tuple[int, int],  # first, and the one after the last
+    ) -> Path:
         "The file of some rows, from first to the one after the last."
         return self.building/f"{rows[0]:05d}-{rows[1]:05d}.npz"
 
@@ -156,7 +158,11 @@ def finish(
     return True
 
 
-def join(shard: Shard, pieces: Sequence[tuple[int, int]], folder: Path) -> list[Path]:
+def join(
+    shard: Shard,
+    pieces: Sequence[tuple[int, int]],  # rows of each: first, and the one after the last; all of them, in order
+    folder: Path,  # where the files go
+) -> list[Path]:
     "Write the arrays of all rows, one file per tensor."
     with np.load(shard.piece(pieces[0])) as first: like = {name: first[name] for name in first.files}
     paths = [folder/f"{name}.npy" for name in like]
@@ -173,7 +179,12 @@ def join(shard: Shard, pieces: Sequence[tuple[int, int]], folder: Path) -> list[
     return paths
 
 # %% ../../nbs/extractors/08_cache.ipynb #c1f23690
-def manifest(shard: Shard, paths: Sequence[Path], clips: Sequence[str], made_with: Mapping[str, object]) -> dict:
+def manifest(
+    shard: Shard,
+    paths: Sequence[Path],  # of the joined arrays
+    clips: Sequence[str],  # names, in the order of the rows
+    made_with: Mapping[str, object],  # versions, device: noted
+) -> dict:
     "What is written beside the arrays."
     return {**shard.about, "clips": list(clips),
             "shapes": {p.name: list(np.load(p, mmap_mode="r").shape) for p in paths},

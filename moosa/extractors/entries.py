@@ -181,7 +181,7 @@ def fits(
 
 def check_fit(
     name: str,  # of an extractor
-    modality: str,
+    modality: str,  # whose data they are, for the message
     gives: str,  # axes of one clip's data; '': not known
 ):
     "Raise `InputError` if a built-in extractor cannot take what a modality gives. Of others that is not known here."

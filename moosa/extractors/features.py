@@ -48,7 +48,7 @@ def network_hash(
 
 # %% ../../nbs/extractors/09_features.ipynb #ead0f102
 def computing_modules(
-    dataset,
+    dataset,  # a `DataSet` of data.dataset
     *parts: torch.nn.Module,  # stem, or stem and tail
     recipe=None,  # how the clips are looked at
 ) -> list[str]:
@@ -70,15 +70,17 @@ def recipe_facts(recipe) -> list:  # plain JSON
     return [type(recipe).__name__, asdict(recipe) if is_dataclass(recipe) else None]
 
 
-def is_random(recipe) -> bool:
+def is_random(
+    recipe,  # how a modality is looked at; None: as it is
+) -> bool:
     "Return whether training sees a clip in another way in every epoch."
     return recipe is not None and getattr(recipe, "random", True)
 
 # %% ../../nbs/extractors/09_features.ipynb #171ecf95
 def data_hash(
-    dataset,
-    clips: pd.DataFrame,
-    modality: str,
+    dataset,  # a `DataSet` of data.dataset
+    clips: pd.DataFrame,  # rows of its table
+    modality: str,  # one of its modalities
 ) -> str:  # 16 hexadecimal digits
     """Return a hash of the clips' files: names below the data set's folder, sizes, times of change, and what else says
     what is read of them; of data without files, a hash of the data.
@@ -99,7 +101,9 @@ def data_hash(
     return stable_hash(stats, 16)
 
 # %% ../../nbs/extractors/09_features.ipynb #a55cc9d2
-def by_list(clips: pd.DataFrame) -> list[pd.DataFrame]:
+def by_list(
+    clips: pd.DataFrame,  # a data set's table, with domain and part
+) -> list[pd.DataFrame]:
     "The clips of each domain's lists."
     lists = clips[["domain", "part"]].drop_duplicates().itertuples(index=False)
     return [clips[(clips.domain == domain) & (clips.part == part)] for domain, part in lists]
@@ -120,7 +124,7 @@ class FrozenShards:
     "Where the features of a data set lie, seen through frozen stems or whole frozen extractors."
 
     def __init__(self,
-        dataset,
+        dataset,  # a `DataSet` of data.dataset
         extractors: Mapping[str, Extractor],  # modality -> extractor with a frozen stem; those of the run
         kind: str = "stem",  # what is kept: of the 'stem', or the 'embedding'
         views: int = 4,  # random views of each training clip; 1: evaluation's
@@ -139,7 +143,7 @@ class FrozenShards:
 
     def shard(self,
         number: int,  # of the list, in `lists`
-        modality: str,
+        modality: str,  # a key of `extractors`
         view: int,  # 0: evaluation's; 1, 2, ...: random ones
     ) -> Shard:
         "Return where features are kept: a shard named by all that its numbers depend on."
@@ -204,19 +208,22 @@ class FrozenFeatures(FrozenShards):
 
     def load(self,
         clips: pd.DataFrame,  # B rows of the data set's table
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # some of the keys of `extractors`
         view: View | None = None,  # None: evaluation's; otherwise one of `train_views`, by the epoch
     ) -> dict[str, object]:  # modality -> tensor (B, ...) float32, or a tuple of tensors
         "Features of a batch. Raises `InputError` if they were not computed."
         return self.reader(clips, modalities)(range(len(clips)), view)
 
-    def present(self, clips: pd.DataFrame, modality: str) -> Sequence[bool]:
+    def present(self,
+        clips: pd.DataFrame,  # rows of the data set's table
+        modality: str,  # one of the data set's
+    ) -> Sequence[bool]:
         "Return which clips have a modality. The features of others are zeros."
         return self.dataset.present(clips, modality)
 
     def reader(self,
         clips: pd.DataFrame,  # some clips of the data set
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # some of the keys of `extractors`
     ) -> Callable[[Sequence[int], View | None], dict[str, object]]:  # rows of `clips`, view -> their batch
         "`load` for a list of clips that is read again and again: they are looked up once."
         at = self._index.get_indexer(clips["clip"])
@@ -302,9 +309,9 @@ def _batches_of(
 @torch.no_grad()
 def run_network(
     features: FrozenFeatures,
-    modality: str,
+    modality: str,  # whose network it is
     x: torch.Tensor,  # (B, ...)
-    device,
+    device,  # where it runs
     there: torch.Tensor | None = None,  # (B,) bool, the clips that have the modality; None: all
 ) -> list[np.ndarray]:  # each (B, ...)
     "Return what is kept of a batch: zeros where a clip lacks the modality."
@@ -319,7 +326,9 @@ def run_network(
     return whole
 
 # %% ../../nbs/extractors/09_features.ipynb #5f95d54b
-def made_with(device) -> dict:
+def made_with(
+    device,  # where the networks run
+) -> dict:
     "Versions of what reads and computes."
     found = map(_distribution, ("torch", "numpy", "opencv-python-headless", "av", "decord", "decord2"))
     installed = {d.name.lower(): d.version for d in found if d}
@@ -354,7 +363,7 @@ def precompute(
     features: FrozenFeatures,
     train: pd.DataFrame,  # clips that are trained on
     evaluated: Sequence[pd.DataFrame],  # clips that are evaluated
-    device="cpu",
+    device="cpu",  # where the networks run
     workers: int = 0,  # processes that load the clips
 ) -> int:  # how many clips (times views) had to be computed
     "Compute the shards that are missing, then compare all of them with their checksums."

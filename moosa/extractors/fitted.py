@@ -38,7 +38,7 @@ def sized(
 
 
 def statistics(
-    arrays: Iterable[np.ndarray],
+    arrays: Iterable[np.ndarray],  # one of each clip, with the same channels; at least one
     channels: Sequence[int],  # which axes they are
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:  # mean and deviation of each channel
     "Return the scale of arrays, clip by clip."

@@ -93,7 +93,7 @@ class WaveRecipe(SoundRecipe):
 # %% ../../nbs/extractors/13_processors.ipynb #3f64756d
 def wave_recipe(
     processor: Mapping[str, object],  # from `read_processor`
-    seconds: int = 10,
+    seconds: int = 10,  # of sound that the network sees, at least 1
 ) -> WaveRecipe:
     "Return how a sound is looked at by a network of raw waves."
     rate = sampling_rate(processor)
@@ -126,7 +126,7 @@ def mel_filters(
 def log_mel(
     wave: np.ndarray,  # (n,) in -1..1
     rate: int,  # samples per second
-    mels: int,
+    mels: int,  # bands of pitch, evenly spaced on the mel scale
 ) -> np.ndarray:  # (windows, mels); no window where the sound is shorter than one
     "Return the logarithm of a sound's energy in each band of pitch."
     size, hop = 400, 160  # samples of a window, and between two: 25 and 10 ms at 16 kHz

@@ -21,7 +21,10 @@ from .checkpoints import load_published
 from .entries import AUTO, EXTRACTORS, SMALL_STEMS, WEIGHTS, backbone_of, find_extractor, weights_path
 
 # %% ../../nbs/extractors/10_registry.ipynb #7012f899
-def check_own(name: str, extractor: object):
+def check_own(
+    name: str,  # of the extractor, for the message
+    extractor: object,
+):
     "Raise `InputError` unless this can be an extractor: a module that says how long its embeddings are."
     dim = getattr(extractor, "dim", None)
     if isinstance(extractor, nn.Module) and isinstance(dim, int) and dim > 0: return
@@ -44,7 +47,9 @@ def takes_shape(
     return "shape" in inspect.signature(find_extractor(name).make).parameters
 
 
-def needs_shape(name: str) -> bool:
+def needs_shape(
+    name: str,  # as for `find_extractor`
+) -> bool:
     "Return whether it cannot be made without."
     parameter = inspect.signature(find_extractor(name).make).parameters.get("shape")
     return parameter is not None and parameter.default is inspect.Parameter.empty

@@ -18,8 +18,8 @@ from .base import Extractor
 
 # %% ../../nbs/extractors/03_resnet3d.ipynb #4a717eac
 def conv_bn(
-    channels_in: int,
-    channels_out: int,
+    channels_in: int,  # of (B, channels_in, T, H, W)
+    channels_out: int,  # that come out
     kernel: Sequence[int],  # (time, height, width)
     stride: int = 1,  # in space; time is never shortened
 ) -> nn.Sequential:
@@ -32,7 +32,7 @@ class Bottleneck(nn.Module):
     "Narrow, look around, widen, and add the input."
 
     def __init__(self,
-        channels_in: int,
+        channels_in: int,  # of (B, channels_in, T, H, W)
         width: int,  # of the narrow part; 4*width channels come out
         stride: int = 1,  # in space
         time_kernel: int = 1,  # frames that the first convolution sees
@@ -51,11 +51,11 @@ class Bottleneck(nn.Module):
 
 
 def stage(
-    channels_in: int,
+    channels_in: int,  # of (B, channels_in, T, H, W); 4*width come out
     width: int,  # of the bottlenecks
     depth: int,  # how many bottlenecks
     stride: int = 2,  # of the first one, in space
-    time_kernel: int = 1,
+    time_kernel: int = 1,  # frames that the first convolution of each bottleneck sees, odd
 ) -> nn.Sequential:
     "Bottlenecks in a row."
     first = Bottleneck(channels_in, width, stride, time_kernel, first=True)
@@ -89,7 +89,9 @@ def pooled(x: torch.Tensor) -> torch.Tensor:  # (B, C, ...) -> (B, C)
 class SlowOnlyTail(nn.Module):
     "layer4, global average, dropout."
 
-    def __init__(self, dropout: float = 0.5):
+    def __init__(self,
+        dropout: float = 0.5,  # 0..1, of the embedding
+    ):
         super().__init__()
         self.layer4 = stage(1024, 512, 3, time_kernel=3)
         self.dropout = nn.Dropout(dropout)
@@ -136,7 +138,9 @@ class SlowFastStem(nn.Module):
 class SlowFastTail(nn.Module):
     "layer4 of both pathways, global averages joined (fast first, as published), dropout."
 
-    def __init__(self, dropout: float = 0.5):
+    def __init__(self,
+        dropout: float = 0.5,  # 0..1, of the embedding
+    ):
         super().__init__()
         self.slow = stage(1280, 512, 3, time_kernel=3)
         self.fast = stage(128, 64, 3, time_kernel=3)

@@ -18,8 +18,8 @@ from .small import sizes_of, small_3d, small_image
 # %% ../../nbs/extractors/12_shapes.ipynb #d04505d0
 def mlp(
     shape: Sequence[int],  # (D,)
-    frozen_stem: bool = False,
-    frozen_bn: str = "eval",
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
 ) -> Extractor:  # (B, D) -> (B, 128)
     "Return two layers over features."
     size, = sizes_of("mlp", shape, "D")
@@ -37,8 +37,8 @@ def identity(
 # %% ../../nbs/extractors/12_shapes.ipynb #140de6e3
 def small_series(
     shape: Sequence[int],  # (C, T); T may be another in every call
-    frozen_stem: bool = False,
-    frozen_bn: str = "eval",
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
 ) -> Extractor:  # (B, C, T) -> (B, 128)
     "Return four convolutions over time."
     def halve(channels_in: int, channels: int) -> nn.Sequential:
@@ -53,8 +53,8 @@ def small_series(
 # %% ../../nbs/extractors/12_shapes.ipynb #afe16cdc
 def small_volume(
     shape: Sequence[int],  # (C, T, H, W); the last three may be others in every call
-    frozen_stem: bool = False,
-    frozen_bn: str = "eval",
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
 ) -> Extractor:  # (B, C, T, H, W) -> (B, 256)
     "Return the network of `small-video`, for any number of channels."
     channels, *_ = sizes_of("small-volume", shape, "CTHW")
@@ -67,8 +67,8 @@ BY_DIMENSIONS = {1: ("mlp", mlp), 2: ("small-series", small_series), 3: ("small-
 
 def auto(
     shape: Sequence[int],  # of one clip's data
-    frozen_stem: bool = False,
-    frozen_bn: str = "eval",
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
 ) -> Extractor:
     "Return the network that fits the shape, with its name; raise `InputError` if none does."
     if len(shape) not in BY_DIMENSIONS:

@@ -21,7 +21,10 @@ def _block(channels_in: int, channels_out: int, width: int, pool: nn.Module) -> 
     return nn.Sequential(conv, nn.BatchNorm1d(channels_out), nn.ReLU(), pool)
 
 
-def motor_cnn(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
+def motor_cnn(
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
+) -> Extractor:
     "Four convolutions over one signal of 45 samples or more."
     stem = nn.Sequential(_block(1, 8, 32, nn.MaxPool1d(2, 1)))
     tail = nn.Sequential(_block(8, 16, 8, nn.MaxPool1d(2, 1)), _block(16, 32, 3, nn.MaxPool1d(2, 1)),
@@ -29,7 +32,10 @@ def motor_cnn(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
     return Extractor(stem, tail, 128, frozen_stem, frozen_bn)
 
 # %% ../../nbs/extractors/16_signals.ipynb #953f6691
-def motor_encoder(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
+def motor_encoder(
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
+) -> Extractor:
     "The same with two more layers, for an embedding that is cut into halves or projected."
     plain = motor_cnn(frozen_stem, frozen_bn)
     more = [nn.Linear(128, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 256)]
@@ -42,7 +48,7 @@ class Moments(nn.Module):
     def __init__(self,
         features: int,  # D
         width: int,  # W, even
-        dropout: float = 0.25,
+        dropout: float = 0.25,  # 0..1, of what comes out
     ):
         super().__init__()
         self.project, self.width, self.dropout = nn.Linear(features, width), width, nn.Dropout(dropout)
@@ -67,10 +73,10 @@ class First(nn.Module):
 # %% ../../nbs/extractors/16_signals.ipynb #58a86796
 def late_transformer(
     shape: Sequence[int],  # of one clip's data: moments, features
-    frozen_stem: bool = False,
-    width: int = 40,
-    layers: int = 5,
-    heads: int = 8,
+    frozen_stem: bool = False,  # see Extractor
+    width: int = 40,  # W, even; a multiple of `heads`
+    layers: int = 5,  # of the transformer, at least 1
+    heads: int = 8,  # of attention, in each layer
 ) -> Extractor:
     "Return a transformer over a series of features; raise `InputError` if the data are no series."
     if len(shape) != 2:

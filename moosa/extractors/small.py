@@ -37,8 +37,8 @@ def sizes_of(
 
 # %% ../../nbs/extractors/05_small.ipynb #29ddd384
 def small_image(
-    frozen_stem: bool = False,
-    frozen_bn: str = "eval",
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
     shape: Sequence[int] = (1, 16, 16),  # of a picture: channels, height, width; the last two may be others, too
 ) -> Extractor:
     """Three convolutions over a picture, more if it is large; it keeps a 2x2 grid, since where ink lies tells digits
@@ -52,7 +52,10 @@ def small_image(
     return Extractor(nn.Sequential(*stem), tail, 256, frozen_stem, frozen_bn)
 
 # %% ../../nbs/extractors/05_small.ipynb #3d85d429
-def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extractor:
+def small_speech(
+    frozen_stem: bool = False,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
+) -> Extractor:
     """A BatchNorm that learns the scale of 13 MFCCs, then three convolutions over time.
 
     It is pooled into four pieces, to keep the order of sounds."""
@@ -63,9 +66,9 @@ def small_speech(frozen_stem: bool = False, frozen_bn: str = "eval") -> Extracto
 
 # %% ../../nbs/extractors/05_small.ipynb #97896314
 def small_3d(
-    channels: int,
-    frozen_stem: bool,
-    frozen_bn: str,
+    channels: int,  # of a clip's data
+    frozen_stem: bool,  # see Extractor
+    frozen_bn: str,  # see Extractor
 ) -> Extractor:  # (B, channels, T, H, W) -> (B, 256)
     "Return a network of three 3D convolutions as stem, two as tail."
     conv3d = partial(_conv, nn.Conv3d, nn.BatchNorm3d)
@@ -75,12 +78,18 @@ def small_3d(
     return Extractor(stem, tail, 256, frozen_stem, frozen_bn)
 
 
-def small_video(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
+def small_video(
+    frozen_stem: bool = True,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
+) -> Extractor:
     "Short 3D network over RGB frames, see SMALL_RGB."
     return small_3d(3, frozen_stem, frozen_bn)
 
 # %% ../../nbs/extractors/05_small.ipynb #d64db0b8
-def small_flow(frozen_stem: bool = True, frozen_bn: str = "eval") -> Extractor:
+def small_flow(
+    frozen_stem: bool = True,  # see Extractor
+    frozen_bn: str = "eval",  # see Extractor
+) -> Extractor:
     "Short 3D network over x and y motion, see SMALL_FLOW."
     return small_3d(2, frozen_stem, frozen_bn)
 

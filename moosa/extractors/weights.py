@@ -16,7 +16,7 @@ from .entries import PUBLISHED, Checkpoint, weights_path
 
 # %% ../../nbs/extractors/06_weights.ipynb #85864146
 def check_file(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint,  # which file it should be
     path: Path,  # the file, which must exist
 ):
     """Raise `InputError` if the file's hash does not begin as the published one.
@@ -35,7 +35,7 @@ def check_file(
 
 # %% ../../nbs/extractors/06_weights.ipynb #59673623
 def fetch(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint,  # where it lies, and which it is
     path: Path,  # the file that should appear
 ):
     "Download one file, or the rest of it, and check it."
