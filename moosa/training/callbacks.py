@@ -55,7 +55,12 @@ class Watch(Callback):
 
     Goes before the checkpoint."""
 
-    def __init__(self, fabric, validation: ClipList, target: ClipList, config: TrainConfig):
+    def __init__(self,
+        fabric,  # a Lightning Fabric, as training has it
+        validation: ClipList,  # source clips
+        target: ClipList,  # clips that are tested on after each epoch
+        config: TrainConfig,  # batch_size and workers count here
+    ):
         self.fabric, self.lists, self.config = fabric, (target, validation), config
 
     def on_epoch(self, state, learner, optimiser):

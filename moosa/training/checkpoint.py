@@ -48,7 +48,9 @@ class Checkpoint(Callback):
         for name, value in saved.items(): setattr(state, name, value)
         restore(load_checked(self.tensors(state.epoch - 1), self.pointer), learner, optimiser)
 
-    def check_same(self, found: dict):
+    def check_same(self,
+        found: dict,  # what a checkpoint says that it belongs to; as `about`
+    ):
         "Raise `InputError` if a checkpoint belongs to something else."
         found = {**{name: value for name, value in self.later.items() if name in self.about}, **found}
         names = [name for name in {**found, **self.about} if found.get(name) != self.about.get(name)]
@@ -113,7 +115,11 @@ def collect(learner: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, t
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
-def restore(tensors: dict[str, torch.Tensor], learner: nn.Module, optimiser: torch.optim.Optimizer):
+def restore(
+    tensors: dict[str, torch.Tensor],  # by name, as from `collect`
+    learner: nn.Module,
+    optimiser: torch.optim.Optimizer,
+):
     "Put back what `collect` returned."
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -127,7 +133,10 @@ def restore(tensors: dict[str, torch.Tensor], learner: nn.Module, optimiser: tor
     set_random_state(part("random."))
 
 # %% ../../nbs/training/06_checkpoint.ipynb #67383ed9
-def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def laid_out_as(
+    weight: torch.Tensor,  # as it lies in memory
+    value: torch.Tensor,  # of the same shape, or another one, such as a count of steps: that stays as it is
+) -> torch.Tensor:
     "Return an optimiser's value in the memory layout of its weight: a fused Adam walks both in the order of memory."
     return torch.empty_like(weight, dtype=value.dtype).copy_(value) if value.shape == weight.shape else value
 

@@ -29,8 +29,8 @@ def rank() -> int:  # 0..ranks() - 1
 # %% ../../nbs/training/01_parallel.ipynb #9ac51aa9
 def share_of(
     n: int,  # things in a row
-    rank: int,
-    ranks: int,
+    rank: int,  # 0..ranks - 1
+    ranks: int,  # at least 1
 ) -> slice:  # those of this rank; shares differ by one at most, and follow each other
     "Return a rank's part of the work."
     return slice(rank*n//ranks, (rank + 1)*n//ranks)

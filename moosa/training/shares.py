@@ -15,7 +15,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")  # auto: a GPU, if there is one
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")  # as Lightning Fabric names them
 
 
-def check_shared(batch_size: int, devices: int):
+def check_shared(
+    batch_size: int,  # clips, of all processes together
+    devices: int,  # processes; at least 1
+):
     "Raise `InputError` unless so many devices can share a batch equally."
     if devices < 1: raise InputError(f"devices: {devices} given; at least 1 is needed.")
     if batch_size % devices:

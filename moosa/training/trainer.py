@@ -68,13 +68,27 @@ class TrainState:
 class Callback:
     "What happens beside training. A subclass writes those of these that it needs; each may change the state."
 
-    def on_start(self, state: TrainState, learner: Learner, optimiser: torch.optim.Optimizer, config: TrainConfig):
+    def on_start(self,
+        state: TrainState,  # where training stands: of a new run, nowhere
+        learner: Learner,  # model and terms
+        optimiser: torch.optim.Optimizer,
+        config: TrainConfig,  # how it is trained
+    ):
         "Called once, before the first epoch: the place to go on from what was done before."
 
-    def on_step(self, state: TrainState, learner: Learner, optimiser: torch.optim.Optimizer, meter: "Meter"):
+    def on_step(self,
+        state: TrainState,  # `step` counts those that are done
+        learner: Learner,  # model and terms
+        optimiser: torch.optim.Optimizer,
+        meter: "Meter",  # has the epoch's `means()` so far
+    ):
         "Called after each optimiser step; `meter` has the epoch's means so far."
 
-    def on_epoch(self, state: TrainState, learner: Learner, optimiser: torch.optim.Optimizer):
+    def on_epoch(self,
+        state: TrainState,  # `epoch` counts those that are done; `history[-1]` is the row
+        learner: Learner,  # model and terms
+        optimiser: torch.optim.Optimizer,
+    ):
         "Called after each epoch, when its row is in the history."
 
     def on_end(self, state: TrainState, learner: Learner, optimiser: torch.optim.Optimizer):
@@ -169,7 +183,12 @@ class Rates:
         for group, lr in zip(self.optimiser.param_groups, self.full): group["lr"] = factor*lr
 
 # %% ../../nbs/training/04_trainer.ipynb #53bcd2fd
-def change_gradients(fabric, learner: Learner, optimiser: torch.optim.Optimizer, batch: Batch):
+def change_gradients(
+    fabric,  # a Lightning Fabric
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,  # whose gradients are there
+):
     "Let the method do what it does once the gradients are there."
     hooks = learner.objective.hooks
     if not hooks.overrides("after_backward"): return
@@ -181,7 +200,9 @@ def change_gradients(fabric, learner: Learner, optimiser: torch.optim.Optimizer,
     with blamed_on(hooks.guest, "after_backward(learner, again) to work"): hooks.after_backward(learner, again)
 
 # %% ../../nbs/training/04_trainer.ipynb #60d92db1
-def own_rows(rows: list[int]) -> list[int]:
+def own_rows(
+    rows: list[int],  # numbers of the clips of a whole batch
+) -> list[int]:
     "The part of a batch that this process loads."
     check_shared(len(rows), ranks())
     return rows[share_of(len(rows), rank(), ranks())]
@@ -203,10 +224,10 @@ class Meter:
 
 # %% ../../nbs/training/04_trainer.ipynb #fba3afa4
 def check_finite(
-    loss: torch.Tensor,
+    loss: torch.Tensor,  # scalar, the total
     terms: dict[str, torch.Tensor],  # by name
-    epoch: int,
-    step: int,
+    epoch: int,  # 0, 1, ...
+    step: int,  # 0, 1, ..., through all epochs
     outputs: Outputs,  # of the batch
     clips: Sequence[str],  # names of the batch's clips that are this process's
 ):
