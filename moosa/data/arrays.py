@@ -42,7 +42,9 @@ class NpzArrays:
         if self._opened[0] != os.getpid(): self._opened = os.getpid(), zipfile.ZipFile(self.path)
         return self._opened[1]
 
-    def get(self, name: str) -> np.ndarray:
+    def get(self,
+        name: str,  # a key of `names`
+    ) -> np.ndarray:
         "Return an array; pickled ones are refused."
         with self._zip().open(self.names[name]) as file: return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -56,7 +58,9 @@ class SafeArrays:
         self._file = safe_open(path, "pt")
         self.names = {name: name for name in self._file.keys()}
 
-    def get(self, name: str) -> np.ndarray:
+    def get(self,
+        name: str,  # a key of `names`
+    ) -> np.ndarray:
         "Return an array."
         return as_numpy(self._file.get_tensor(name))
 
@@ -75,13 +79,15 @@ class TorchArrays:
         if not isinstance(found, dict): raise TypeError(f"it holds {type(found).__name__}, not a tensor or a dict")
         self.names = {str(name): x for name, x in found.items() if isinstance(x, torch.Tensor)}
 
-    def get(self, name: str) -> np.ndarray:
+    def get(self,
+        name: str,  # a key of `names`
+    ) -> np.ndarray:
         "Return a tensor as an array."
         return as_numpy(self.names[name])
 
 
 def as_numpy(
-    x: torch.Tensor,
+    x: torch.Tensor,  # on the CPU, of any shape
 ) -> np.ndarray:
     "Return a tensor as an array that may be read; raise `TypeError` if it is not made of plain numbers."
     if x.layout != torch.strided or x.is_quantized or x.is_complex():
@@ -108,7 +114,10 @@ class H5Arrays:
             self._names = {name: name for name, is_array in found if is_array}
         return self._names
 
-    def get(self, name: str, row: int | None = None) -> np.ndarray:
+    def get(self,
+        name: str,  # a key of `names`
+        row: int | None = None,  # its number; None: all of them
+    ) -> np.ndarray:
         "Return a data set, or a row of it; raise `TypeError` if it is none, or lies in another file."
         with self._file() as file:
             found = file[self.names[name]]
@@ -121,7 +130,7 @@ class H5Arrays:
 def of_names(
     path: Path,
     names: Iterable[str],  # arrays that there are, but for the list of clips
-    modality: str,
+    modality: str,  # that the file is to hold
 ) -> str:
     "Return the one array, or that named as the modality; raise `BadClip` if neither is there."
     names = list(names)
@@ -138,7 +147,7 @@ def of_part(
     path: Path,
     file,  # one of the classes above, or a FeatureTable
     part: str,  # the name after #
-    modality: str,
+    modality: str,  # that the file is to hold
 ) -> np.ndarray:
     "Return the array or the row of this name; raise `BadClip` if it is not there."
     if KEY in file.names and not isinstance(file, FeatureTable): return of_row(path, file, part, modality)
@@ -149,7 +158,12 @@ def of_part(
                                    f"{nearest(part, file.names)}.")
 
 # %% ../../nbs/data/18_arrays.ipynb #b6916d76
-def of_row(path: Path, file, part: str, modality: str) -> np.ndarray:
+def of_row(
+    path: Path,
+    file,  # one of the classes above
+    part: str,  # the name after #
+    modality: str,  # that the file is to hold
+) -> np.ndarray:
     "Return a row of an array, beside which the list `clip` names the rows."
     rows = {composed(str(clip)): i for i, clip in enumerate(names_in(path, file))}
     name = of_names(path, [name for name in file.names if name != KEY], modality)
@@ -159,7 +173,10 @@ def of_row(path: Path, file, part: str, modality: str) -> np.ndarray:
     return np.atleast_1d(found)
 
 
-def nearest(part: str, names: Iterable[str]) -> str:
+def nearest(
+    part: str,  # a name that is not there
+    names: Iterable[str],  # those that are
+) -> str:
     "Return what to say of the names that are there: one that is much like it, else the first."
     import difflib
 
@@ -169,7 +186,10 @@ def nearest(part: str, names: Iterable[str]) -> str:
 
 # %% ../../nbs/data/18_arrays.ipynb #b29d8c2c
 @lru_cache(maxsize=16)
-def kept_array(file, name: str) -> np.ndarray:
+def kept_array(
+    file,  # one of the classes above
+    name: str,  # a key of its `names`
+) -> np.ndarray:
     "Return an array of which rows are read again and again."
     return file.get(name)
 
@@ -243,7 +263,7 @@ PARTS = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, HOLDERS))}))#(.*)", re.IGN
 
 
 def split_cell(
-    cell: str,
+    cell: str,  # FILE, or FILE#PART
     clip: str = "",  # whose cell it is
 ) -> tuple[str, str | None]:  # file, and the name of a part; None: there was no #
     "Return which file a cell names, and which part of it; where nothing stands after #, that of the clip's name."
@@ -253,8 +273,8 @@ def split_cell(
 
 def array_of(
     path: Path,
-    part: str | None = None,
-    modality: str = "",
+    part: str | None = None,  # which array or row of the file; None: the only array, or that named as the modality
+    modality: str = "",  # that the file is to hold
 ) -> ArrayFile:
     "Return what reads an array, by the file's ending."
     return ArrayFile(path) if path.suffix.lower() == ".npy" else StoredArray(path, part, modality)

@@ -48,7 +48,7 @@ MOST_FRAMES = 480  # of a film: of longer ones, every second is sent, or every t
 
 def frames_of(
     dataset: DataSet,
-    modality: str,
+    modality: str,  # that the medium is of
     medium,  # of data.media, with `frames`
     numbers: Sequence[int],  # 0-based, of the clip
 ) -> np.ndarray:  # (T, H, W, 3) uint8, short side HEIGHT

@@ -60,12 +60,20 @@ class Chart:
 
     def __init__(self, clip: str): self.clip, self.findings = clip, []
 
-    def add(self, level: str, modality: str, file: str | Path, problem: str, detail: str):
+    def add(self,
+        level: str,  # 'error' or 'warning'
+        modality: str,  # that the file is of
+        file: str | Path,
+        problem: str,  # a key of ADVICE
+        detail: str,  # what was found, a sentence
+    ):
         "Write a finding down; `problem` is a key of ADVICE."
         self.findings.append((self.clip, modality, str(file), level, problem, detail))
 
     @contextmanager
-    def watching(self, modality: str):
+    def watching(self,
+        modality: str,  # that the files are of which are read in the block
+    ):
         "Turn a `BadClip` into a finding."
         try: yield
         except BadClip as e:
@@ -107,7 +115,7 @@ def _end_of_boxes(
 # %% ../../nbs/data/22_checkup.ipynb #153b3cd5
 def look_at_pictures(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the file is of
     file: Path,
     frames: np.ndarray,  # (T, H, W, C) or (T, H, W) uint8, a few of them
     recipe: FrameRecipe | None,
@@ -125,7 +133,7 @@ def look_at_pictures(
 
 def look_at_length(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the file is of
     file: Path,
     frames: int,  # that the data set chooses from
     recipe: FrameRecipe | None,
@@ -139,7 +147,7 @@ def look_at_length(
 # %% ../../nbs/data/22_checkup.ipynb #22037b36
 def look_at_film(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the file is of
     film: VideoFile | PictureFilm,
 ) -> np.ndarray | None:  # its first, middle and last frame; None: it is bad
     "Decode a few frames, and see whether they are evenly spaced."
@@ -155,7 +163,7 @@ def look_at_film(
 
 def look_at_flow(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the file is of
     flow: FlowFiles,
 ) -> np.ndarray | None:  # (T, H, W, 2) uint8, a few frames; None: it is bad
     "Look at both films, and whether they belong together."
@@ -174,7 +182,7 @@ def look_at_flow(
 # %% ../../nbs/data/22_checkup.ipynb #c5409b3b
 def look_at_folder(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the pictures are of
     folder: FrameFolder,
     numbers: np.ndarray,  # of the clip's pictures
 ) -> np.ndarray | None:  # (T, H, W) or (T, H, W, 3), the first, middle and last picture; None: it is bad
@@ -198,7 +206,7 @@ def _size(path: Path) -> int | None: return path.stat().st_size if path.is_file(
 # %% ../../nbs/data/22_checkup.ipynb #56f56a11
 def look_at_sound(
     chart: Chart,
-    modality: str,
+    modality: str,  # that the file is of
     sound: SoundFile,
     window: tuple[float | None, float | None],  # the clip's stretch of it, seconds; None: its beginning, its end
 ) -> float | None:  # seconds that it lasts; None: it is bad
@@ -245,7 +253,7 @@ def compare(
 def examine_clip(
     dataset,  # a data set of files, see data.in_files
     clip,  # a row of its clips
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # those to look at
 ) -> tuple[list[tuple], dict[str, tuple]]:  # findings, as COLUMNS has them; modality -> file and shape, of arrays
     "Return everything that is wrong with one clip."
     chart = Chart(clip.clip)
@@ -271,7 +279,12 @@ def examine_clip(
     return chart.findings, shapes
 
 
-def look_at_frames(chart: Chart, modality: str, medium, dataset) -> np.ndarray | None:
+def look_at_frames(
+    chart: Chart,
+    modality: str,  # that the medium is of
+    medium,  # of data.media, with `frames`
+    dataset,  # whose medium it is
+) -> np.ndarray | None:
     "Return a few frames of whatever holds frames; None: it is bad."
     if isinstance(medium, VideoFile | PictureFilm): return look_at_film(chart, modality, medium)
     if isinstance(medium, FlowFiles): return look_at_flow(chart, modality, medium)

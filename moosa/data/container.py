@@ -102,7 +102,10 @@ def display_matrix(frame) -> np.ndarray | None:  # (9,), as above
         if data.type.name == "DISPLAYMATRIX": return np.frombuffer(bytes(data), np.int32)
 
 # %% ../../nbs/data/02_container.ipynb #9161089b
-def starts_anew(packet: bytes, width: int) -> bool:
+def starts_anew(
+    packet: bytes,  # of H.264
+    width: int,  # 1..4, as from `length_of_unit`
+) -> bool:
     "Is there an IDR picture in a packet, whose units are led by their length in `width` bytes?"
     # a key frame of another kind may be followed by frames that need those before it
     at = 0
@@ -112,7 +115,9 @@ def starts_anew(packet: bytes, width: int) -> bool:
     return False
 
 
-def length_of_unit(stream) -> int | None:
+def length_of_unit(
+    stream,  # of a film, as PyAV gives it
+) -> int | None:
     "How many bytes lead each unit of an H.264 packet; None: another codec, or units with start codes."
     header = stream.codec_context.extradata or b""
     return (header[4] & 3) + 1 if stream.codec_context.name == "h264" and len(header) > 4 and header[0] == 1 else None

@@ -93,7 +93,7 @@ def contrast(frames, left: float, rng):  # left: share of the contrast
 # %% ../../nbs/data/34_corrupt_video.ipynb #9b406faf
 def clouds(
     height: int,  # pixels
-    width: int,
+    width: int,  # pixels
     decay: float,  # how much weaker each finer octave is, above 1
     rng: np.random.Generator,
 ) -> np.ndarray:  # (height, width) in 0..1
@@ -105,7 +105,7 @@ def clouds(
     return found/max(found.max(), 1e-6)
 
 
-def fog(frames, thickness_and_decay: tuple[float, float], rng):
+def fog(frames, thickness_and_decay: tuple[float, float], rng):  # thickness: of 1; decay: as for `clouds`
     "Put fog before a film; its clouds stand still."
     thickness, decay = thickness_and_decay
     before, top = thickness*clouds(*frames.shape[1:3], decay, rng)[..., None], frames.max()/255
@@ -140,14 +140,14 @@ def h264(frames, factor: int, rng):  # factor: x264's constant rate factor, 0..5
     return np.stack(found)[:, :height, :width]
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #fad29aae
-def dropped_frames(frames, share: float, rng):
+def dropped_frames(frames, share: float, rng):  # share: 0..1
     "Lose frames: the last one that came stands still."
     came = rng.random(len(frames)) >= share
     came[0] = True
     return frames[np.maximum.accumulate(np.where(came, np.arange(len(frames)), 0))]
 
 
-def occlusion(frames, share: float, rng):
+def occlusion(frames, share: float, rng):  # share: of the picture, 0..1
     "Put a black rectangle before a film; it stands still."
     height, width = (max(1, round(n*share**.5)) for n in frames.shape[1:3])
     top, left = (round(u*(n - size)) for u, n, size in zip(rng.random(2), frames.shape[1:3], (height, width)))

@@ -151,7 +151,7 @@ class CorruptSound:
 
 
 def change_array(
-    x: np.ndarray,
+    x: np.ndarray,  # of any shape
     change: Callable,  # (C, ...) -> (C, ...)
     channels: Sequence[int] = (),  # axes; none: the first of more than one
 ) -> np.ndarray:
@@ -298,7 +298,7 @@ class ReadyMedia:
 # %% ../../nbs/data/37_corrupted.ipynb #6c97471c
 def ready_made(
     dataset: DataSet,
-    domain: str,
+    domain: str,  # whose folder is looked into
     name: str,  # 'HAC-C/...'
 ) -> str:  # which modality is corrupted
     "Return what ready-made files are of; raise `InputError` if there are none of this name."

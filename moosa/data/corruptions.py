@@ -90,7 +90,9 @@ def find_corruption(
                      "which says what it corrupts.")
 
 # %% ../../nbs/data/33_corruptions.ipynb #42fa3bfd
-def check_severity(severity) -> int:
+def check_severity(
+    severity,  # 1..5, or one of these as text
+) -> int:
     "Return a severity as a whole number; raise `InputError` if it is none of SEVERITIES."
     if str(severity) in map(str, SEVERITIES): return int(severity)
     raise InputError(f"severity: {brief(severity)} given; expected one of {', '.join(map(str, SEVERITIES))}.")
@@ -101,7 +103,7 @@ def corrupt(
     data: np.ndarray,  # frames (T, H, W, 3) uint8, a wave (n,), or an array (C, ...), by its kind
     severity: int,  # 1..5
     clip: str,  # its name
-    seed: int = 0,
+    seed: int = 0,  # with the names of corruption and clip, decides what is drawn
     rate: int = 16000,  # of a wave: samples per second
 ) -> np.ndarray:  # of the same shape and type; another one's memory
     "Return corrupted data; raise `InputError` for another severity, or if a guest fails or returns something else."

@@ -83,7 +83,7 @@ class DataSet(Described):
 
     def load(self,
         clips: pd.DataFrame,  # B rows of the table
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # names of those that are wanted
         view=None,  # a `View` of data.views: training's, in one epoch; None: evaluation's
     ) -> dict[str, object]:  # modality -> tensor (B, ...), or a tuple of tensors
         "Return a batch of clips."
@@ -91,20 +91,20 @@ class DataSet(Described):
 
     def reader(self,
         clips: pd.DataFrame,  # some rows of the table
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # names of those that are wanted
     ) -> Callable[[Sequence[int], object], dict[str, object]]:  # numbers of rows, view -> their batch
         "Return `load` for a list of clips that is read again and again. Who can look them up once does so here."
         return partial(_load_rows, self, clips, modalities)
 
     def present(self,
         clips: pd.DataFrame,  # B rows of the table
-        modality: str,
+        modality: str,  # one of `modalities`
     ) -> Sequence[bool]:  # B
         "Return which clips have a modality: all, unless a data set says otherwise. `load` is asked for no others."
         return [True]*len(clips)
 
     def draw(self,
-        modality: str,
+        modality: str,  # that it is of
         x,  # one clip's data, as `load` gives it: a tensor without the batch dimension
         ax,  # matplotlib axes to draw in
     ):
@@ -121,7 +121,7 @@ def _load_rows(dataset: DataSet, clips: pd.DataFrame, modalities: Sequence[str],
 def presence(
     dataset: DataSet,
     clips: pd.DataFrame,  # N rows of its table
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that are asked about
 ) -> dict[str, list[bool]]:  # modality that some of the clips lack -> N: does a clip have it?
     "Return who has what, where something is missing."
     found = {m: list(map(bool, dataset.present(clips, m))) for m in modalities}
@@ -131,7 +131,7 @@ def presence(
 def count_holes(
     dataset: DataSet,
     clips: pd.DataFrame,  # some rows of its table
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that are asked about
 ) -> dict[str, dict[str, object]]:  # domain with a hole -> clips, lack (modality -> how many lack it), none (lack all)
     "Return how many clips of each domain lack which modality."
     lacking, found = ~pd.DataFrame(presence(dataset, clips, modalities), index=clips.index, dtype=bool), {}

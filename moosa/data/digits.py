@@ -294,7 +294,7 @@ class AVDigits(DataSet):
         return {m: read[m]() for m in modalities}
 
     def draw(self,
-        modality: str,
+        modality: str,  # 'image' or 'speech'
         x: torch.Tensor,  # one clip's data, as `load` gives it, without the batch dimension
         ax,  # matplotlib axes to draw in
     ):

@@ -54,7 +54,7 @@ def examine(
 
 
 def examine_clips(
-    dataset,
+    dataset,  # one that is made of files
     clips: pd.DataFrame,  # rows of its clips
     modalities: Sequence[str] | None = None,  # None: all that it has
     workers: int | None = None,  # processes; None: one per CPU
@@ -82,9 +82,9 @@ def examine_clips(
 
 # %% ../../nbs/data/23_doctor.ipynb #ba8fb0a6
 def holes_found(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     clips: pd.DataFrame,  # rows of its clips
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that are asked about
 ) -> list[tuple]:  # clip, modality, file, level, problem, detail
     "Return a line for each modality that a clip lacks."
     found = []
@@ -161,9 +161,9 @@ def playable(
 
 # %% ../../nbs/data/23_doctor.ipynb #9f78d5d2
 def check_before(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     clips: pd.DataFrame,  # rows of its clips that will be loaded
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that will be loaded
 ):
     """Read the files that may hold a NaN, arrays and sound in floating point; raise `InputError` that names the clips
     that would stop a run."""
@@ -242,7 +242,7 @@ CUT_POINTS = {  # recipe -> bytes per clip in training (224 pixels), in evaluati
 
 
 def cache_estimate(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     modalities: Sequence[str] | None = None,  # None: all that it has
     train_views: int = 0,  # views of each train clip that are kept, beside evaluation's
 ) -> pd.DataFrame:  # modality, arrays, fp32 and fp16 (bytes); NaN where the recipe is not a published network's
@@ -257,7 +257,7 @@ def cache_estimate(
 
 # %% ../../nbs/data/23_doctor.ipynb #8502bb6c
 def report(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     findings: pd.DataFrame,  # as `examine` gives them
     out: str | Path | None = None,  # CSV file for the findings; None: none is written
 ) -> str:  # for people
@@ -274,7 +274,10 @@ def report(
     return "\n\n".join(part for part in parts if part)
 
 # %% ../../nbs/data/23_doctor.ipynb #5ee04ba9
-def write_findings(findings: pd.DataFrame, out: str | Path):
+def write_findings(
+    findings: pd.DataFrame,  # as `examine` gives them
+    out: str | Path,  # a CSV file
+):
     "Write all findings as CSV."
     write_table(out, findings)
 

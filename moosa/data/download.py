@@ -19,7 +19,7 @@ from ..core import InputError
 
 # %% ../../nbs/data/00_download.ipynb #68dab26b
 def download(
-    url: str,
+    url: str,  # where it lies
     path: Path,  # the file that should appear
     check: Callable[[Path], None] | None = None,  # called with the whole file; raises `InputError` if it is a wrong one
 ):

@@ -171,7 +171,7 @@ def read_segments(
 def list_path(
     root: Path,  # EPIC's folder
     part: str,  # a key of PARTS
-    domain: str,
+    domain: str,  # D1, D2 or D3
 ) -> Path:
     "Where a list lies."
     return root/"MM-SADA_Domain_Adaptation_Splits"/f"{domain}_{PARTS[part]}.pkl"
@@ -179,8 +179,8 @@ def list_path(
 
 def read_clips(
     root: Path,  # EPIC's folder
-    num_classes: int,
-    domains: Sequence[str],
+    num_classes: int,  # labels are below it
+    domains: Sequence[str],  # whose lists are read, in this order
 ) -> pd.DataFrame:  # columns clip, domain, class, part, video, start_frame, stop_frame, start_timestamp, stop_timestamp
     "All lists as one table: domain by domain, train then validation, in the order of the files."
     tables = []

@@ -33,7 +33,7 @@ def passed_over(
 
 
 def composed(
-    name: str,
+    name: str,  # of a file, a clip, a class, ...
 ) -> str:
     "The name in Unicode's composed form: an é is one character."
     return unicodedata.normalize("NFC", name)

@@ -72,8 +72,8 @@ def stamp_of(
 def pack_path(
     data_dir: str | Path | None,  # the data folder; None: the project's
     name: str,  # of the data set
-    domain: str,
-    modality: str,
+    domain: str,  # whose films they are
+    modality: str,  # that they are of
     side: int,  # pixels of the short side
 ) -> Path:  # of the frames; its table lies beside it, and ends in .csv
     "Return where a domain's films of a modality lie, decoded."
@@ -87,7 +87,7 @@ class PackedFilm:
     def __init__(self,
         film,  # of data.media
         frames: np.ndarray,  # (T, H, W, C) uint8, all of them
-        fps: float,
+        fps: float,  # frames per second
     ):
         self.path, self.files, self.fps, self._frames = film.path, film.files, fps, frames
 
@@ -208,7 +208,7 @@ def put(job: Job):
 
 # %% ../../nbs/data/39_film_packs.ipynb #a2253a2b
 def in_a_row(
-    places: Sequence[Place],
+    places: Sequence[Place],  # of the films of one pack
 ) -> list[Place]:
     "Return places one behind the other."
     ends = np.cumsum([0, *(place.size for place in places)]).tolist()
@@ -275,8 +275,8 @@ class Pack:
 # %% ../../nbs/data/39_film_packs.ipynb #fa0bea05
 def jobs_of(
     dataset: MediaData,
-    domain: str,
-    modality: str,
+    domain: str,  # whose films they are
+    modality: str,  # that they are of
     side: int,  # pixels of the short side
 ) -> list[Job]:  # of its clips that have the modality, and whose films can be packed
     "Return what there is to pack. Folders of numbered pictures, as EPIC-Kitchens has them, are read as they are."
@@ -289,7 +289,7 @@ def jobs_of(
 
 def is_current(
     path: Path,  # of a pack
-    jobs: Sequence[Job],
+    jobs: Sequence[Job],  # as `jobs_of` gives them
 ) -> bool:
     "Is a pack there, whole, with all of these films as they are now?"
     if not (path.exists() and path.with_suffix(".csv").exists()): return False

@@ -81,7 +81,7 @@ COLUMN = {VideoFile: "video", SoundFile: "audio", PictureFile: "image", ArrayFil
 
 def sort_files(
     tree: Tree,
-    complaints: Complaints,
+    complaints: Complaints,  # gets what is wrong
     remarks: Remarks,  # gets what is passed over or changed
 ) -> dict[str, dict[str, str]]:  # clip -> its domain, class and files
     "Return which file belongs to which clip; complain of files that cannot be a clip's."
@@ -167,7 +167,11 @@ def read_folders(
     return pd.DataFrame(rows), files.media()
 
 
-def check_tree(root: Path, tree: Tree, complaints: Complaints):
+def check_tree(
+    root: Path,  # of the tree
+    tree: Tree,
+    complaints: Complaints,  # gets what is wrong
+):
     "Complain of links that lead nowhere, or to what is there already."
     for place, problem in tree.problems: complaints.add(place.as_posix(), problem)
     for place, way in tree.second_ways:
@@ -187,7 +191,7 @@ def whole_rows(
 # %% ../../nbs/data/20_folder.ipynb #9b4ce9a4
 def random_parts(
     clips: pd.DataFrame,  # columns clip, domain, class
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> list[str]:  # 'train' or 'validation' for each clip
     "Return who validates: a fifth of each class of each domain."
     validation = hold_out(clips, seed)

@@ -67,7 +67,7 @@ PARTS = {"train": "train", "validation": "test"}  # our name of a part -> HAC's
 def list_path(
     root: Path,  # HAC's folder
     part: str,  # a key of PARTS
-    domain: str,
+    domain: str,  # human, animal or cartoon
 ) -> Path:
     "Where a list lies."
     return root/"HAC_Splits"/f"HAC_{PARTS[part]}_only_{domain}.csv"
@@ -75,8 +75,8 @@ def list_path(
 
 def read_clips(
     root: Path,  # HAC's folder
-    classes: Sequence[str],
-    domains: Sequence[str],
+    classes: Sequence[str],  # their names; labels are numbers of these
+    domains: Sequence[str],  # whose lists are read, in this order
 ) -> pd.DataFrame:  # columns clip, domain, class, part, file
     "All lists as one table: domain by domain, train then validation, in the order of the files."
     rows, names = [], set()
@@ -99,7 +99,7 @@ OFFICIAL = {  # clips of each class in the train and the test list, counted in t
 
 def count_by_name(
     counts: Mapping[str, Sequence[Sequence[int]]],  # domain -> clips per class, in the train and the validation list
-    classes: Sequence[str],
+    classes: Sequence[str],  # their names, in the order of the counts
 ) -> dict[tuple[str, str, str], int]:  # (domain, part, class) -> clips
     "Counts as the doctor compares them."
     return {(domain, part, name): n for domain, parts in counts.items()

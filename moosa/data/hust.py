@@ -100,7 +100,7 @@ def scaled(
 
 def spectra(
     windows: np.ndarray,  # (n, window)
-    bins: int = WINDOW//2,
+    bins: int = WINDOW//2,  # how many frequencies, from the lowest
 ) -> np.ndarray:  # (n, bins) in 0..1
     "Return the log strengths of each window's lowest frequencies, scaled."
     strength = np.abs(np.fft.fft(windows, axis=1))[:, :bins]
@@ -141,7 +141,7 @@ def _check_windows(where: str, windows: np.ndarray):
 def validation_rows(
     counts: Sequence[int],  # windows for training of each speed and state, in order
     most: int = 200,  # for validation, of each
-    seed: int = 8,
+    seed: int = 8,  # of numpy's RandomState
 ) -> list[set[int]]:  # of each speed and state, the windows that validate
     "Return who validates."
     random, chosen = np.random.RandomState(seed), []
@@ -201,7 +201,7 @@ class HustMotor(PackedData):
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `clips`
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # names of those that are wanted
         view=None,  # ignored: training sees what evaluation sees
     ) -> dict[str, torch.Tensor]:  # modality -> (B, 1, 1024), or (B, 1, 512)
         "Return a batch of windows."

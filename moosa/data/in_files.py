@@ -26,7 +26,7 @@ torch = later("torch")
 def load_clip(
     dataset,  # a MediaData, see below
     clip,  # a row of its `clips`
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # names of those that are wanted
     view: View | None = None,  # None: evaluation's
 ) -> dict[str, torch.Tensor]:  # modality -> tensor, in the order asked for
     "All modalities of one clip. Raises `BadClip`."
@@ -61,7 +61,7 @@ class MediaData(DataSet):
 
     def media(self,
         clip,  # a row of `clips`, as itertuples gives it
-        modality: str,
+        modality: str,  # one of `modalities`
     ):  # an object of data.media
         raise NotImplementedError
 
@@ -75,7 +75,10 @@ class MediaData(DataSet):
         "Frames to choose from."
         return medium.frames
 
-    def file_numbers(self, indices: np.ndarray, medium) -> np.ndarray:
+    def file_numbers(self,
+        indices: np.ndarray,  # of frames to choose from, 0 and above
+        medium,  # of data.media, as `media` gives it
+    ) -> np.ndarray:
         "Which frames of the file the chosen ones are."
         return indices
 
@@ -89,7 +92,7 @@ class MediaData(DataSet):
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `clips`
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # names of those that are wanted
         view: View | None = None,  # None: evaluation's
     ) -> dict[str, torch.Tensor]:  # modality -> (B, ...)
         "A batch of clips; raise `InputError` if a modality's arrays are not of one shape."
@@ -102,7 +105,7 @@ class MediaData(DataSet):
         return {m: torch.stack([x[m] for x in loaded]) for m in modalities}
 
     def draw(self,
-        modality: str,
+        modality: str,  # that it is of
         x: torch.Tensor,  # one clip's data, as `load` gives it, without the batch dimension
         ax,  # matplotlib axes to draw in
     ):
@@ -120,7 +123,7 @@ def _of_shapes(shapes: Mapping[tuple, str]) -> str:
 def window_of_frames(
     seen: Mapping[str, np.ndarray],  # modality -> indices of the frames that were chosen; the first counts
     media: Mapping[str, object],  # modality -> what they were read from; needs fps
-    recipes: Mapping[str, FrameRecipe],
+    recipes: Mapping[str, FrameRecipe],  # modality -> how its frames were chosen; needs span
 ) -> tuple[float | None, float | None]:  # seconds from, to
     "From the first chosen frame to the end of the window, or, where the clip is shorter and loops, all of it."
     if not seen: return None, None

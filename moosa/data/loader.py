@@ -88,7 +88,7 @@ def check_finite(
 def named(
     clips: Sequence[str],  # names, N
     which: torch.Tensor,  # (N,) bool, at least one of them true
-    most: int = 5,
+    most: int = 5,  # how many are named
 ) -> str:
     "Return some clips by name, for a message."
     chosen = [clips[i] for i in which.nonzero().flatten().tolist()]
@@ -158,7 +158,7 @@ class ClipList(Dataset):
 # %% ../../nbs/data/32_loader.ipynb #7507f766
 def with_zeros(
     clips: ClipList,  # of which some have a hole
-    rows: Sequence[int],
+    rows: Sequence[int],  # B numbers, in the list
 ) -> dict[str, object]:  # modality -> tensor (B, ...), or a tuple of tensors
     "Return the data of some rows, with zeros where a clip lacks a modality; raise `InputError` if shapes differ."
     alike = {}  # modalities that are there -> positions in the batch
@@ -245,7 +245,7 @@ def _passes(length: int, wanted: int, draw: torch.Generator) -> list[int]:
 # %% ../../nbs/data/32_loader.ipynb #7d059c9e
 def train_batches(
     clips: ClipList | Pairs,
-    batch_size: int,
+    batch_size: int,  # clips, of all processes together
     seed: int,  # of the run
     epoch: int,  # 0, 1, ...
     workers: int = 0,  # processes that load, 0: a thread; the batches are the same for any number
@@ -263,7 +263,7 @@ def train_batches(
 
 def eval_batches(
     clips: ClipList,
-    batch_size: int,
+    batch_size: int,  # clips; the last batch may have fewer
     workers: int = 0,  # processes that load, 0: a thread
     pin: bool = False,  # into pinned memory: right where they go to a CUDA device
     rows: slice = slice(None),  # of the list; the others are another process's

@@ -128,7 +128,7 @@ OTHER_NAME = ("features of another network belong in a column of another name, e
 
 
 def kind_of(
-    file: str,
+    file: str,  # its name, or its path
     modality: str = "",  # that it is to hold
 ) -> type:
     """Return which class of data.media reads a file, by its ending; one of another ending is a folder of frames. Of a
@@ -163,7 +163,7 @@ RESERVED = ("label", "Index")  # the kit's own columns
 
 def modality_columns(
     header: list[str],  # the manifest's
-    complaints: Complaints,
+    complaints: Complaints,  # gets what is wrong
 ) -> dict[str, tuple[str, ...]]:  # modality -> its column, or its two
     "Return which columns are modalities; complain of what is missing, doubled or misnamed."
     check_header(header, complaints)
@@ -183,7 +183,10 @@ def modality_columns(
     return modalities
 
 
-def check_header(header: list[str], complaints: Complaints):
+def check_header(
+    header: list[str],  # names of the columns
+    complaints: Complaints,  # gets what is wrong
+):
     "Complain of columns that are missing, or there twice, and of names that cannot be a modality's."
     for name in ABOUT_CLIP:
         if name in header: continue
@@ -202,7 +205,10 @@ class Spellings:
 
     def __init__(self): self.ways = defaultdict(lambda: defaultdict(set))
 
-    def of(self, kind: str, name: str) -> str:
+    def of(self,
+        kind: str,  # a column of ABOUT_CLIP
+        name: str,  # as it is written
+    ) -> str:
         "Return the name in its composed form; how it was written is kept."
         self.ways[kind][composed(name)].add(name)
         return composed(name)
@@ -295,7 +301,11 @@ def read_lines(
     except BadClip as e: raise InputError(f"{path} is no manifest: {e.detail}") from e
 
 # %% ../../nbs/data/19_manifest.ipynb #25fb5dc8
-def check_names(row: Mapping[str, str], where: str, complaints: Complaints):
+def check_names(
+    row: Mapping[str, str],  # a clip's cells, by their columns
+    where: str,  # it is written
+    complaints: Complaints,  # gets what is wrong
+):
     "Complain of a clip, class, domain or part that is not as it should be."
     for name in ABOUT_CLIP:
         if not row[name]: complaints.add(f"{where}, column {name}", "it is empty; expected a name")

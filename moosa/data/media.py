@@ -137,7 +137,7 @@ def is_picture(name: str) -> bool: return name.lower().endswith(PICTURE_ENDINGS)
 
 
 def by_number(
-    name: str,
+    name: str,  # of a file
 ) -> list[str | int]:  # text, number, text, ...
     "Return what to sort names by, so that 9 comes before 10."
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]

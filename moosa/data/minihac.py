@@ -85,7 +85,10 @@ def minihac_folder(
     return data_folder(data_dir)/"raw"/"mini-hac"
 
 
-def write_lists(root: Path, clips_per_class: int):
+def write_lists(
+    root: Path,  # mini-HAC's folder
+    clips_per_class: int,  # in each domain; at least 2
+):
     "HAC's list files: in each class the last fifth of the clips, at least one, is for testing."
     first_test = clips_per_class - max(1, round(clips_per_class/5))
     for domain in STYLES:
@@ -95,7 +98,10 @@ def write_lists(root: Path, clips_per_class: int):
             with atomic_write(root/"HAC_Splits"/f"HAC_{part}_only_{domain}.csv") as f: f.writelines(lines)
 
 # %% ../../nbs/data/16_minihac.ipynb #540073f6
-def unfinished(root: Path, wanted: list[Item]) -> list[Item]:
+def unfinished(
+    root: Path,  # mini-HAC's folder
+    wanted: list[Item],  # all clips that are to be there
+) -> list[Item]:
     "The clips of which a file is missing, or differs from the manifest if there is one."
     known = read_json(root/"manifest.json", "manifest")["files"] if (root/"manifest.json").is_file() else {}
 
@@ -111,7 +117,7 @@ def get(
     data_dir: str | Path | None = None,  # the data folder; None: the project's
     report=print,  # called with a line of text
     clips_per_class: int = 40,  # in each domain; at least 2
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn; another one makes other films
     workers: int | None = None,  # processes; None: one per core
 ):
     "Generate mini-HAC, or what is missing of it."

@@ -65,7 +65,9 @@ def die_with(
     threading.Thread(target=look, daemon=True).start()
 
 
-def stop_tree(pid: int):
+def stop_tree(
+    pid: int,  # its number; nothing is done where it is gone
+):
     "Kill a process and all that it has started."
     try: family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
     except psutil.NoSuchProcess: return
@@ -169,7 +171,7 @@ def _in_processes(work: Callable, items: Sequence, workers: int, bar) -> list:
 
 def alone(
     work: Callable,
-    item,
+    item,  # what it is called with; it is pickled
 ):  # its result, or the exception that stopped it
     "Call `work` for one item in a fresh process."
     helper = Helper()

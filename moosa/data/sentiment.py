@@ -31,7 +31,7 @@ TOPS = {"mosei": 3, "mosi": 3, "sims": 1}  # domain -> the largest sentiment tha
 
 def file_path(
     root: Path,  # the data set's folder
-    domain: str,
+    domain: str,  # name of the corpus
 ) -> Path:
     "Return where a corpus lies."
     return root/f"{domain}.pkl"
@@ -140,7 +140,7 @@ def table_of(
 def longest(
     corpora: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],  # domain -> as `read_corpus` gives it
     clips: pd.DataFrame,  # columns domain, part
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that are asked about
 ) -> dict[str, int]:  # modality -> T
     "Return the length of the longest series among these clips."
     lists = list(clips[["domain", "part"]].drop_duplicates().itertuples(index=False, name=None))
@@ -193,7 +193,7 @@ class Sentiment(PackedData):
 
     def load(self,
         clips: pd.DataFrame,  # B rows of `clips`
-        modalities: Sequence[str],
+        modalities: Sequence[str],  # names of those that are wanted
         view=None,  # ignored: training sees what evaluation sees
         times: Mapping[str, int] | None = None,  # modality -> T, to which series are filled up; None: the longest here
     ) -> dict[str, torch.Tensor]:  # modality -> (B, T, D)

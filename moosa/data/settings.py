@@ -120,7 +120,10 @@ def split_by_labels(
     return split
 
 
-def with_labels(clips: pd.DataFrame, classes: ClassSplit) -> pd.DataFrame:
+def with_labels(
+    clips: pd.DataFrame,  # with a column class, numbers of classes
+    classes: ClassSplit,
+) -> pd.DataFrame:
     "The table with its column `label`."
     return clips.assign(label=[classes.labels[c] for c in clips["class"]])
 
@@ -230,7 +233,7 @@ def adaptation_split(
 # %% ../../nbs/data/10_settings.ipynb #f99e07bd
 def hold_out(
     clips: pd.DataFrame,  # columns clip, domain, class
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> set[str]:  # names of clips
     "A fifth of each class of each domain, at random but the same each time; at least one clip where there are two."
     held = set()
@@ -263,7 +266,7 @@ def in_domain_split(
 def subsample(
     train: pd.DataFrame,  # columns clip, domain, class
     share: float,  # above 0, up to 1
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> pd.DataFrame:  # in the same order; at least one clip of each class in each domain
     "A share of the training clips of each class in each domain."
     if share == 1: return train
@@ -277,7 +280,7 @@ def split_by_setting(
     setting: str,  # one of SETTINGS
     dataset: DataSet,
     sources: Sequence[str],  # labelled domains
-    target: str,
+    target: str,  # domain to test on
     unknown: Sequence[str] = (),  # class names
     source_classes: Mapping[str, Sequence[str]] = {},  # open-partial: source -> the known classes that it shows
     target_classes: Sequence[str] = (),  # open-partial: the known classes that the target shows

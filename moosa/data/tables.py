@@ -57,7 +57,7 @@ def as_number(cell: str) -> float | None:
 def numbers_of(
     path: Path,
     line: int,  # its number
-    cells: Sequence[str],
+    cells: Sequence[str],  # its texts
     columns: Sequence[str],  # their names
 ) -> np.ndarray:  # (len(columns),) float64
     "Return the numbers of a line; raise `BadClip` that names the cell which is none."
@@ -73,7 +73,10 @@ def numbers_of(
 KEY = "clip"  # the column of names, in a table for many clips
 
 
-def refuse_table(path: Path, columns: Sequence[str]):
+def refuse_table(
+    path: Path,
+    columns: Sequence[str],  # their names
+):
     "Raise `BadClip` if there is a column of names, as a series has none."
     if KEY not in columns: return
     raise BadClip(path, "no-part", f"it has a column {KEY!r}, as a table for many clips has; expected a cell with #, "
@@ -115,7 +118,11 @@ def parquet_columns(
     return found
 
 
-def parquet_column(path: Path, name: str, column) -> np.ndarray | list:
+def parquet_column(
+    path: Path,
+    name: str,  # its, for messages
+    column,  # of pyarrow, (N,)
+) -> np.ndarray | list:
     from pyarrow import types
 
     kind = column.type
@@ -159,7 +166,10 @@ class FeatureTable:
         return self.rows[self.names[name]]
 
 
-def check_header(path: Path, columns: Sequence[str]):
+def check_header(
+    path: Path,
+    columns: Sequence[str],  # their names
+):
     "Raise `BadClip` if there is no column of names, or no other."
     if KEY in columns and len(columns) > 1: return
     raise BadClip(path, "no-part", f"found the columns {brief(', '.join(columns))}; expected a table with a column "

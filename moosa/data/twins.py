@@ -44,13 +44,17 @@ class Place:
 def places(
     dataset,  # a data set of files
     clips: pd.DataFrame,  # rows of its clips
-    modalities: Sequence[str],
+    modalities: Sequence[str],  # that are asked about
 ) -> list[Place]:
     "Return where all these clips lie, clip by clip. No file is opened."
     return [place_of(dataset, clip, m) for clip in clips.itertuples() for m in modalities]
 
 # %% ../../nbs/data/21_twins.ipynb #23cc3088
-def place_of(dataset, clip, modality: str) -> Place:
+def place_of(
+    dataset,  # one that is made of files
+    clip,  # a row of its clips
+    modality: str,  # one of its modalities
+) -> Place:
     "Return where a modality of a clip lies."
     medium = dataset.media(clip, modality)
     if isinstance(medium, SoundFile):
@@ -116,7 +120,9 @@ def groups(
     return [group for group in by_key.values() if len(group) > 1]
 
 
-def kind(clip) -> dict[str, str]:
+def kind(
+    clip,  # a row of the clips, with class_name
+) -> dict[str, str]:
     "Return what two clips with the same contents must not differ in."
     return {"part": clip.part, "domain": clip.domain, "class": clip.class_name}
 
@@ -140,7 +146,7 @@ SAME, EQUAL = "it is the same file as that", "its contents are equal to those"
 
 
 def finding(
-    dataset,
+    dataset,  # that both clips are of
     place: Place,
     other: Place,
     apart: list[str],  # in what their clips differ
@@ -189,7 +195,7 @@ def digests(
 
 # %% ../../nbs/data/21_twins.ipynb #12090e00
 def equal_files(
-    found: list[Place],
+    found: list[Place],  # as from `places`
     disk: Disk,
     workers: int | None = None,  # threads; None: one per CPU
 ) -> list[list[Place]]:
@@ -213,8 +219,8 @@ ALLOWED = {SoundRecipe: 1e-3, FrameRecipe: 0.05}  # what numbers of silence, of 
 
 def equal_arrays(
     dataset,  # one that is not made of files
-    clips: pd.DataFrame,
-    modalities: Sequence[str],
+    clips: pd.DataFrame,  # rows of its clips
+    modalities: Sequence[str],  # that are asked about
 ) -> list[list[Place]]:
     "Return places whose arrays are equal."
     contents = {}
@@ -229,7 +235,7 @@ def equal_arrays(
 
 
 def holds_nothing(
-    dataset,
+    dataset,  # that the place is of
     place: Place,
 ) -> bool:
     "Is it silence, a film of one colour, an array of one number? Then others are equal to it by nature."
@@ -259,7 +265,7 @@ def equal_parts(
 
 # %% ../../nbs/data/21_twins.ipynb #b876800a
 def twins(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     modalities: Sequence[str] | None = None,  # None: all that it has
     opened: pd.DataFrame | None = None,  # the clips whose contents are compared; None: all. Files and names are of all
     workers: int | None = None,  # threads; None: one per CPU
@@ -287,7 +293,7 @@ def twins(
 
 # %% ../../nbs/data/21_twins.ipynb #8f36af7f
 def outline(
-    name: str,
+    name: str,  # of a clip, a class, ...
     loose: bool = False,  # also without capitals, and with spaces for _ and -
 ) -> str:
     "Return a name without what the eye may miss: width, ligatures, spaces at its ends, signs that are not seen."
@@ -313,7 +319,7 @@ def look_alikes(
 
 # %% ../../nbs/data/21_twins.ipynb #e175dba4
 def check_apart(
-    dataset,
+    dataset,  # as `open_dataset` gives it
     lists: Mapping[str, pd.DataFrame],  # name, as train, validation, test -> clips
     modalities: Sequence[str],  # that will be loaded
 ):

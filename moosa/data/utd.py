@@ -104,7 +104,7 @@ JOINTS = ("head", "shoulder-centre", "spine", "hip-centre", "left-shoulder", "le
 
 def as_series(
     array: np.ndarray,  # as `read_trial` gives it
-    modality: str,
+    modality: str,  # 'skeleton' or 'inertial'
 ) -> np.ndarray:  # (60, T) or (6, T): x, y, z of each joint in turn; acceleration, rotation
     "Return a trial as a series of channels, joints counted from the hips of the first frame."
     if modality == "inertial": return np.concatenate([array[:, :3], np.deg2rad(array[:, 3:])], axis=1).T
@@ -125,7 +125,7 @@ def utd_folder(
 def trial_path(
     root: Path,  # the data set's folder
     clip: str,  # such as a8_s1_t3
-    modality: str,
+    modality: str,  # 'skeleton' or 'inertial'
 ) -> Path:
     "Return where a trial's file lies."
     return root/ARRAYS[modality][0]/f"{clip}_{modality}.mat"
@@ -136,7 +136,7 @@ class TrialFile(ArrayFile):
 
     def __init__(self,
         path: str | Path,
-        modality: str,
+        modality: str,  # 'skeleton' or 'inertial'
         kept: dict[Path, np.ndarray] | None = None,  # what was read before, and is not read again
     ):
         super().__init__(path)
@@ -205,7 +205,7 @@ class UtdMhad(MediaData):
         return TrialFile(trial_path(self.root, clip.clip, one_of("modality", modality, ARRAYS)), modality, self._kept)
 
     def draw(self,
-        modality: str,
+        modality: str,  # 'skeleton' or 'inertial'
         x,  # one clip's data, as `load` gives it: (60, 64) or (6, 128)
         ax,  # matplotlib axes to draw in
     ):
@@ -231,7 +231,7 @@ def make_trial(
     action: int,  # index into ACTIONS
     subject: int,  # 1..8
     trial: int,  # 1..4
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn
 ) -> dict[str, np.ndarray]:  # skeleton (20, 3, T), inertial (T, 6)
     "Return a stand-in for a trial: joints and sensor swing in a way of the action's own."
     def draws(*of): return np.random.default_rng(derived_seed("utd-mhad", seed, *of))
@@ -256,7 +256,7 @@ def make_trial(
 # %% ../../nbs/data/24_utd.ipynb #4b32c4a8
 def write_trials(
     root: Path,  # the data set's folder
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn
 ):
     "Write stand-ins for all 861 trials."
     from scipy.io import savemat
@@ -295,7 +295,7 @@ def check_zip(path: Path):
 
 
 def fetch(
-    modality: str,
+    modality: str,  # 'skeleton' or 'inertial'
     root: Path,  # the data set's folder
     report: Callable[[str], None] = print,  # called with a line of text per step
 ):
@@ -366,7 +366,7 @@ def contents_hash(root: Path, modality: str) -> str:  # 16 hexadecimal digits
 # %% ../../nbs/data/24_utd.ipynb #a17dc267
 def check_modality(
     root: Path,  # the data set's folder
-    modality: str,
+    modality: str,  # 'skeleton' or 'inertial'
 ) -> tuple[str, list[tuple[Path, str, str]]]:  # what there is; each bad file, its problem, and details
     "Read all files of a modality."
     lengths, bad, time = [], [], SHAPES[modality].index(None)

@@ -34,7 +34,10 @@ class Draws:
         self.numpy, self.python = np.random.RandomState(seed % 2**32), random.Random(seed)
 
     @classmethod
-    def published(cls, numpy_seed: int, python_seed: int = 0) -> "Draws":
+    def published(cls,
+        numpy_seed: int,  # of numpy's generator
+        python_seed: int = 0,  # of Python's generator
+    ) -> "Draws":
         "In the state that `numpy.random.seed` and `random.seed` give the global generators."
         draws = cls(numpy_seed)
         draws.python = random.Random(python_seed)
@@ -47,7 +50,10 @@ class View:
     seed: int  # of the run
     epoch: int  # 0, 1, ...
 
-    def draws(self, clip: str, modality: str) -> Draws:
+    def draws(self,
+        clip: str,  # its name
+        modality: str,  # each has a generator of its own
+    ) -> Draws:
         "The clip's own generator."
         return Draws(derived_seed(self.seed, "view", self.epoch, clip, modality))
 
@@ -124,8 +130,8 @@ def sample_indices(
 # %% ../../nbs/data/11_views.ipynb #8d490dde
 def resize(
     frames: np.ndarray,  # (T, H, W, C) uint8
-    width: int,
-    height: int,
+    width: int,  # pixels
+    height: int,  # pixels
 ) -> np.ndarray:  # (T, height, width, C) uint8
     "OpenCV's bilinear resizing, frame by frame."
     if frames.shape[1:3] == (height, width): return frames
@@ -144,7 +150,7 @@ def resize_short(
 # %% ../../nbs/data/11_views.ipynb #efa61a22
 def random_box(
     height: int,  # of the picture, pixels
-    width: int,
+    width: int,  # pixels
     draws: Draws,
     area: tuple[float, float] = (0.08, 1.0),  # share of the picture
 ) -> tuple[int, int, int, int]:  # left, top, right, bottom
@@ -233,7 +239,7 @@ def spectrogram(
 def at_rate(
     wave: np.ndarray,  # (n,)
     found: int,  # its samples per second
-    wanted: int,
+    wanted: int,  # samples per second that it gets
 ) -> np.ndarray:  # (about n*wanted/found,)
     "Return a sound with another number of samples per second; one above `found` holds no higher pitch than before."
     from scipy.signal import resample_poly
@@ -254,8 +260,8 @@ def as_film(
 
 # %% ../../nbs/data/11_views.ipynb #bb6220ae
 def to_size(
-    x: np.ndarray,
-    axis: int,
+    x: np.ndarray,  # of any shape
+    axis: int,  # that gets another size
     size: int,  # that the axis gets
     how: str = "resample",  # or 'pad' or 'crop'
     draws: Draws | None = None,  # None: evaluation
