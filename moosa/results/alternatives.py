@@ -47,7 +47,7 @@ GROUPS = ("score", "oracle", "oracle-exact", "threshold-free", "HOS by share rej
 
 
 def code_of(
-    score: str,
+    score: str,  # as for `find_score`
     group: str,  # one of GROUPS, or a protocol
 ) -> str:
     "Return a hash of what computes some numbers; raise `InputError` if there is no such score or protocol."
@@ -178,7 +178,7 @@ def rescore_grid(
 
 # %% ../../nbs/results/09_alternatives.ipynb #a17e0d02
 def numbers_or_none(
-    parts: Sequence[pd.DataFrame],
+    parts: Sequence[pd.DataFrame],  # tables with the columns below; may be none
     by: str,  # 'score' or 'selection'
 ) -> pd.DataFrame:
     "Return all rows, or an empty table if no row has a number."
@@ -190,8 +190,8 @@ def numbers_or_none(
 def mean_of_tasks(
     numbers: pd.DataFrame,  # of one case in one way, e.g. by one score
     cells: pd.DataFrame,  # all rows of the case: its cells, done or not
-    group: str,
-    number: str,
+    group: str,  # of numbers, e.g. 'source-quantile'
+    number: str,  # of the group, e.g. 'HOS'; or a share rejected
 ) -> tuple[pd.Series, int]:  # one value per seed that has every task; how many seeds should, 0 without such a number
     "Return means over the tasks, seed by seed."
     here = numbers[(numbers.group == group) & (numbers.number == number)]
@@ -203,7 +203,7 @@ def mean_of_tasks(
 def crossed_table(
     numbers: pd.DataFrame,  # from `rescore_grid` or `epochs_of_grid`
     by: str,  # column beside the case: 'score' or 'selection'
-    columns: Sequence[Column],
+    columns: Sequence[Column],  # heading, group and number of each
 ) -> pd.DataFrame:  # index: case, by; a column per number: mean ± standard error of means over tasks; and n
     "Return every case in every way, in percent; fewer seeds than planned are named."
     columns, rows = [c for c in columns if (numbers.group == c[1]).any()], []
@@ -281,7 +281,7 @@ def _crossed(rescored: pd.DataFrame, group: str, number: str) -> tuple[pd.DataFr
 # %% ../../nbs/results/09_alternatives.ipynb #57903d45
 def plot_hos_curves(
     rescored: pd.DataFrame,  # from `rescore_grid`
-    score: str = "max_softmax",
+    score: str = "max_softmax",  # a score that is in the table
 ) -> Figure:
     """Return HOS against the share of target clips rejected, and the area: means over tasks, of seeds that have all.
     Cases that have no such seed are left out, and of many only a few are named."""

@@ -102,7 +102,7 @@ def cells_count_text(
 def interval_of_seeds(
     means: np.ndarray,  # (..., k): of each seed
     cells: np.ndarray,  # (..., k): how many each is the mean of
-    level: float = 0.95,
+    level: float = 0.95,  # above 0, below 1
 ) -> tuple[np.ndarray, np.ndarray]:  # (...) each: low and high; nan for a single seed
     "Return the t interval of the mean over all cells, seeds being the replicates."
     from scipy.special import stdtrit  # a quarter of a second to import, and only needed here
@@ -118,7 +118,7 @@ def interval_of_seeds(
 
 def t_interval(
     values: pd.Series,  # one per cell, with `seed` in its index
-    level: float = 0.95,
+    level: float = 0.95,  # above 0, below 1
 ) -> tuple[float, float]:  # nan for a single seed
     "Return the t interval over seeds of the mean of a number."
     return _interval(values.to_numpy(), values.index.get_level_values("seed").to_numpy(), level)
@@ -131,7 +131,7 @@ def _interval(values: np.ndarray, seeds: np.ndarray, level: float = 0.95) -> tup
 
 # %% ../../nbs/results/07_compare.ipynb #26dd1de0
 def signed_ranks(
-    differences: Sequence[float],
+    differences: Sequence[float],  # one per cell
 ) -> np.ndarray:  # twice the rank of each size, with its sign; 0 where the difference is
     "Return ranks as whole numbers: equal sizes share theirs."
     d = np.asarray(differences, dtype=float)
@@ -168,7 +168,7 @@ def rank_balance(differences: Sequence[float]) -> float:  # -1 (all are losses) 
 
 # %% ../../nbs/results/07_compare.ipynb #4c38c9d2
 def holm(
-    p: Sequence[float],
+    p: Sequence[float],  # one per comparison, 0..1
 ) -> np.ndarray:  # in the same order
     "Return p-values corrected for their number."
     p = np.asarray(p, dtype=float)

@@ -42,7 +42,9 @@ def clean_of(
     return (own if len(own) else clean[clean.modality == ""]).iloc[0][list(METRICS)].astype(float)
 
 
-def tested(rows: pd.DataFrame) -> pd.DataFrame:
+def tested(
+    rows: pd.DataFrame,  # with columns corruption and severity
+) -> pd.DataFrame:
     "Return the rows with a corruption of a known severity."
     return rows[(rows.corruption != "clean") & rows.severity.notna()]
 

@@ -56,7 +56,7 @@ def _rows(markdown: str) -> list[list[str]]:  # the heading first
 def table_of_report(
     grid: str,  # e.g. 'methods'
     name: str,  # of a file beside its report, e.g. 'thresholds.csv'
-    columns: Sequence[str],
+    columns: Sequence[str],  # that it has to have
     numbers: Sequence[str],  # those of the columns that are no texts
 ) -> pd.DataFrame:  # empty: its report has none
     "Return a table that a grid's last report left; raise `InputError` if it is damaged."
@@ -85,9 +85,9 @@ HONEST, ORACLE, AUROC, ACCURACY = "HOS, source-quantile", "HOS, oracle", "AUROC"
 
 def value(
     table: pd.DataFrame,  # from `summary`
-    case: str,
-    number: str,
-    task: str = "mean",
+    case: str,  # its name
+    number: str,  # such as 'HOS, source-quantile', as the column has it
+    task: str = "mean",  # its name; 'mean': over all
 ) -> str:  # percent, such as '48.3'
     "Return a number of a summary as text; raise `InputError` if it is not there."
     here = table[(table.case == case) & (table.task == task) & (table.number == number)]
@@ -112,8 +112,8 @@ HOLDS = re.compile(r"(?:^|[:;] )([^;:]+?) is (better|worse) than ([^;]+?) by (\d
 
 
 def verdicts(
-    grid: str,
-    folder: str | Path | None = None,
+    grid: str,  # its name, e.g. 'demo'
+    folder: str | Path | None = None,  # that holds figures/; None: the project's
 ) -> dict[str, str]:  # number -> a sentence; empty: the report compares nothing
     "Return what a grid's last report says of which differences hold."
     sentences = re.compile(r"^- \*\*((?:HOS|AUROC|known accuracy).*?)\*\*(.*)$", re.M)
@@ -131,7 +131,7 @@ def holding(
 
 # %% ../../nbs/results/20_findings.ipynb #f1a1c2d4
 def ranking(
-    grid: str,
+    grid: str,  # its name, e.g. 'demo'
     folder: str | Path | None = None,  # that holds figures/; None: the project's
 ) -> str:  # Markdown; '' of a report without one
     "Return the ranked table of a grid's last report, as it was printed."
@@ -154,8 +154,8 @@ TESTED = "A difference holds if"  # begins what reports say of the exact test
 
 
 def runs_done(
-    grid: str,
-    folder: str | Path | None = None,
+    grid: str,  # its name, e.g. 'demo'
+    folder: str | Path | None = None,  # that holds figures/; None: the project's
 ) -> tuple[int, int]:  # done, planned
     "Return how many runs a grid's last report is of; raise `InputError` if it does not say so."
     for text in report_outputs(grid, folder):
@@ -164,9 +164,9 @@ def runs_done(
 
 
 def caveats(
-    grid: str,
+    grid: str,  # its name, e.g. 'demo'
     planned: int,  # cells of the grid as it is now
-    folder: str | Path | None = None,
+    folder: str | Path | None = None,  # that holds figures/; None: the project's
 ) -> list[str]:
     "Return what a reader of a grid's last report should know of its age."
     text = "\n".join(report_outputs(grid, folder))

@@ -33,7 +33,7 @@ def said(figure: Figure) -> str:
 
 # %% ../../nbs/results/14_folding.ipynb #7ffc3b3d
 def folded(
-    heading: str,
+    heading: str,  # plain text, which is always shown
     text: str,  # Markdown; what is to be known of the parts
     *parts: str | Table | Figure | None,  # Markdown, tables, figures; None and '' are left out
 ) -> str:  # Markdown; '' without any part

@@ -37,7 +37,7 @@ def against(
 # %% ../../nbs/results/26_forest.ipynb #bcaec48c
 def plot_forest(
     panels: Mapping[str, pd.DataFrame],  # heading -> rows from `against`; all have the same names
-    what: str = "difference, points",
+    what: str = "difference, points",  # is on the axis
 ) -> Figure:
     "Return differences and 95 % intervals in points, a panel for each number; below stands how to read them."
     names = list(dict.fromkeys(name for table in panels.values() for name in table.name))
@@ -63,7 +63,7 @@ def _draw_row(ax, place: int, row):  # row: of `against`
 def told(
     table: pd.DataFrame,  # from `against`
     better: str = "better",  # what rows are said to be
-    worse: str = "worse",
+    worse: str = "worse",  # what the others are said to be
 ) -> str:  # 'better: a (+3.1), b (+2.0); worse: c (-1.2); no difference that holds: d; one seed, no test: e'
     "Return which differences hold, in points."
     tested = table.seeds > 1

@@ -47,7 +47,11 @@ def question(
     return f"Which of {len(cases)} {kind_of(cases, methods, [*studied])} does best {last}?"
 
 
-def kind_of(cases: Sequence[str], methods: int, studied: Sequence[str]) -> str:
+def kind_of(
+    cases: Sequence[str],  # their names
+    methods: int,  # how many they are of
+    studied: Sequence[str],  # names of what is varied beside the method
+) -> str:
     "What the cases of a grid are."
     if all(case in METHODS for case in cases): return "methods"
     if not studied: return "cases"

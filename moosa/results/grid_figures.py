@@ -163,7 +163,9 @@ def plot_trade(
     return fig
 
 
-def equal_hos(ax):
+def equal_hos(
+    ax,  # matplotlib axes of OS* and UNK, 0..1
+):
     "Draw curves on which HOS is the same."
     a = np.linspace(.01, 1, 2000)
     for level in (.2, .4, .6, .8):

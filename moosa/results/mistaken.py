@@ -28,7 +28,7 @@ from ..words import markdown_table
 
 # %% ../../nbs/results/17_mistaken.ipynb #5ab06209
 def accepted(
-    target: Predictions,
+    target: Predictions,  # of clips of known and unknown classes
     validation: Predictions,  # of the sources
     known: Sequence[str],  # names of the known classes, in label order
     unknown: Sequence[str],  # likewise

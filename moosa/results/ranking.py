@@ -38,7 +38,7 @@ def with_one_missing(
 
 # %% ../../nbs/results/13_ranking.ipynb #98a9e72c
 def columns_there(
-    results: pd.DataFrame,
+    results: pd.DataFrame,  # from `collect_results`
 ) -> list[Column]:
     "Return the columns of RANKED that the grid has numbers for."
     return [c for c in RANKED if number_exists(results, c[1], c[2]) and (results.group == c[1]).any()]
@@ -47,7 +47,7 @@ def columns_there(
 def standing(
     results: pd.DataFrame,  # from `collect_results`
     group: str,  # of a number of which more is better
-    number: str,
+    number: str,  # of that group
 ) -> pd.Series:  # case -> 'best', 'worse', 'as good' (cannot be told from the best), 'too few', or ''
     """Return how each case stands to the best one: that of the highest mean over the tasks, of means over seeds.
 
@@ -177,8 +177,8 @@ def in_short(
 # %% ../../nbs/results/13_ranking.ipynb #4a9bbb52
 def differences(
     results: pd.DataFrame,  # from `collect_results`
-    group: str,
-    number: str,
+    group: str,  # of numbers, e.g. 'source-quantile'
+    number: str,  # of that group
 ) -> pd.DataFrame:  # index: case, best first, without the baseline; a column per task, and 'mean'; points
     "Return how much better each case is than the baseline, task by task: means over the seeds that both have."
     pairs = paired(results, group, number)

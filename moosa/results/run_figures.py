@@ -236,7 +236,7 @@ def nines(
 
 
 def confidence_axis(
-    ax,
+    ax,  # matplotlib axes
     most: float,  # nines, where the axis ends
 ):
     "Make an axis of nines that is labelled with confidences."
@@ -254,8 +254,8 @@ PROTOCOLS = {"oracle": ":", "oracle-exact": "-.", "source-quantile": "--"}  # ho
 
 
 def plot_scores(
-    target: Predictions,
-    validation: Predictions,
+    target: Predictions,  # of the target's clips
+    validation: Predictions,  # of source validation clips
     results: Mapping,  # from openset.evaluate
 ) -> Figure:
     "Return histograms of confidence, with the thresholds of all protocols; closed: only confidence and its honesty."
@@ -289,7 +289,7 @@ def _scores_title(target: Predictions, results: Mapping) -> str:
 
 # %% ../../nbs/results/04_run_figures.ipynb #8e8b4776
 def plot_sweep(
-    target: Predictions,
+    target: Predictions,  # with unknown clips
     results: Mapping,  # from openset.evaluate
 ) -> Figure:
     "Return OS*, UNK and HOS at every threshold, with the published ten and the protocols marked."
@@ -315,7 +315,7 @@ def plot_sweep(
 
 # %% ../../nbs/results/04_run_figures.ipynb #2906dc8c
 def confusion(
-    target: Predictions,
+    target: Predictions,  # of the target's clips
     threshold: float | None,  # confidence below is called unknown; None (closed): nothing is
     known: Sequence[str],  # names of the known classes in label order
 ) -> pd.DataFrame:  # rows: true class, columns: predicted; counts, both with a last `unknown` unless closed
@@ -344,10 +344,10 @@ def _draw_counts(ax, counts: pd.DataFrame, field: float):  # field: its side, in
 
 # %% ../../nbs/results/04_run_figures.ipynb #67b03ebb
 def plot_confusion(
-    target: Predictions,
+    target: Predictions,  # of the target's clips
     results: Mapping,  # from openset.evaluate
     known: Sequence[str],  # names of the known classes in label order
-    protocol: str = "source-quantile",
+    protocol: str = "source-quantile",  # whose threshold it is; closed: without effect
 ) -> Figure:
     "Return the confusion matrix, at a protocol's threshold if there are unknown clips."
     counts = confusion(target, results[protocol]["threshold"] if target.open_set else None, known)

@@ -95,7 +95,7 @@ def cases_along(
     cases: Sequence[str],  # of each spec
     name: str,  # what is varied
     usual: Mapping[str, object],  # from `varied`
-    method: str,
+    method: str,  # its name
 ) -> dict[float, str]:  # value -> case, in the order of the values
     "Return the cases of a method that differ in one value only."
     found = {}
@@ -107,10 +107,10 @@ def cases_along(
 
 
 def plot_line(
-    ax,
+    ax,  # matplotlib axes to draw in
     tables: Mapping[float, pd.DataFrame],  # value -> results of its case
     number: tuple[str, str],  # group and number
-    colour: str,
+    colour: str,  # of the line of means
     tasks: Mapping[str, str],  # task -> colour of its pale line
 ):
     "Draw one number of one method against a value that varies."

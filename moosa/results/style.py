@@ -57,8 +57,8 @@ def house_style() -> Iterator[None]:
 
 # %% ../../nbs/results/01_style.ipynb #57e1e002
 def new_figure(
-    rows: int,
-    columns: int,
+    rows: int,  # of panels
+    columns: int,  # of panels
     size: tuple[float, float],  # width, at most PAGE, and height, inches
     **kwargs,  # for `plt.subplots`
 ):  # figure, axes
@@ -77,7 +77,7 @@ def title(ax, text: str, **kwargs):
 
 # %% ../../nbs/results/01_style.ipynb #854d55a2
 def panels_on_page(
-    count: int,
+    count: int,  # panels, at least 1
     least: float,  # how wide one has to be, inches
     height: float,  # of one, inches
     most: int = 4,  # panels in a row
@@ -92,7 +92,7 @@ def panels_on_page(
 
 # %% ../../nbs/results/01_style.ipynb #4b338b9f
 def wrapped(
-    text: str,
+    text: str,  # plain, of one line or more
     width: int,  # letters
 ) -> str:
     "Return a text for matplotlib on up to four lines; no part of it is a formula."
@@ -188,12 +188,12 @@ def legend_beside(ax, **kwargs):
 
 # %% ../../nbs/results/01_style.ipynb #ae7d9da2
 def mark_mean(
-    ax,
-    x: float,
-    y: float,
-    colour,
+    ax,  # matplotlib axes to draw in
+    x: float,  # where on the axis
+    y: float,  # the mean
+    colour,  # any of matplotlib's
     whole: bool,  # is it of all seeds that the grid has?
-    marker: str = "o",
+    marker: str = "o",  # one of matplotlib's
     **style,  # for `ax.plot`
 ):
     "Mark a mean over seeds; hollow if it is of fewer than the grid has."
@@ -201,7 +201,7 @@ def mark_mean(
 
 
 def abreast(
-    place: float,
+    place: float,  # the middle of them
     i: int,  # which mark, 0..count-1
     count: int,  # marks at the place
     step: float,  # from one to the next
@@ -220,7 +220,7 @@ def name_data(
 
 # %% ../../nbs/results/01_style.ipynb #5a11ce05
 def draw_map(
-    ax,
+    ax,  # matplotlib axes to draw in
     table: pd.DataFrame,  # numbers, percent; nan where there is none, which is a dash
     limits: tuple[float, float] | None = None,  # of the colours; None: those of the numbers, ten points at least
     texts: pd.DataFrame | None = None,  # of the cells; None: whole numbers, where there is room for them

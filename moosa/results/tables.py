@@ -79,10 +79,10 @@ _OPEN = [*((p, n) for p in ("oracle", "source-quantile") for n in ("OS*", "UNK",
 
 
 def made_up_results(
-    case: str = "erm",
+    case: str = "erm",  # its name
     unknown: int = 2,  # classes, of ten
-    tasks: Sequence[str] = ("mnist", "mfeat"),
-    seeds: int = 3,
+    tasks: Sequence[str] = ("mnist", "mfeat"),  # their names
+    seeds: int = 3,  # how many: 0, 1, ...
     rules: Sequence[tuple[str, str]] = (),  # for missing modalities: rule, and those that are present
     gone: Sequence[tuple[str, int]] = (),  # tasks and seeds of cells that failed
     level: float = 0.6,  # about what all numbers are
@@ -120,8 +120,8 @@ def cells_of(
 
 def by_seed(
     results: pd.DataFrame,  # of one case
-    group: str,
-    number: str,
+    group: str,  # of numbers, e.g. 'source-quantile'
+    number: str,  # of the group, e.g. 'HOS'
 ) -> pd.DataFrame:  # seeds x tasks; nan where a cell is not done
     "Return one number of a case, ready for means."
     return seeds_by_tasks(cells_of(results), results[(results.group == group) & (results.number == number)])
@@ -143,7 +143,7 @@ def seeds_by_tasks(
 
 
 def by_number(
-    results: pd.DataFrame,
+    results: pd.DataFrame,  # as from `collect_results`
     *keys: str,  # columns that tell the parts of `results` apart, e.g. case
 ) -> dict[tuple, pd.DataFrame]:  # (*keys, group, number) -> its rows: seed, task, value
     "Return the rows of every number: found once, where many are asked for."
@@ -175,8 +175,8 @@ def _may_exist(cells: pd.DataFrame, group: str, found: bool) -> bool:
 
 # %% ../../nbs/results/03_tables.ipynb #81fcfabc
 def summarise(
-    results: pd.DataFrame,
-    columns: Sequence[Column],
+    results: pd.DataFrame,  # from `collect_results`
+    columns: Sequence[Column],  # heading, group and number of each
 ) -> pd.DataFrame:  # tidy: case, task (or 'mean'), number, mean, se, n, expected
     "Return one row per case, task and number, and one for the mean over the tasks."
     whole, rows = results.loc[results.rule.isna(), _SUMMED], []
@@ -322,7 +322,7 @@ TABLES = {  # file name -> (title, columns)
 
 def table_columns(
     name: str,  # a key of TABLES
-    results: pd.DataFrame,
+    results: pd.DataFrame,  # from `collect_results`
 ) -> list[Column]:
     "Return a table's columns; those that need unknown clips only if there are some, others as the records have them."
     complete = results[results.rule.isna()]

@@ -24,7 +24,7 @@ COLUMNS = ["case", "score", "protocol", "share", "se", "HOS", "best", "n"]
 
 
 def sees(
-    protocol: str,
+    protocol: str,  # in PROTOCOLS, or a guest's
 ) -> str:
     "Return what a protocol may look at, in a few words."
     if protocol not in PROTOCOLS: return "what its own code asks for"
@@ -53,7 +53,7 @@ def shares_of_best(
 # %% ../../nbs/results/24_thresholds.ipynb #dacf46f5
 def over_cases(
     shares: pd.DataFrame,  # from `shares_of_best`
-    score: str = PUBLISHED,
+    score: str = PUBLISHED,  # a score that is in the table
 ) -> pd.DataFrame:  # index: protocol; sees, share, se (over cases), lowest, where, HOS, cases, seeds; best share first
     "Return means over cases by one score."
     here = shares[shares.score == score]
@@ -67,7 +67,7 @@ def over_cases(
 
 def threshold_rows(
     shares: pd.DataFrame,  # from `shares_of_best`
-    score: str = PUBLISHED,
+    score: str = PUBLISHED,  # a score that is in the table
 ) -> list[dict[str, str]]:  # a row for each protocol, in percent; empty: there is nothing by that score
     "Return the table as texts."
     return [{"protocol": name, "sees": row.sees, "share of the best": plus_minus(100*row.share, 100*row.se, row.cases),
@@ -78,7 +78,7 @@ def threshold_rows(
 # %% ../../nbs/results/24_thresholds.ipynb #0197573d
 def thresholds_markdown(
     shares: pd.DataFrame,  # from `shares_of_best`
-    score: str = PUBLISHED,
+    score: str = PUBLISHED,  # a score that is in the table
 ) -> str:
     "Return the table for a page."
     return markdown_table(threshold_rows(shares, score))
@@ -93,7 +93,7 @@ def read_shares(
 # %% ../../nbs/results/24_thresholds.ipynb #e015449a
 def plot_shares(
     shares: pd.DataFrame,  # from `shares_of_best`
-    score: str = PUBLISHED,
+    score: str = PUBLISHED,  # a score that is in the table
 ) -> Figure | None:  # None: there is nothing by that score
     "Return a map of shares of the best HOS, in percent: a row for each case, a column for each protocol."
     here = shares[shares.score == score]
