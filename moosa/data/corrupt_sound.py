@@ -76,7 +76,11 @@ def white_noise(wave, ratio: float, rng):  # ratio: dB
     return mixed(wave, rng.standard_normal(len(wave)), ratio)
 
 # %% ../../nbs/data/35_corrupt_sound.ipynb #d5ea33c9
-def clipping(wave, share: float, rng):  # share: 0..1
+def clipping(
+    wave,  # (n,)
+    share: float,  # of the samples, 0..1
+    rng,  # without effect
+):
     "Cut off a share of the samples."
     level = np.quantile(np.abs(wave), 1 - share)
     return np.clip(wave, -level, level)
@@ -89,7 +93,12 @@ def band_limit(wave, band: tuple[float, float], rng, rate: int):  # band: Hz
     return coloured(wave, rate, gain)
 
 # %% ../../nbs/data/35_corrupt_sound.ipynb #10c9c21e
-def gaps(wave, share: float, rng, rate: int):  # share: 0..1
+def gaps(
+    wave,  # (n,)
+    share: float,  # of the pieces, 0..1
+    rng,  # the clip's np.random.Generator
+    rate: int,  # samples per second
+):
     "Silence a share of the tenths of a second."
     piece = max(1, rate//10)
     silent = rng.random(-(-len(wave)//piece)) < share

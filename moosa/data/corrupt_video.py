@@ -105,7 +105,11 @@ def clouds(
     return found/max(found.max(), 1e-6)
 
 
-def fog(frames, thickness_and_decay: tuple[float, float], rng):  # thickness: of 1; decay: as for `clouds`
+def fog(
+    frames,  # (T, H, W, 3) uint8
+    thickness_and_decay: tuple[float, float],  # how bright the fog is, of 1; decay as for `clouds`
+    rng,  # the clip's np.random.Generator
+):
     "Put fog before a film; its clouds stand still."
     thickness, decay = thickness_and_decay
     before, top = thickness*clouds(*frames.shape[1:3], decay, rng)[..., None], frames.max()/255
@@ -140,14 +144,22 @@ def h264(frames, factor: int, rng):  # factor: x264's constant rate factor, 0..5
     return np.stack(found)[:, :height, :width]
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #fad29aae
-def dropped_frames(frames, share: float, rng):  # share: 0..1
+def dropped_frames(
+    frames,  # (T, H, W, 3) uint8
+    share: float,  # of the frames, 0..1
+    rng,  # the clip's np.random.Generator
+):
     "Lose frames: the last one that came stands still."
     came = rng.random(len(frames)) >= share
     came[0] = True
     return frames[np.maximum.accumulate(np.where(came, np.arange(len(frames)), 0))]
 
 
-def occlusion(frames, share: float, rng):  # share: of the picture, 0..1
+def occlusion(
+    frames,  # (T, H, W, 3) uint8
+    share: float,  # of the picture, 0..1
+    rng,  # the clip's np.random.Generator
+):
     "Put a black rectangle before a film; it stands still."
     height, width = (max(1, round(n*share**.5)) for n in frames.shape[1:3])
     top, left = (round(u*(n - size)) for u, n, size in zip(rng.random(2), frames.shape[1:3], (height, width)))
