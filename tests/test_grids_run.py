@@ -36,7 +36,7 @@ TOGETHER = (("osdg",), ("osda", "open-partial", "in-domain"), ("closed",))  # se
 ALIKE = {"parts", "moosa-x", "moosa-x-mini-hac",
          "sensitivity-entropy-min", "sensitivity-weights", "sensitivity-temperature", "sensitivity-unknown"}
 ELSEWHERE = {"utd-mhad", "moosa-x-utd-mhad", "utd-mhad-methods", "utd-mhad-few",
-             "conditions-utd-mhad"}  # test_utd.py has stand-ins
+             "conditions-utd-mhad", "weights-utd-mhad"}  # test_utd.py has stand-ins
 PLANNED = {"published-seeds", "benchmark-2026"}  # test_plan.py; their cells are of the others' kinds
 DOMAINS = dict(D1="human", D2="animal", D3="cartoon")
 NARROW = dict(jigsaw_hidden=16, trans_hidden_num=16, hidden_dim=16, out_dim=8)

@@ -29,8 +29,8 @@ RAN = ROOT/"build"/"executed"  # notebooks as they were executed, here or by tes
 SENSITIVITY = ("weights", "entropy-min", "mask", "jigsaw", "temperature", "unknown", "size")
 REPORTS = ("mini-hac", "adaptation", "digits-adaptation", "open-partial", "digits-closed", "digits-single-source",
            "digits-in-domain", "openness", "features", "demo-search", "methods", "utd-mhad-methods", "utd-mhad-few",
-           "adaptation-methods", "parts", "conditions-utd-mhad", "conditions-mini-hac", "moosa-x", "moosa-x-utd-mhad",
-           "moosa-x-mini-hac", "ablation", "selection", "mini-hac-methods",
+           "adaptation-methods", "parts", "conditions-utd-mhad", "conditions-mini-hac", "weights-utd-mhad",
+           "moosa-x", "moosa-x-utd-mhad", "moosa-x-mini-hac", "ablation", "selection", "mini-hac-methods",
            *(f"sensitivity-{of}" for of in SENSITIVITY))
 # Page -> notebook that is shown as it was executed. Only the first four exist as notebooks, too.
 EXECUTED = {

@@ -46,7 +46,7 @@ def plot_forest(
     for ax, (heading, table) in zip(axes.flat, panels.items()):
         for row in table.itertuples(): _draw_row(ax, names.index(row.name), row)
         ax.axvline(0, color=GREY, lw=1)
-        title(ax, wrapped(heading, 14))
+        title(ax, wrapped(heading, 14 if len(panels) < 4 else 11))
     axes[0, 0].set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
     axes[0, 0].set_ylim(len(names) - .5, -.5)
     key = "filled: it holds, up (blue) or down (orange); hollow: it does not; line: 95 % interval over seeds"
