@@ -4,9 +4,9 @@ r"""From predictions to numbers: thresholds, OS\*, UNK, HOS, AUROC and its like;
 
 # %% auto #0
 __all__ = ['max_softmax', 'harmonic_mean', 'at_threshold', 'Sweep', 'sweep_thresholds', 'coarse_sweep',
-           'published_sweep', 'hos_curve', 'exact_sweep', 'source_quantile_threshold', 'oscr', 'threshold_free',
-           'expected_calibration_error', 'openness', 'Predictions', 'join_predictions', 'check_logits',
-           'known_accuracy', 'evaluate_own', 'open_set_results', 'evaluate', 'evaluate_missing']
+           'published_sweep', 'hos_curve', 'exact_sweep', 'source_quantile_threshold', 'accepted', 'average_precision',
+           'threshold_free', 'expected_calibration_error', 'openness', 'Predictions', 'join_predictions',
+           'check_logits', 'known_accuracy', 'evaluate_own', 'open_set_results', 'evaluate', 'evaluate_missing']
 
 # %% ../../nbs/evaluation/01_openset.ipynb #cacafbca
 from collections.abc import Sequence
@@ -37,7 +37,8 @@ def _mean(hits: np.ndarray) -> float: return float(hits.mean()) if len(hits) els
 # %% ../../nbs/evaluation/01_openset.ipynb #d570a0f9
 def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float:  # of (N,) and (N,); nan without clips
     "Return the mean over classes of the share of hits."
-    return _mean(np.array([hits[labels == c].mean() for c in np.unique(labels)]))
+    clips = np.bincount(labels)
+    return _mean(np.bincount(labels, hits)[clips > 0]/clips[clips > 0])
 
 # %% ../../nbs/evaluation/01_openset.ipynb #56d057d9
 def at_threshold(
@@ -156,20 +157,20 @@ def source_quantile_threshold(
     return float(np.quantile(validation_confidence.numpy(), quantile))
 
 # %% ../../nbs/evaluation/01_openset.ipynb #29d1abac
-def oscr(
-    confidence: np.ndarray,  # (N,)
-    right: np.ndarray,  # (N,) bool, predicted class is the label
-    known: np.ndarray,  # (N,) bool
+def accepted(
+    confidence: np.ndarray,  # (n,) of some of the clips
+    levels: np.ndarray,  # (K,) ascending: the distinct confidences of all clips
+) -> np.ndarray:  # (K + 1,) from 0 to n
+    "Return how many clips pass as the threshold falls from above all levels to the lowest; of equals all or none."
+    return len(confidence) - np.append(np.searchsorted(np.sort(confidence), levels), len(confidence))[::-1]
+
+
+def average_precision(
+    found: np.ndarray,  # (K + 1,) as from `accepted`, of clips that are sought
+    wrong: np.ndarray,  # (K + 1,) of the others
 ) -> float:  # 0..1
-    "Return the area under the open-set classification rate curve; clips of equal confidence pass together."
-    from sklearn.metrics import auc
-
-    levels = np.unique(confidence)[::-1]
-
-    def accepted(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([[0], np.searchsorted(np.sort(-x), -levels, side="right")])
-
-    return float(auc(accepted(confidence[~known])/(~known).sum(), accepted(confidence[known & right])/known.sum()))
+    "Return the area under precision against recall, by steps."
+    return float((np.diff(found)*found[1:]/(found + wrong)[1:]).sum()/found[-1])
 
 # %% ../../nbs/evaluation/01_openset.ipynb #286417e9
 def threshold_free(
@@ -179,14 +180,16 @@ def threshold_free(
     num_known: int,  # C
 ) -> dict[str, float]:  # nan where there are no known or no unknown clips
     "Return AUROC, FPR95, AUPR-known, AUPR-unknown and OSCR."
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # slow to import, needed here only
-
     names = ("AUROC", "FPR95", "AUPR-known", "AUPR-unknown", "OSCR")
     known, c = (labels < num_known).numpy(), confidence.double().numpy()
     if known.all() or not known.any(): return dict.fromkeys(names, float("nan"))
-    fpr, tpr, _ = roc_curve(known, c, drop_intermediate=False)
-    values = (roc_auc_score(known, c), fpr[np.argmax(tpr >= 0.95)], average_precision_score(known, c),
-              average_precision_score(~known, -c), oscr(c, (predicted == labels).numpy(), known))
+    levels, right = np.unique(c), known & (predicted == labels).numpy()
+    inside, outside, correct = (accepted(c[which], levels) for which in (known, ~known, right))
+    tpr, fpr = inside/inside[-1], outside/outside[-1]
+    # From the lowest confidence up, unknown clips are the ones that are sought.
+    rejected_known, rejected_unknown = (n[-1] - n[::-1] for n in (inside, outside))
+    values = (np.trapezoid(tpr, fpr), fpr[np.argmax(tpr >= 0.95)], average_precision(inside, outside),
+              average_precision(rejected_unknown, rejected_known), np.trapezoid(correct/inside[-1], fpr))
     return {name: float(v) for name, v in zip(names, values)}
 
 # %% ../../nbs/evaluation/01_openset.ipynb #db9e788a
