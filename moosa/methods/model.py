@@ -258,7 +258,9 @@ class Model(nn.Module):
         found = on_present(call, extractor, x, there, weight.new_zeros(extractor.dim))
         return functional.layer_norm(found, found.shape[1:]) if self.normalised else found
 
-    def classify(self, embeddings: Mapping[str, torch.Tensor]) -> Outputs:  # modality -> (B, D)
+    def classify(self,
+        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
+    ) -> Outputs:
         "What the heads say of embeddings."
         logits = {m: self.heads[m](e) for m, e in embeddings.items()}
         return Outputs(embeddings, logits, self.fused(joined(embeddings)))
