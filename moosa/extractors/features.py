@@ -200,8 +200,7 @@ class FrozenFeatures(FrozenShards):
     fills_holes = True  # with zeros
 
     def __init__(self,
-        *of,  # as for FrozenShards
-        **how,  # likewise
+        *of, **how,  # as for FrozenShards
     ):
         super().__init__(*of, **how)
         self._index = pd.Index(np.concatenate([clips["clip"] for clips in self.lists]))

@@ -203,10 +203,10 @@ def on_present(
     with stored_statistics(module) if count == 1 else nullcontext(): found = call(rows)
     return whole.index_put((there,), found.to(whole.dtype))
 
-# %% ../../nbs/methods/01_model.ipynb #ad66e834
+# %% ../../nbs/methods/01_model.ipynb #5a1e7c40
 TAKES = ("clips", "features", "embeddings")
 
-
+# %% ../../nbs/methods/01_model.ipynb #ad66e834
 class Model(nn.Module):
     "One extractor and one head for each modality, and the fused head (ref 3.4)."
 
