@@ -34,12 +34,18 @@ def module_file(
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 # %% ../nbs/03_sources.ipynb #3ee6c1c9
-def _found_in(name: str, places: Sequence[str] | None):  # a module's spec, or None
+def _found_in(
+    name: str,
+    places: Sequence[str] | None,
+):  # a module's spec, or None
     try: return PathFinder.find_spec(name, places)
     except (ImportError, ValueError): return None
 
 
-def _top_level(name: str, folder: Path | None):  # a module's spec, or None
+def _top_level(
+    name: str,
+    folder: Path | None,
+):  # a module's spec, or None
     if folder and (spec := _found_in(name, [str(folder)])): return spec if spec.origin else None
     try: return importlib.util.find_spec(name)  # of a name without a dot, nothing is imported
     except (ImportError, ValueError): return None

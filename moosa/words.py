@@ -146,7 +146,7 @@ def number_of(text: str) -> int | float | None:  # None: it is no number
     return None
 
 # %% ../nbs/02_words.ipynb #57a03d84
-def value_of(value):  # None, a bool, a number, or the text
+def value_of(value) -> object:  # None, a bool, a number, or the text
     "What a word means in a place for a value. What is no text stays what it is."
     if not isinstance(value, str): return value
     if is_nothing(value): return None

@@ -13,6 +13,7 @@ from pathlib import Path
 import docs
 import pytest
 import yaml
+from check import misread
 
 import moosa
 
@@ -223,6 +224,7 @@ FAULTS = {  # notebook -> how it is spoiled, and what is said of it
     "runs/02_spec.ipynb": (add_cell("x = 1\n"*70), "more than 60 lines"),
     "runs/03_resolve.ipynb": (add_cell("import os\n\nprint(os.name)"), "imports and does more"),
     "runs/04_given.ipynb": (add_cell("if True:\n    import os"), "imports and does more"),
+    "runs/07_warm.ipynb": (add_cell("#| export\ndef f(a, b):  # a: dB\n    pass"), "is taken for that of 'b'"),
     "runs/06_lock.ipynb": (add_cell("nobody_knows_me"), "F821 Undefined name `nobody_knows_me`"),
 }
 
@@ -238,6 +240,22 @@ def test_check_finds_every_fault(copy_of_house):
     for name, (_, says) in FAULTS.items():
         room = name.split("/")[-1].split(".")[0].split("_")[-1]
         assert [line for line in output.splitlines() if says in line and room in line], (name, says, output)
+
+
+MISREAD = {  # signature, its comment -> for whose docments takes it, if that is wrong
+    "def f(a, b):  # a: dB": "b", "def f(a, b):  # b: dB": None, "def f(a, b):  # dB": "b",
+    "def f(a, b) -> int:  # dB": None, "def f(a, b) -> int:  # b: dB": "return", "def f(a) -> int:  # a: dB": "return",
+    "def f(a):  # dB": None, "def f(self, a):  # dB": None, "def f():  # dB": None, "def f(a, b):": None,
+    "def f(a, b=lambda c: 2):  # c: dB": "b", "def f(*a, b, **c):  # a: dB": "c", "async def f(a, b):  # dB": "b",
+    "def f(\n    a,  # dB\n    b,\n):  # nothing": None, "def f(a, b) -> int:  # None: it is not there": None}
+
+
+@pytest.mark.parametrize("signature", MISREAD)
+def test_comments_that_the_docs_misread(signature):
+    taken = MISREAD[signature]
+    assert misread(f"{signature}\n    pass") == ([("f", taken)] if taken else [])
+    method = "class C:\n" + "\n".join(f"    {line}" for line in f"{signature}\n    pass".splitlines())
+    assert misread(method) == misread(f"{signature}\n    pass")
 
 
 def code_cells() -> list[tuple[str, str]]:

@@ -1,17 +1,20 @@
 """Check the house; `--fix` cleans notebooks.
 
 Notebooks are clean, the package is in sync with them, no module is an orphan, each experiment has one cell tagged
-`parameters`, no code cell is too long or mixes imports with what nbdev must not run, and ruff finds nothing.
+`parameters`, no code cell is too long or mixes imports with what nbdev must not run, no comment beside a signature is
+taken for another name's, and ruff finds nothing.
 """
 import argparse
 import ast
 import filecmp
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tokenize
 from pathlib import Path
 
 from fastcore.nbio import read_nb
@@ -128,6 +131,42 @@ def mixes(code: str) -> bool:
     return any(map(imports, ast.walk(tree))) and not all(map(imports, tree.body))
 
 
+def misread_comments(root: Path) -> list[str]:
+    "Comments beside exported signatures that pages of the docs would show beside another name than they speak of."
+    found = []
+    for path in notebooks(root):
+        for i, cell in enumerate(as_json(path)["cells"]):
+            code = "".join(cell["source"])
+            if cell["cell_type"] != "code" or not EXPORTS.search(code): continue
+            found += [f"{path.relative_to(root)}: cell {i}: the comment beside `def {name}` is taken for that of "
+                      f"{taken!r}; write one parameter per line" for name, taken in misread(code)]
+    return found
+
+
+def misread(code: str) -> list[tuple[str, str]]:
+    """Functions with a comment beside a signature on one line that docments takes for another name's; and that name.
+
+    It takes it for the return's or, where that has no type, for the last parameter's. A comment speaks of what is
+    returned unless it begins with `name:`; where there is one parameter and no type of the return, of either.
+    """
+    try: tree = ast.parse(code)
+    except SyntaxError: return []  # which ruff reports
+    tokens, found = tokenize.generate_tokens(io.StringIO(code).readline), []
+    said = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.lineno not in said: continue
+        a = node.args
+        args = [arg for arg in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if arg]
+        names = [arg.arg for arg in args if arg.arg not in ("self", "cls")]
+        if not names or args[-1].lineno != node.lineno: continue
+        taken = "return" if node.returns else names[-1]
+        named = re.match(r"#\W*(\w+):", said[node.lineno])
+        meant = taken if len(names) == 1 else "return"
+        if named and named[1] in names: meant = named[1]
+        if meant != taken: found.append((node.name, taken))
+    return found
+
+
 def lint(root: Path) -> list[str]:
     "What ruff finds (its rules are in pyproject.toml)."
     places = [name for name in ("moosa", "tests", "tools", "nbs", "setup.py") if (root/name).exists()]
@@ -143,7 +182,8 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     args = parser.parse_args()
     if args.fix: fix(args.root)
-    problems = [p for look in (dirty, drift, parameter_cells, long_cells, mixed_cells, lint) for p in look(args.root)]
+    looks = (dirty, drift, parameter_cells, long_cells, mixed_cells, misread_comments, lint)
+    problems = [p for look in looks for p in look(args.root)]
     for p in problems: print(p)
     print(f"make check: {len(problems)} problem(s) in {len(notebooks(args.root))} notebooks")
     return 1 if problems else 0

@@ -66,7 +66,10 @@ def write_hac(
 
 # %% ../../nbs/bench/03_clips.ipynb #070e431a
 @contextmanager
-def hac_clip(film: tuple[int, int, int], keyframe_every: int):  # a data set
+def hac_clip(
+    film: tuple[int, int, int],  # frames, height, width
+    keyframe_every: int,
+):  # a data set
     "Give what `write_hac` returns, for as long as the block lasts."
     with TemporaryDirectory(prefix="moosa-bench-") as folder: yield write_hac(Path(folder), film, keyframe_every)
 

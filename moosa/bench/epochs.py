@@ -141,7 +141,7 @@ def minihac_spec(modalities: tuple[str, ...], features: str) -> Spec:
     except InputError as e: raise NotMeasured(str(e)) from e
 
 
-def open_minihac(sizes: Sizes, modalities: tuple[str, ...], features: str):  # an Experiment, a Learner
+def open_minihac(sizes: Sizes, modalities: tuple[str, ...], features: str) -> tuple:  # an Experiment, a Learner
     "Return a run, opened, its features computed; raise `NotMeasured` if the clips are not there."
     if not sizes.minihac: raise NotMeasured("left out")
     spec = minihac_spec(modalities, features)

@@ -41,7 +41,9 @@ class Shift(nn.Module):
         super().__init__()
         self.by = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, dim) both
+    def forward(self,
+        x: torch.Tensor,  # (B, dim)
+    ) -> torch.Tensor:  # (B, dim)
         "Return the embeddings, shifted."
         return x + self.by
 

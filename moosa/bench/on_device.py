@@ -162,7 +162,7 @@ def channels_last_agree(sizes: Sizes, device: str) -> str:
     return within(largest_difference(usual, other), value_limit(FLOAT32, 50))
 
 # %% ../../nbs/bench/15_on_device.ipynb #5838a148
-def certain_learner(sizes: Sizes, device: str):  # a Learner and a Batch
+def certain_learner(sizes: Sizes, device: str) -> tuple:  # a Learner and a Batch
     "Return a learner of all modalities in two parts, in which nothing is random, and a batch."
     dims = sizes.pick("video", "audio", "flow")
     learner = make_ours(dims, dict(sizes.hyper) | dict(jigsaw_num_splits=2, mask_ratio=0.0)).train().to(device)
@@ -211,7 +211,11 @@ def graph_agrees(sizes: Sizes, device: str) -> str:
     return f"{apart} apart; {times['usual']:.2f} ms against {times['replayed']:.2f} ms replayed"
 
 # %% ../../nbs/bench/15_on_device.ipynb #dcf8b510
-def choice_ratio(sizes: Sizes, line: str, device: str) -> str:  # line: a key of `bench.gpu.PAIRS`
+def choice_ratio(
+    sizes: Sizes,
+    line: str,  # a key of `bench.gpu.PAIRS`
+    device: str,
+) -> str:
     "Time one of our choices against torch's default."
     if device != "cuda": raise NotMeasured("no CUDA device")
     found = bench_gpu(sizes, line, device)

@@ -201,7 +201,9 @@ class Yardstick(nn.Module):
         return sum(self.weights[name]*value for name, value in terms.items()), terms
 
 # %% ../../nbs/bench/01_reference.ipynb #a74af044
-def yardstick_step(learner: Yardstick):  # a function that takes a step: (features, labels) -> total
+def yardstick_step(
+    learner: Yardstick,
+):  # a function that takes a step: (features, labels) -> total
     "Return a function that takes a step with torch's default Adam (ref 6.1)."
     optimiser = torch.optim.Adam(learner.parameters(), lr=1e-4, weight_decay=1e-4)
 

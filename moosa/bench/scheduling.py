@@ -46,7 +46,8 @@ class Slept:
 SLEPT = Slept()
 
 
-def sleep(job: Job, where: str = "") -> Outcome:  # a function that a worker can be sent by name
+# a function of a module: a worker can be sent it by name
+def sleep(job: Job, where: str = "") -> Outcome:
     "Sleep as long as a job says, in place of a run."
     return SLEPT.cell(job, where)
 

@@ -104,7 +104,7 @@ Attempts = Annotated[int, typer.Option(min=1, help=(
     "How often a cell may lose its process before it is set aside as failed."))]
 
 # %% ../../nbs/commands/05_grids.ipynb #c9565857
-def _in_stages(cells, store: Store, run: Callable):  # the grid with all its runs; their status
+def _in_stages(cells, store: Store, run: Callable) -> tuple:  # the grid with all its runs; their status
     "Run a grid; and then what a search adds once it knows the best trials."
     from moosa.runs.benchmark_search import with_retraining
 

@@ -66,7 +66,9 @@ def dataset_lines() -> list[dict[str, str]]:
     return [_row(row["name"], f"{row['about']} ({row['modalities']})") for row in dataset_rows()]
 
 # %% ../../nbs/commands/07_listing.ipynb #852ec1dc
-def _with_source(found) -> str:  # a Score or a Protocol
+def _with_source(
+    found,  # a Score or a Protocol
+) -> str:
     line = (found.fn.__doc__ or "").split("\n")[0].removeprefix("Return ").rstrip(".")
     return line if found.source in line else f"{line} ({found.source})"
 

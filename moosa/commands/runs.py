@@ -55,5 +55,8 @@ def runs_prune(
     if late := len(found) - sum(gone): print(f"{late} had been taken by a process, or had changed, and stayed")
 
 
-def _shown(row, size: int) -> dict[str, str]:  # row: a Prunable
+def _shown(
+    row,  # a Prunable
+    size: int,  # bytes
+) -> dict[str, str]:
     return {"run": row.folder.name, "kind": row.kind, "MB": f"{size/1e6:.1f}", "why": row.why}

@@ -23,12 +23,20 @@ def deviations(
     return np.where(each > 0, each, array.std())
 
 
-def noise(array, times: float, rng):  # array (C, ...); times: of each channel's deviation
+def noise(
+    array,  # (C, ...)
+    times: float,  # of each channel's deviation
+    rng,  # the clip's np.random.Generator
+):
     "Add noise."
     return array + times*deviations(array)*rng.standard_normal(array.shape)
 
 # %% ../../nbs/data/36_corrupt_arrays.ipynb #3f3b4374
-def missing_channels(array, share: float, rng):  # array (C, ...); share: of the channels
+def missing_channels(
+    array,  # (C, ...)
+    share: float,  # of the channels, 0..1
+    rng,  # the clip's np.random.Generator
+):
     "Set channels to 0."
     count, order = len(array), rng.permutation(len(array))
     gone = min(max(1, round(share*count)), max(1, count - 1))
@@ -36,7 +44,11 @@ def missing_channels(array, share: float, rng):  # array (C, ...); share: of the
     return array
 
 
-def drift(array, times: float, rng):  # array (C, ..., time); times: of each channel's deviation, at the end
+def drift(
+    array,  # (C, ..., time)
+    times: float,  # of each channel's deviation, at the end
+    rng,  # the clip's np.random.Generator
+):
     "Let each channel drift away."
     way = rng.choice([-1, 1], len(array)).reshape(-1, *[1]*(array.ndim - 1))
     steps = array.shape[-1] if array.ndim > 1 else 1

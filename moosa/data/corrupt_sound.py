@@ -48,7 +48,12 @@ def _wandering(n: int, rate: int, per_second: float, rng: np.random.Generator) -
     return np.interp(np.arange(n)/rate*per_second, np.arange(len(points)), points)
 
 
-def wind(wave, ratio: float, rng, rate: int):  # ratio: dB
+def wind(
+    wave,  # (n,)
+    ratio: float,  # of the wave to the wind, dB
+    rng,  # the clip's np.random.Generator
+    rate: int,  # samples per second
+):
     "Let wind blow into the microphone."
     rumble = coloured(rng.standard_normal(len(wave)), rate, lambda hz: 1/(1 + (hz/60)**2))
     return mixed(wave, rumble*(.2 + _wandering(len(wave), rate, 1, rng)**2), ratio)
@@ -66,12 +71,21 @@ def voice(n: int, rate: int, rng: np.random.Generator) -> np.ndarray:  # (n,)
     return spoken*_wandering(n, rate, 8, rng)**2
 
 
-def babble(wave, ratio: float, rng, rate: int):  # ratio: dB
+def babble(
+    wave,  # (n,)
+    ratio: float,  # of the wave to the talk, dB
+    rng,  # the clip's np.random.Generator
+    rate: int,  # samples per second
+):
     "Let eight people talk."
     return mixed(wave, sum(voice(len(wave), rate, rng) for _ in range(8)), ratio)
 
 # %% ../../nbs/data/35_corrupt_sound.ipynb #7bfa3bf6
-def white_noise(wave, ratio: float, rng):  # ratio: dB
+def white_noise(
+    wave,  # (n,)
+    ratio: float,  # of the wave to the hiss, dB
+    rng,  # the clip's np.random.Generator
+):
     "Add hiss."
     return mixed(wave, rng.standard_normal(len(wave)), ratio)
 
@@ -86,7 +100,12 @@ def clipping(
     return np.clip(wave, -level, level)
 
 
-def band_limit(wave, band: tuple[float, float], rng, rate: int):  # band: Hz
+def band_limit(
+    wave,  # (n,)
+    band: tuple[float, float],  # lowest and highest frequency, Hz
+    rng,  # without effect
+    rate: int,  # samples per second
+):
     "Leave a band of frequencies."
     low, high = band
     def gain(hz): return 1/np.sqrt((1 + (low/np.maximum(hz, 1e-3))**8)*(1 + (hz/high)**8))
@@ -105,6 +124,10 @@ def gaps(
     return np.where(np.repeat(silent, piece)[:len(wave)], 0, wave)
 
 
-def gain(wave, quieter: float, rng):  # quieter: dB
+def gain(
+    wave,  # (n,)
+    quieter: float,  # dB
+    rng,  # without effect
+):
     "Make a wave quieter, and round it to 16 bits."
     return np.round(wave*10**(-quieter/20)*2**15)/2**15

@@ -64,18 +64,30 @@ def _filtered(frames: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.stack([cv2.filter2D(f, -1, kernel, borderType=cv2.BORDER_REPLICATE) for f in frames])
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #f33b6cb5
-def defocus_blur(frames, radius: float, rng):  # radius: pixels of a picture of 224
+def defocus_blur(
+    frames,  # (T, H, W, 3) uint8
+    radius: float,  # pixels of a picture of 224
+    rng,  # without effect
+):
     "Put a film out of focus."
     return _filtered(frames, disk(radius*_scale(frames)))
 
 
-def motion_blur(frames, length_and_deviation: tuple[float, float], rng):  # pixels of a picture of 224
+def motion_blur(
+    frames,  # (T, H, W, 3) uint8
+    length_and_deviation: tuple[float, float],  # pixels of a picture of 224
+    rng,  # the clip's np.random.Generator
+):
     "Blur a film as a moving camera does, in one direction."
     length, deviation = (value*_scale(frames) for value in length_and_deviation)
     return _filtered(frames, streak(length, deviation, rng.uniform(-np.pi/4, np.pi/4)))
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #22e7ab0a
-def brightness(frames, more: float, rng):  # more: of 1
+def brightness(
+    frames,  # (T, H, W, 3) uint8
+    more: float,  # brightness that is added, of 1
+    rng,  # without effect
+):
     "Brighten a film."
     def one(frame):
         hsv = cv2.cvtColor(frame.astype(np.float32)/255, cv2.COLOR_RGB2HSV)
@@ -85,7 +97,11 @@ def brightness(frames, more: float, rng):  # more: of 1
     return np.stack([one(frame) for frame in frames])
 
 
-def contrast(frames, left: float, rng):  # left: share of the contrast
+def contrast(
+    frames,  # (T, H, W, 3) uint8
+    left: float,  # share of the contrast, 0..1
+    rng,  # without effect
+):
     "Take contrast away."
     means = frames.mean(axis=(1, 2), keepdims=True)
     return _bytes(means + left*(frames - means))
@@ -116,7 +132,11 @@ def fog(
     return np.stack([_bytes(255*(f/255 + before)*top/(top + thickness)) for f in frames])
 
 # %% ../../nbs/data/34_corrupt_video.ipynb #a64a9180
-def jpeg(frames, quality: int, rng):  # quality: 0..100
+def jpeg(
+    frames,  # (T, H, W, 3) uint8
+    quality: int,  # 0..100
+    rng,  # without effect
+):
     "Compress each picture as JPEG."
     def one(frame):
         coded = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
@@ -128,7 +148,11 @@ def jpeg(frames, quality: int, rng):  # quality: 0..100
 SAME = {"threads": "1", "preset": "veryfast", "x264-params": "mbtree=0:bframes=0"}  # every time the same bytes
 
 
-def h264(frames, factor: int, rng):  # factor: x264's constant rate factor, 0..51
+def h264(
+    frames,  # (T, H, W, 3) uint8
+    factor: int,  # x264's constant rate factor, 0..51
+    rng,  # without effect
+):
     "Compress a film as H.264."
     import av
 

@@ -117,7 +117,10 @@ class CorruptFilm:
 class FlowAnew:
     "Flow, made of a film when it is read."
 
-    def __init__(self, medium, film: CorruptFilm):  # medium: the flow as it lies there
+    def __init__(self,
+        medium,  # the flow as it lies there
+        film: CorruptFilm,  # that new flow is made of
+    ):
         self.medium, self.film = medium, film
 
     def __getattr__(self, name: str): return getattr(self.medium, name)  # frames, fps, path
@@ -145,7 +148,10 @@ class CorruptSound:
 
     def __getattr__(self, name: str): return getattr(self.medium, name)
 
-    def read(self, start: float | None = None, stop: float | None = None) -> np.ndarray:  # seconds, as of `SoundFile`
+    def read(self,
+        start: float | None = None,  # seconds, as of `SoundFile`
+        stop: float | None = None,  # likewise
+    ) -> np.ndarray:  # (n,)
         "Return the stretch of sound."
         return self.change(self.medium.read(start, stop), rate=getattr(self.medium, "rate", 16000))
 
@@ -166,7 +172,11 @@ def change_array(
 class CorruptArray:
     "An array, or a picture, that is corrupted when it is read."
 
-    def __init__(self, medium, change: Callable, recipe):  # recipe: how it will be looked at
+    def __init__(self,
+        medium,  # of data.media, an array or a picture
+        change: Callable,  # data -> data
+        recipe,  # how it will be looked at
+    ):
         self.medium, self.change, self.recipe = medium, change, recipe
 
     def __getattr__(self, name: str): return getattr(self.medium, name)
@@ -272,7 +282,10 @@ class FirstChannel(SoundFile):
         if rate == self.rate: return
         raise BadClip(self.path, "format", f"{rate} Hz; expected {self.rate} Hz.")
 
-    def read(self, start: float | None = None, stop: float | None = None) -> np.ndarray:  # seconds; (n,) in -1..1
+    def read(self,
+        start: float | None = None,  # seconds; None: the beginning
+        stop: float | None = None,  # seconds; None: the end
+    ) -> np.ndarray:  # (n,) in -1..1
         "Return samples round(start*rate) up to round(stop*rate)."
         import soundfile
 
@@ -285,7 +298,11 @@ class FirstChannel(SoundFile):
 class ReadyMedia:
     "Stands for the `media` of HAC."
 
-    def __init__(self, dataset: Hac, name: str, modality: str):  # name: of the corruption's folders
+    def __init__(self,
+        dataset: Hac,
+        name: str,  # of the corruption's folders
+        modality: str,  # that is corrupted
+    ):
         self.dataset, self.name, self.modality = dataset, name, modality
 
     def __call__(self, clip, modality: str):

@@ -54,7 +54,11 @@ class StayEncrypted(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _request(url: str, part: Path, tag: Path):  # an open response
+def _request(
+    url: str,
+    part: Path,  # what has come so far, if anything
+    tag: Path,  # holds the server's tag of what has come
+):  # an open response
     "Ask for what is missing of `part`; if the server has another file by now, it sends that from its beginning."
     done = part.stat().st_size if part.exists() and tag.exists() else 0
     rest = {"Range": f"bytes={done}-", "If-Range": tag.read_text()} if done else {}

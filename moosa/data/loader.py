@@ -173,7 +173,7 @@ def with_zeros(
     return {m: spread(part or [([], blank(clips, m))], len(rows), m) for m, part in parts.items()}
 
 
-def blank(clips: ClipList, modality: str):  # as `load` gives it, (0, ...)
+def blank(clips: ClipList, modality: str) -> torch.Tensor | tuple[torch.Tensor, ...]:  # as `load` gives it, (0, ...)
     "Return nothing, in the shape of a clip's data in the list's view."
     key = modality, clips.view is None
     if key not in clips.blanks:

@@ -221,7 +221,10 @@ class MiniHac(Hac):
                                         hidden_dim=256),
                              simmmdg=dict(trans_hidden_num=256, hidden_dim=256), cmrf=dict(hidden_dim=256)))
 
-    def __init__(self, data_dir: str | Path | None = None, **how):  # as for Hac
+    def __init__(self,
+        data_dir: str | Path | None = None,  # the data folder; None: the project's
+        **how,  # as for Hac
+    ):
         if not (minihac_folder(data_dir)/"manifest.json").is_file():
             raise InputError(f"{minihac_folder(data_dir)}/manifest.json is missing: mini-HAC was not generated, or not "
                              "to the end. `moosa data get mini-hac` does it.")

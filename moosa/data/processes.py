@@ -93,7 +93,7 @@ class Helper:
             raise RuntimeError(f"a process to work in did not start ({self.end()}). A script has to begin with `if "
                                "__name__ == '__main__':`.") from None
 
-    def do(self, work: Callable, item):  # its result, or the exception that it raised
+    def do(self, work: Callable, item) -> object:  # its result, or the exception that it raised
         "Have an item done; `ProcessDied` in place of a result, if the process died of it."
         if self.process is None: self.start()
         try: self.pipe.send((work, item))

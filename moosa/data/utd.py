@@ -242,7 +242,7 @@ def make_trial(
     begins = style.uniform(0, 2*np.pi, (20, 3, 1))
     size, where = person.uniform(.9, 1.1), person.normal(0, .2, (1, 3, 1)) + np.array([0, 0, 2.5])[None, :, None]
 
-    def swing(steps, phases):  # at rest at the beginning and at the end
+    def swing(steps, phases) -> np.ndarray:  # at rest at the beginning and at the end
         t = np.linspace(0, 1, steps)
         return np.sin(2*np.pi*turns*t + phases + own.normal(0, .3))*np.sin(np.pi*t)**2
 

@@ -162,7 +162,10 @@ def mahalanobis_held_out(
     x, labels, clips = unit_embeddings(reference.embeddings), reference.labels.numpy(), np.array(reference.clips)
     inner, scores = x @ x.T, np.empty((len(left_out), len(x)))
 
-    def measure(fitted: np.ndarray, measured: np.ndarray) -> np.ndarray:  # numbers of clips
+    def measure(
+        fitted: np.ndarray,  # numbers of clips
+        measured: np.ndarray,  # likewise
+    ) -> np.ndarray:
         return -nearest_class(inner[np.ix_(fitted, fitted)], labels[fitted], inner[np.ix_(fitted, measured)],
                               inner[measured, measured], x.shape[1])
 

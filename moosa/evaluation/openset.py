@@ -35,7 +35,10 @@ def harmonic_mean(a: float, b: float) -> float:  # nan if either is undefined, 0
 def _mean(hits: np.ndarray) -> float: return float(hits.mean()) if len(hits) else float("nan")
 
 # %% ../../nbs/evaluation/01_openset.ipynb #d570a0f9
-def _class_mean(hits: np.ndarray, labels: np.ndarray) -> float:  # of (N,) and (N,); nan without clips
+def _class_mean(
+    hits: np.ndarray,  # (N,)
+    labels: np.ndarray,  # (N,)
+) -> float:  # nan without clips
     "Return the mean over classes of the share of hits."
     clips = np.bincount(labels)
     return _mean(np.bincount(labels, hits)[clips > 0]/clips[clips > 0])

@@ -146,14 +146,18 @@ def captioned_table(
     return f"<table style='{style}'>{name}<tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def heads_html(heads: pd.DataFrame) -> str:  # of `heads_said`
+def heads_html(
+    heads: pd.DataFrame,  # of `heads_said`
+) -> str:
     "Return what each head said as a table with bars."
     rows = [(in_html(head), f"{'✓' if row['right'] else '✗'} {in_html(row['said'])}", f"{row['confidence']:.3f}",
              bar(row["weight"])) for head, row in heads.iterrows()]
     return captioned_table("What each head said", ["head", "said", "probability", "entropy weight"], rows)
 
 # %% ../../nbs/explore/08_card.ipynb #aa396169
-def without_html(table: pd.DataFrame) -> str:  # of `without_each`
+def without_html(
+    table: pd.DataFrame,  # of `without_each`
+) -> str:
     "Return the answers without each modality as a table; or why there are none."
     if table.empty: return "<p><b>Without each modality:</b> the run has kept no such answers, or has one modality.</p>"
     rows = [(in_html(row.without), in_html(row.rule), in_html(row.said) + (" (as before)" if row.same else ""),
@@ -200,7 +204,10 @@ def draw_stills(
         else: ax.text(.5, .5, wrapped(part.note, 34), ha="center", va="center", fontsize=7, transform=ax.transAxes)
 
 # %% ../../nbs/explore/08_card.ipynb #e9efa262
-def draw_heads(ax, heads: pd.DataFrame):  # of `heads_said`
+def draw_heads(
+    ax,  # matplotlib axes to draw in
+    heads: pd.DataFrame,  # of `heads_said`
+):
     "Draw a bar per head with its entropy weight; beside it, what it said."
     colours = [KNOWN if right else UNKNOWN for right in heads["right"]]
     ax.barh(np.arange(len(heads)), heads["weight"], height=.6, color=colours)

@@ -105,7 +105,9 @@ def plot_pair(pair: Pair) -> Figure:
     return fig
 
 # %% ../../nbs/explore/12_compare.ipynb #d0b5e08d
-def scatter_figure(pair: Pair):  # a plotly FigureWidget; its traces are CASES, and each has a place for every clip
+def scatter_figure(
+    pair: Pair,
+):  # a plotly FigureWidget; its traces are CASES, and each has a place for every clip
     "Return a place for the confidences of both runs, with lines at their thresholds."
     fig, told = moving_figure(), [escape(one_line(clip)) for clip in pair.clips]
     for case, symbol in zip(CASES, ("circle", "triangle-up", "triangle-down", "x")):
@@ -151,7 +153,11 @@ class Scatter:
             marks = dict(tickvals=list(axis.ticks) or None, ticktext=list(axis.ticks.values()) or None)
             self.drawing.layout[name].update(title=f"{side}: {run.score}", **marks)
 
-    def _lassoed(self, trace, points, state):  # plotly calls for each trace in turn, with its own points
+    def _lassoed(self,
+        trace,  # plotly calls for each trace in turn
+        points,  # of this trace
+        state,  # without effect
+    ):
         self._caught[points.trace_index] = points.point_inds
         if points.trace_index < len(CASES) - 1: return
         rows = sorted(i for inds in self._caught.values() for i in inds)

@@ -157,7 +157,11 @@ def seen_part(
     return Part(modality, "picture", drawn_by(dataset, row, modality), note=note)
 
 # %% ../../nbs/explore/07_media.ipynb #052bc0d2
-def is_kind(dataset: DataSet, modality: str, kind: type) -> bool:  # kind: FrameRecipe or SoundRecipe
+def is_kind(
+    dataset: DataSet,
+    modality: str,  # one of its modalities
+    kind: type,  # FrameRecipe or SoundRecipe
+) -> bool:
     "Return whether a modality is looked at so."
     return isinstance(dataset.recipes.get(modality), kind)
 

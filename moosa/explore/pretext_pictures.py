@@ -259,7 +259,9 @@ def plot_masking(
     return fig
 
 
-def masking_figure(modalities: Sequence[str]):  # a plotly FigureWidget, a trace for each modality, yet empty
+def masking_figure(
+    modalities: Sequence[str],  # names, one panel each
+):  # a plotly FigureWidget, a trace for each modality, yet empty
     "Return `plot_masking` for a browser; what is hidden is a hole, through which the ground is seen."
     plotly_graphs()  # says what is missing
     from plotly.subplots import make_subplots

@@ -105,7 +105,9 @@ def filter_of(
     return [value for i, value in enumerate(values) if any(low <= i <= high for low, high in ranges)]
 
 # %% ../../nbs/explore/14_records.ipynb #7554e13c
-def coordinates(records: GridRecords):  # a plotly FigureWidget
+def coordinates(
+    records: GridRecords,
+):  # a plotly FigureWidget
     "Return parallel coordinates, of which ranges of each axis can be drawn."
     go = plotly_graphs()
     table, shades = records.table, list(case_colours(records.table).values())

@@ -112,7 +112,9 @@ def _draw_trade(ax, run: RunClips):
     ax.legend(fontsize=8, loc="lower right", frameon=False)
 
 # %% ../../nbs/explore/05_threshold.ipynb #0ead0f21
-def trade_figure(run: RunClips):  # a plotly FigureWidget: two curves, and the point on each
+def trade_figure(
+    run: RunClips,
+):  # a plotly FigureWidget: two curves, and the point on each
     "Return what accepting more costs."
     fig = moving_figure()
     for name, (x, y) in trades(run).items():
@@ -125,13 +127,19 @@ def trade_figure(run: RunClips):  # a plotly FigureWidget: two curves, and the p
     return fig
 
 
-def point_out(figure, run: RunClips):  # figure: of `trade_figure`
+def point_out(
+    figure,  # of `trade_figure`
+    run: RunClips,
+):
     "Move the points to where the run's threshold lies."
     now = trade_now(run).values()
     figure.data[-1].update(x=[x for x, _ in now], y=[y for _, y in now])
 
 # %% ../../nbs/explore/05_threshold.ipynb #25b6e9a3
-def curves_figure(run: RunClips, axis: Axis):  # a plotly FigureWidget
+def curves_figure(
+    run: RunClips,
+    axis: Axis,
+):  # a plotly FigureWidget
     "Return histogram and curves over one axis, with a line at the threshold and a place for selected clips."
     fig = moving_figure()
     edges, highest, room = np.linspace(axis.low, axis.high + 1e-9, 41), 0., room_above(run)
@@ -170,7 +178,9 @@ def cell_texts(counts: np.ndarray) -> np.ndarray:  # of texts
     return np.where(counts == 0, "", counts.astype(str))
 
 
-def matrix_figure(run: RunClips):  # a plotly FigureWidget
+def matrix_figure(
+    run: RunClips,
+):  # a plotly FigureWidget
     "Return the confusion matrix, of which each cell can be clicked."
     counts = confusion_at(run)
     fig = moving_figure()

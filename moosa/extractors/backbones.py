@@ -138,7 +138,9 @@ class Rest(nn.Module):
             x = x[0] if isinstance(x, tuple) else x
         return self.after(self.pooled(self.norm(x))).unflatten(0, tokens.shape[:2]).mean(1)
 
-    def pooled(self, x: torch.Tensor) -> torch.Tensor:  # (rows, N, D) -> (rows, D)
+    def pooled(self,
+        x: torch.Tensor,  # (rows, N, D)
+    ) -> torch.Tensor:  # (rows, D)
         match self.rule:
             case "mean": return x.mean(1)
             case "first": return x[:, 0]

@@ -85,7 +85,9 @@ class Extractor(nn.Module):
     @stem_dtype.setter
     def stem_dtype(self, name: str): self._stem_dtype = one_of("stem_dtype", name, STEM_DTYPES)
 
-    def features(self, x: torch.Tensor):  # what the stem returns
+    def features(self,
+        x: torch.Tensor,  # (B, ...)
+    ):  # what the stem returns
         "The stem alone; a frozen one records nothing for a backward pass."
         if not self.frozen_stem: return self.stem(x)
         with torch.no_grad():

@@ -199,7 +199,9 @@ class FrozenFeatures(FrozenShards):
     "A data set seen through frozen stems, or whole frozen extractors."
     fills_holes = True  # with zeros
 
-    def __init__(self, *of, **how):  # as for FrozenShards
+    def __init__(self,
+        *of, **how,  # as for FrozenShards
+    ):
         super().__init__(*of, **how)
         self._index = pd.Index(np.concatenate([clips["clip"] for clips in self.lists]))
         self._list = np.concatenate([np.full(len(clips), i) for i, clips in enumerate(self.lists)])  # clip -> its list

@@ -81,7 +81,9 @@ def pathway(
     return steps
 
 
-def pooled(x: torch.Tensor) -> torch.Tensor:  # (B, C, ...) -> (B, C)
+def pooled(
+    x: torch.Tensor,  # (B, C, ...)
+) -> torch.Tensor:  # (B, C)
     "Global average."
     return x.flatten(2).mean(2)
 

@@ -53,7 +53,9 @@ class Moments(nn.Module):
         super().__init__()
         self.project, self.width, self.dropout = nn.Linear(features, width), width, nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, D) -> (B, T, W)
+    def forward(self,
+        x: torch.Tensor,  # (B, T, D)
+    ) -> torch.Tensor:  # (B, T, W)
         x = self.project(x)*math.sqrt(self.width)
         return self.dropout(x + self.places(x.shape[1]).to(x)*(x[..., :1] != 0))
 
@@ -68,7 +70,9 @@ class Moments(nn.Module):
 class First(nn.Module):
     "What stands at the first moment."
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return x[:, 0]  # (B, T, W) -> (B, W)
+    def forward(self,
+        x: torch.Tensor,  # (B, T, W)
+    ) -> torch.Tensor: return x[:, 0]  # (B, W)
 
 # %% ../../nbs/extractors/16_signals.ipynb #58a86796
 def late_transformer(

@@ -114,7 +114,10 @@ class Standing:
     right_domain: torch.Tensor | None = None
 
 
-def standing_of(logits: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (n, C) and (n,)
+def standing_of(
+    logits: torch.Tensor,  # (n, C)
+    right: torch.Tensor,  # (n,) in 0..C-1
+) -> tuple[torch.Tensor, torch.Tensor]:  # scalars
     "Return the cross entropy and the mean probability of the right answer; the latter without a way back."
     return F.cross_entropy(logits, right), logits.detach().softmax(dim=1).gather(1, right[:, None]).mean()
 

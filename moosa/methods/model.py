@@ -203,10 +203,10 @@ def on_present(
     with stored_statistics(module) if count == 1 else nullcontext(): found = call(rows)
     return whole.index_put((there,), found.to(whole.dtype))
 
-# %% ../../nbs/methods/01_model.ipynb #ad66e834
+# %% ../../nbs/methods/01_model.ipynb #5a1e7c40
 TAKES = ("clips", "features", "embeddings")
 
-
+# %% ../../nbs/methods/01_model.ipynb #ad66e834
 class Model(nn.Module):
     "One extractor and one head for each modality, and the fused head (ref 3.4)."
 
@@ -258,7 +258,9 @@ class Model(nn.Module):
         found = on_present(call, extractor, x, there, weight.new_zeros(extractor.dim))
         return functional.layer_norm(found, found.shape[1:]) if self.normalised else found
 
-    def classify(self, embeddings: Mapping[str, torch.Tensor]) -> Outputs:  # modality -> (B, D)
+    def classify(self,
+        embeddings: Mapping[str, torch.Tensor],  # modality -> (B, D)
+    ) -> Outputs:
         "What the heads say of embeddings."
         logits = {m: self.heads[m](e) for m, e in embeddings.items()}
         return Outputs(embeddings, logits, self.fused(joined(embeddings)))

@@ -93,7 +93,9 @@ class Nel(OwnMethod):
         rows = None if there is None else there[:, list(self.dims).index(modality)]
         return self.projections[modality].of(halves(embedding)[0], rows)
 
-    def of_neighbours(self, z: torch.Tensor) -> torch.Tensor:  # (2B, modalities, d) -> scalar
+    def of_neighbours(self,
+        z: torch.Tensor,  # (2B, modalities, d)
+    ) -> torch.Tensor:  # scalar
         "Return how well clips are found again, by the mean shift of all modalities together."
         shifted = torch.cat([mean_shift(z[:, i], self.k) for i in range(z.shape[1])], dim=1)
         return found_again(*F.normalize(shifted, dim=1).chunk(2), self.temp_u)

@@ -42,7 +42,9 @@ class Teacher(nn.Module):
             if not torch.equal(mine, theirs): mine.copy_(keep*mine + (1 - keep)*theirs)
 
     @torch.no_grad()
-    def forward(self, *given):  # what the copy says
+    def forward(self,
+        *given,  # what the network takes
+    ):  # what the copy says
         return self.copy(*given)
 
 # %% ../../nbs/methods/04_teacher.ipynb #7eac4e51

@@ -132,7 +132,7 @@ class SharedProducts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):  # (K*B, hidden)
+    def backward(ctx, grad):  # grad: (K*B, hidden)
         weight, users, starts, *parts = ctx.saved_tensors
         batch, hidden = len(parts[0]), len(weight)
         flowed = F.embedding_bag(users, grad.reshape(ctx.orders, batch*hidden), starts, mode="sum")

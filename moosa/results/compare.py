@@ -243,7 +243,7 @@ def _verdict(made: pd.DataFrame, alpha: float) -> str:
     return f" (n = {n} {cells}): {'; '.join(held)}.{_others(k - len(held))}"
 
 # %% ../../nbs/results/07_compare.ipynb #e8a71933
-def _others(count: int) -> str:  # differences that do not hold
+def _others(count: int) -> str:  # on differences that do not hold
     if count == 0: return ""
     return " The other difference does not hold." if count == 1 else f" The other {count} differences do not hold."
 
@@ -251,7 +251,7 @@ def _others(count: int) -> str:  # differences that do not hold
 FEW_HELD = 3  # differences that are told with their intervals; of more, a table has them
 
 
-def _difference(r, brief: bool) -> str:  # r: a row of `compare` that holds; brief: without its interval
+def _difference(r, brief: bool) -> str:  # a row of `compare` that holds, in words; if brief, without its interval
     sign, better = (1, "better") if r.difference > 0 else (-1, "worse")
     bounds = sorted(round(100*sign*bound, 1) + 0.0 for bound in (r.low, r.high))  # -0.0 + 0.0 is 0.0
     interval = f"95 % t interval over {r.seeds} seeds {bounds[0]:.1f} to {bounds[1]:.1f}, "

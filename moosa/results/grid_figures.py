@@ -77,7 +77,11 @@ def _draw_bar(
     ax.plot(x + aside, seeds, ".", color="black", ms=max(2, min(5, 30*width)))
 
 # %% ../../nbs/results/06_grid_figures.ipynb #db55c75e
-def _name_tasks(ax, tasks: Sequence[str], size: float):  # size of the panel, inches
+def _name_tasks(
+    ax,
+    tasks: Sequence[str],
+    size: float,  # of the panel, inches
+):
     "Name the tasks below a panel, slanting if they are crowded."
     shown = [in_figure(task, 32) for task in tasks]
     crowded = sum(map(len, shown))*.068 > size - .2
@@ -306,7 +310,12 @@ def plot_openness(
     return fig
 
 
-def _draw_series(ax, here: pd.DataFrame, column: tuple[str, str], colour):  # column: group, number
+def _draw_series(
+    ax,
+    here: pd.DataFrame,
+    column: tuple[str, str],  # group, number
+    colour,
+):
     "Draw a series over openness, its column `x`: a line of means, and the seeds."
     parts = dict(list(here.groupby("x")))
     values = {x: by_seed(part, *column).mean(axis=1, skipna=False) for x, part in parts.items()}

@@ -74,7 +74,11 @@ def literature_table(
     return text.set_index(list(text.columns[:5]))
 
 
-def _ours(mean: float, se: float, n: float) -> str:  # n: 0, planned and not done; nan, no method of the grid
+def _ours(
+    mean: float,
+    se: float,
+    n: float,  # 0, planned and not done; nan, no method of the grid
+) -> str:
     "Our number in words."
     if n > 0: return f"{plus_minus(mean, se, n)} (n = {n:.0f})"
     return "not run" if n == 0 else "–"

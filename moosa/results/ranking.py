@@ -118,7 +118,9 @@ def against_baseline(
     return f"Against {in_markdown(baseline_of(pairs))}: {against}"
 
 # %% ../../nbs/results/13_ranking.ipynb #fe6b1aae
-def _as_good(stands: pd.Series) -> str:  # from `standing`
+def _as_good(
+    stands: pd.Series,  # from `standing`
+) -> str:
     "Sentences about how many cases are as good as the best, and how many have no cell in common with it."
     apart = int((stands == "").sum())
     if not apart: return _compared(stands)
@@ -126,7 +128,9 @@ def _as_good(stands: pd.Series) -> str:  # from `standing`
     return f"{share} no cell with it, and cannot be compared. {_compared(stands)}".rstrip()
 
 
-def _compared(stands: pd.Series) -> str:  # from `standing`; '' where nothing can be compared
+def _compared(
+    stands: pd.Series,  # from `standing`
+) -> str:  # '' where nothing can be compared
     as_good, few, behind = (int((stands == kind).sum()) for kind in ("as good", "too few", "worse"))
     if few: return _some_compared(as_good, few, as_good + behind)
     others = as_good + behind

@@ -71,7 +71,10 @@ def plot_timeline(
     return fig
 
 
-def _cell_name(cell: str, room: float) -> str:  # room: inches
+def _cell_name(
+    cell: str,
+    room: float,  # inches
+) -> str:
     "Return a cell's name line by line, or its values alone, or nothing: what there is room for."
     lines = cell.split(", ")
     for shown in (lines, [line.partition("=")[2] or line for line in lines]):
@@ -84,7 +87,10 @@ def _by_number(place: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(9), place)
 
 # %% ../../nbs/results/05_timeline.ipynb #0cba973e
-def _ends(attempts: pd.DataFrame, last: float) -> Iterator[float]:  # last: the latest end that is noted
+def _ends(
+    attempts: pd.DataFrame,
+    last: float,  # the latest end that is noted
+) -> Iterator[float]:
     "Yield where each bar ends."
     for row in attempts.itertuples():
         later = attempts.start[(attempts["where"] == row.where) & (attempts.start > row.start)]

@@ -86,7 +86,7 @@ class Experiment:
         set_random_state(before)
         return computed
 
-    def features_record(self, computed: int = 0) -> dict[str, object]:  # computed: what `precompute` returned
+    def features_record(self, computed: int = 0) -> dict[str, object]:  # with `computed`, which `precompute` returned
         "Return for the record where features came from, and what that changes."
         facts = {"kind": self.spec.features, "differs_from_live": differs_from_live(self.spec)}
         if self.spec.features == "live": return facts

@@ -35,7 +35,7 @@ class Pose:
     held: str = ""  # the thing in the near hand, if any
     held_tilt: float = 0.  # radians
 
-    def moved(self, x: float, y: float = 0.):  # the same object
+    def moved(self, x: float, y: float = 0.) -> "Pose":  # the same object
         "Shift every joint."
         for name in ("hip", "chest", "head", "hands", "feet"):
             setattr(self, name, getattr(self, name) + (x, y))

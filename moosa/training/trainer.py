@@ -214,7 +214,11 @@ class Meter:
     def __init__(self):
         self.sums, self.clips = {}, 0
 
-    def add(self, n: int, loss: torch.Tensor, terms: dict[str, torch.Tensor]):  # n: clips
+    def add(self,
+        n: int,  # clips
+        loss: torch.Tensor,  # scalar, the total
+        terms: dict[str, torch.Tensor],  # by name, scalars
+    ):
         for name, value in {"loss": loss, **terms}.items():
             self.sums[name] = self.sums.get(name, 0) + n*value.detach().float()
         self.clips += n
