@@ -51,6 +51,13 @@ def test_a_function_has_signature_table_and_folded_source(module):
     assert 'code-fold="true" code-summary="Source"}\ndef f(' in made and "*Return it.*" in made
 
 
+@pytest.mark.parametrize("ends, said", [(" -> int", ["", "", "clips"]), ("", ["", "clips"])])
+def test_what_stands_behind_a_whole_signature_is_said_once(module, ends, said):
+    file = module(f"def f(a, b=1){ends}: return a  # clips\n")
+    made = site_reference.documented(shown("f", file, "def f(\n    a, b=1\n):"))
+    assert [re.findall(r"<td[^>]*>(.*?)</td>", row)[3] for row in re.findall(r"<tr>(.*?)</tr>", made)[1:]] == said
+
+
 @pytest.mark.parametrize("text, call", [
     ("class K:\n    def __init__(self, a, *rest, **more): pass\n", "K(a, *rest, **more)"),
     ("@dataclass(frozen=True)\nclass K:\n    a: int\n    b: dict = field(default_factory=dict)\n    _c: int = 0\n",

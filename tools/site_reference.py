@@ -99,16 +99,20 @@ def marked(comment: str) -> str: return re.sub(r"`([^`]+)`", r"<code>\1</code>",
 
 
 def table(node: ast.AST, said: dict[int, str]) -> str:
-    "Parameters with type, default and what the source says beside them: those on one line share what it says."
+    """Parameters with type, default and what the source says beside them: those on one line share what it says.
+
+    What stands behind a whole signature is said of what comes back, or else of the last parameter."""
     rows, body = arguments(node), []
+    returns = text_of(getattr(node, "returns", None)) not in ("", "None")
+    in_one_line = not isinstance(node, ast.ClassDef) and {line for *_, line in rows} == {node.lineno}
     for i, (name, kind, value, line) in enumerate(rows):
         cells = [name, text_of(kind), default_of(value)]
         shown = "".join(f"<td><code>{html.escape(c)}</code></td>" if c else "<td></td>" for c in cells)
-        if i == 0 or rows[i - 1][3] != line:
-            alike = sum(row[3] == line for row in rows)
-            shown += f'<td rowspan="{alike}">{marked(said.get(line, ""))}</td>'
+        told, alike = marked(said.get(line, "")), sum(row[3] == line for row in rows)
+        if in_one_line: shown += f"<td>{'' if returns or i + 1 < len(rows) else told}</td>"
+        elif i == 0 or rows[i - 1][3] != line: shown += f'<td rowspan="{alike}">{told}</td>'
         body.append(f"<tr>{shown}</tr>")
-    if isinstance(getattr(node, "returns", None), ast.AST) and text_of(node.returns) != "None":
+    if returns:
         what = marked(said.get(node.returns.end_lineno, ""))
         kind = html.escape(text_of(node.returns))
         body.append(f"<tr><td>returns</td><td><code>{kind}</code></td><td></td><td>{what}</td></tr>")
