@@ -4280,6 +4280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'moosa.runs.warm.become': ('runs/warm.html#become', 'moosa/runs/warm.py'),
                                  'moosa.runs.warm.cold': ('runs/warm.html#cold', 'moosa/runs/warm.py'),
                                  'moosa.runs.warm.dress': ('runs/warm.html#dress', 'moosa/runs/warm.py'),
+                                 'moosa.runs.warm.leave': ('runs/warm.html#leave', 'moosa/runs/warm.py'),
                                  'moosa.runs.warm.serve': ('runs/warm.html#serve', 'moosa/runs/warm.py'),
                                  'moosa.runs.warm.warm': ('runs/warm.html#warm', 'moosa/runs/warm.py')},
             'moosa.runs.whole': { 'moosa.runs.whole.Records': ('runs/whole.html#records', 'moosa/runs/whole.py'),
