@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'moosa.bench.grids.bench_disk': ('bench/grids.html#bench_disk', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.bench_grid': ('bench/grids.html#bench_grid', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.bench_overhead': ('bench/grids.html#bench_overhead', 'moosa/bench/grids.py'),
+                                   'moosa.bench.grids.bench_rescoring': ('bench/grids.html#bench_rescoring', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.grid_of_seeds': ('bench/grids.html#grid_of_seeds', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.grid_seconds': ('bench/grids.html#grid_seconds', 'moosa/bench/grids.py')},
             'moosa.bench.methods': { 'moosa.bench.methods.MethodStep': ('bench/methods.html#methodstep', 'moosa/bench/methods.py'),

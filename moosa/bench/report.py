@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from .clips import bench_reading, bench_stem
 from .epochs import bench_epoch, bench_minihac, bench_waits
 from .gpu import PAIRS, bench_gpu
-from .grids import bench_disk, bench_grid, bench_overhead
+from .grids import bench_disk, bench_grid, bench_overhead, bench_rescoring
 from .methods import NAMES, bench_methods, methods_table
 from .profile import machine_limits, profile
 from .reading import bench_feeding, bench_packed
@@ -83,6 +83,7 @@ LINES = (
     Line("Grid of six one-thread runs, two workers against one", bench_grid, Goal(1.6)),
     Line("One more cell of a grid, beside its training", bench_overhead, Goal(2.5, "CPU seconds", at_least=False)),
     Line("Disk of a run in a grid that keeps no models", bench_disk, Goal(1, "MB", at_least=False)),
+    Line("Rescoring a run, all scores and protocols", bench_rescoring, Goal(1.2, "CPU seconds", at_least=False)),
     Line("10,000 cells on 64 pretended workers", bench_scheduling, Goal(1.05, "times the bound", at_least=False)),
     *(Line(f"GPU: {name}", partial(bench_gpu, line=name)) for name in PAIRS),
 )
