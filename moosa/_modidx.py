@@ -48,6 +48,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'moosa.bench.grids': { 'moosa.bench.grids._check_here': ('bench/grids.html#_check_here', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids._cpu_of_children': ('bench/grids.html#_cpu_of_children', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids._moosa': ('bench/grids.html#_moosa', 'moosa/bench/grids.py'),
+                                   'moosa.bench.grids._rescoring': ('bench/grids.html#_rescoring', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.bench_disk': ('bench/grids.html#bench_disk', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.bench_grid': ('bench/grids.html#bench_grid', 'moosa/bench/grids.py'),
                                    'moosa.bench.grids.bench_overhead': ('bench/grids.html#bench_overhead', 'moosa/bench/grids.py'),

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from .timing import Found, NotMeasured, Others, Sizes
 from ..core import read_json, write_json
+from ..data.processes import Helper
 from ..places import data_folder
 
 # %% ../../nbs/bench/08_grids.ipynb #0ead0004
@@ -106,22 +107,24 @@ def bench_disk(
     return Found(size/1e6, note="a run of ERM on AV-digits, as grids of more than 200 cells keep it")
 
 # %% ../../nbs/bench/08_grids.ipynb #0ead0005
+def _rescoring(place: Path) -> float:  # CPU seconds
+    from moosa.results.alternatives import rescore_run
+
+    (place/"scores.csv").unlink(missing_ok=True)
+    started = time.process_time()
+    rescore_run(place)
+    return time.process_time() - started
+
+
 def bench_rescoring(
     sizes: Sizes,
     rounds: int = 5,
 ) -> Found:
-    "Return CPU seconds of one thread in which a run gets all scores, by all protocols that need no other run."
-    import threadpoolctl
-
-    from moosa.results.alternatives import rescore_run
-
+    "Return CPU seconds in which a run gets all scores, by all protocols that need no other run."
     _check_here(sizes)
-    seconds = []
-    with grid_of_seeds(1, "all") as (_, (place,)), threadpoolctl.threadpool_limits(1):
-        for _ in range(rounds + 1):
-            (place/"scores.csv").unlink(missing_ok=True)
-            started = time.process_time()
-            rescore_run(place)
-            seconds.append(time.process_time() - started)
+    helper = Helper()  # as `moosa rescore` has them: with one thread, and without what was measured before
+    with grid_of_seeds(1, "all") as (_, (place,)):
+        try: seconds = [helper.do(_rescoring, place) for _ in range(rounds + 1)]
+        finally: helper.end()
     return Found(median(seconds[1:]), raw=dict(seconds=seconds),
                  note="a run of ERM on AV-digits; 1,000 such in ten minutes of two CPUs")
