@@ -76,7 +76,7 @@ def dress(
             for number in said: os.dup2(f.fileno(), number)
     if numpy := sys.modules.get("numpy"): numpy.random.seed()  # Python's own generator sees to itself
 
-
+# %% ../../nbs/runs/07_warm.ipynb #7ea7e000
 def leave(
     code: object = None,  # as `sys.exit` takes it
 ):
