@@ -126,5 +126,7 @@ def bench_rescoring(
     with grid_of_seeds(1, "all") as (_, (place,)):
         try: seconds = [helper.do(_rescoring, place) for _ in range(rounds + 1)]
         finally: helper.end()
+    for result in seconds:
+        if isinstance(result, Exception): raise result  # `measure` says what it was
     return Found(median(seconds[1:]), raw=dict(seconds=seconds),
                  note="a run of ERM on AV-digits; 1,000 such in ten minutes of two CPUs")
